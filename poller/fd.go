@@ -1,0 +1,267 @@
+package poller
+
+import (
+	"io"
+	"syscall"
+	"unsafe"
+
+	"github.com/cloudwego/netpoll"
+	"golang.org/x/sys/unix"
+)
+
+// Events is what a registered descriptor reports to its owner, always on the loop.
+type Events interface {
+	// Readable is level-triggered and also comes ahead of a hang-up: read until EAGAIN, io.EOF or a short read, or the last bytes of a
+	// peer that sent and closed may be lost (Hangup says how to get at them).
+	Readable()
+
+	// Writable comes while write interest is on and the socket takes bytes.
+	Writable()
+
+	// Hangup says that the peer is gone or the socket failed. What it sent before may still be read; then call Close. The descriptor is off the
+	// reactor by then: neither Readable nor Writable follows.
+	Hangup()
+}
+
+// FD is one registered descriptor: embed it in what owns the connection. It costs its 40 bytes, netpoll's operator of
+// 112 and two method values of 16. Loop only.
+type FD struct {
+	loop *Loop
+	op   *netpoll.FDOperator
+	ev   Events
+	fd   int32
+	want interest // what the owner asked for last
+	have interest // what the reactor knows
+	bits fdBits
+}
+
+type interest uint8
+
+const (
+	reading interest = 1 << iota
+	writing
+	// edge is the reactor's only state without read interest: write readiness, edge-triggered. Paused descriptors are in it
+	// whether they want to write or not.
+	edge
+)
+
+type fdBits uint8
+
+const (
+	fdClosed fdBits = 1 << iota
+	fdDirty         // on the loop's list for the end of the round
+	fdHung          // netpoll has detached it
+	fdReset         // close with RST
+)
+
+// Register takes over sysfd, a non-blocking descriptor, with read interest. On an error the caller still owns sysfd. Loop only.
+func (l *Loop) Register(f *FD, sysfd int, ev Events) error {
+	return l.register(f, sysfd, ev, netpoll.PollReadable, reading, reading)
+}
+
+// RegisterDial takes over a socket from Dial. Writable comes when the connect has succeeded or failed (see SocketError),
+// or Hangup when it has failed; after success, SetInterest(true, false). Loop only.
+func (l *Loop) RegisterDial(f *FD, sysfd int, ev Events) error {
+	return l.register(f, sysfd, ev, netpoll.PollWritable, writing, edge)
+}
+
+func (l *Loop) register(f *FD, sysfd int, ev Events, event netpoll.PollEvent, want, have interest) error {
+	f.loop, f.ev, f.fd, f.bits = l, ev, int32(sysfd), 0
+	f.want, f.have = want, have
+	f.op = l.poll.Alloc()
+	f.op.FD = sysfd
+	f.op.OnRead = f.onRead
+	f.op.OnHup = f.onHup
+	if want&writing != 0 {
+		f.op.OnWrite = f.onWrite
+	}
+	if err := l.poll.Control(f.op, event); err != nil {
+		l.poll.Free(f.op)
+		f.op, f.bits = nil, fdClosed
+		return err
+	}
+	return nil
+}
+
+func (f *FD) onRead(netpoll.Poll) error {
+	// Closed or paused by another connection's callback in this same round.
+	if f.bits&fdClosed == 0 && f.want&reading != 0 {
+		f.ev.Readable()
+	}
+	return nil
+}
+
+func (f *FD) onWrite(netpoll.Poll) error {
+	if f.bits&fdClosed == 0 && f.want&writing != 0 {
+		f.ev.Writable()
+	}
+	return nil
+}
+
+// onHup is the one callback that netpoll runs on a goroutine of its own, after it has detached the operator.
+func (f *FD) onHup(netpoll.Poll) error {
+	f.loop.Post(f.hangup)
+	return nil
+}
+
+func (f *FD) hangup() {
+	if f.bits&fdClosed != 0 {
+		return
+	}
+	f.bits |= fdHung
+	f.ev.Hangup()
+}
+
+// Loop is the loop that f is registered with.
+func (f *FD) Loop() *Loop { return f.loop }
+
+// SysFD is the descriptor's number, for socket options.
+func (f *FD) SysFD() int { return int(f.fd) }
+
+// Closed reports whether Close or Abort has been called, or Register has failed.
+func (f *FD) Closed() bool { return f.bits&fdClosed != 0 }
+
+// Read reads once. It returns io.EOF at the end of the stream and unix.EAGAIN when there is nothing to read.
+func (f *FD) Read(p []byte) (int, error) {
+	for {
+		n, errno := rawIO(unix.SYS_READ, f.fd, p)
+		switch {
+		case errno == unix.EINTR:
+			continue
+		case errno != 0:
+			return 0, errno
+		case n == 0 && len(p) > 0:
+			return 0, io.EOF
+		}
+		return n, nil
+	}
+}
+
+// Write writes once, as much as the socket takes. It returns 0 and unix.EAGAIN when the socket takes nothing.
+func (f *FD) Write(p []byte) (int, error) {
+	for {
+		n, errno := rawIO(unix.SYS_WRITE, f.fd, p)
+		switch {
+		case errno == unix.EINTR:
+			continue
+		case errno != 0:
+			return 0, errno
+		}
+		return n, nil
+	}
+}
+
+// rawIO makes a read or write call without telling the Go scheduler. The descriptors are non-blocking, so the call is over
+// in microseconds, and handing the processor over and back would cost a tenth of it.
+func rawIO(call uintptr, fd int32, p []byte) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+// SetInterest says which of Readable and Writable are wanted from now on. A callback that is no longer wanted does not come; the
+// kernel learns of it at the end of the round. Hangup always comes: also, while reading is paused, when the peer
+// half-closes.
+func (f *FD) SetInterest(read, write bool) {
+	var want interest
+	if read {
+		want |= reading
+	}
+	if write {
+		want |= writing
+	}
+	if want != f.want {
+		f.want = want
+		f.touch()
+	}
+}
+
+// touch puts f on the list of what is settled when the round's callbacks have returned.
+func (f *FD) touch() {
+	if f.bits&fdDirty == 0 {
+		f.bits |= fdDirty
+		f.loop.dirty = append(f.loop.dirty, f)
+	}
+}
+
+// settle runs when none of f's callbacks does: netpoll spins when an operator is freed or added from inside one.
+func (f *FD) settle() {
+	f.bits &^= fdDirty
+	if f.bits&fdClosed != 0 {
+		if f.bits&fdReset != 0 {
+			_ = unix.SetsockoptLinger(int(f.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		}
+		_ = unix.Close(int(f.fd))
+		f.loop.poll.Free(f.op)
+		f.op = nil
+		return
+	}
+	if f.bits&fdHung != 0 {
+		return // off the reactor for good
+	}
+	next := f.want
+	if next&reading == 0 {
+		next = edge
+	}
+	if next == f.have {
+		return
+	}
+	if next != reading && f.op.OnWrite == nil { // most connections never need it
+		f.op.OnWrite = f.onWrite
+	}
+	// Errors are those of a descriptor that netpoll has just detached (ENOENT), whose Hangup is on its way.
+	switch {
+	case next == edge:
+		_ = f.loop.poll.Control(f.op, netpoll.PollDetach)
+		_ = f.loop.poll.Control(f.op, netpoll.PollWritable)
+	case f.have == edge:
+		// Through the Poll and not FDOperator.Control, whose detach works only once.
+		_ = f.loop.poll.Control(f.op, netpoll.PollDetach)
+		_ = f.loop.poll.Control(f.op, netpoll.PollReadable)
+		if next&writing != 0 {
+			_ = f.loop.poll.Control(f.op, netpoll.PollR2RW)
+		}
+	case next&writing != 0:
+		_ = f.loop.poll.Control(f.op, netpoll.PollR2RW)
+	default:
+		_ = f.loop.poll.Control(f.op, netpoll.PollRW2R)
+	}
+	f.have = next
+}
+
+// SocketError takes the socket's pending error (SO_ERROR), nil when there is none: how a connect ended.
+func (f *FD) SocketError() error {
+	code, err := unix.GetsockoptInt(int(f.fd), unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return syscall.Errno(code)
+	}
+	return nil
+}
+
+// CloseWrite sends FIN; the peer may go on sending.
+func (f *FD) CloseWrite() error { return unix.Shutdown(int(f.fd), unix.SHUT_WR) }
+
+// Close takes the descriptor off the reactor at once and closes it at the end of the round, so that its number cannot
+// come back while events of this round still name it. No callback follows. It may be called any number of times.
+func (f *FD) Close() {
+	if f.bits&fdClosed != 0 {
+		return
+	}
+	f.bits |= fdClosed
+	_ = f.op.Control(netpoll.PollDetach) // does nothing when netpoll has detached it
+	f.touch()
+}
+
+// Abort is Close with a reset: the kernel drops what is unsent at once instead of keeping it for a peer that does not
+// read.
+func (f *FD) Abort() {
+	if f.bits&fdClosed == 0 {
+		f.bits |= fdReset
+		f.Close()
+	}
+}

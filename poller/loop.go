@@ -1,0 +1,219 @@
+package poller
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cloudwego/netpoll"
+	"golang.org/x/sys/unix"
+)
+
+// Config sets up a Loop. The zero value is the default.
+type Config struct {
+	// Tick is the resolution of the timing wheel: a timer fires up to one Tick late, and a loop with timers due wakes
+	// at most once a Tick for them. Too small costs wake-ups, too large makes deadlines coarse.
+	// Default 10 ms, at least 1 ms.
+	Tick time.Duration
+
+	// ReadBuffer is the size of the loop's one read buffer, in bytes. Too small costs read calls on busy sockets; too
+	// large only memory, once a loop. Default 64 KiB, at least 4 KiB.
+	ReadBuffer int
+}
+
+// expireBudget is how many timers one round fires before the sockets get their turn: about 2 ms of heartbeats.
+const expireBudget = 512
+
+// Loop is one reactor: a netpoll Poll, a mailbox and a timing wheel, all run by the goroutine that calls Run. What is
+// registered with a Loop belongs to that goroutine; only Post and Close may be called from others.
+type Loop struct {
+	// Any goroutine.
+	mail    sync.Mutex
+	inbox   []func()
+	shut    bool        // under mail: nothing is taken any more
+	hasMail atomic.Bool // spares a quiet round the lock
+	poll    netpoll.Poll
+
+	// The loop only.
+	start   time.Time     // the zero of Now
+	now     time.Duration // read at the start of each round
+	base    time.Duration // start on CLOCK_MONOTONIC, the timerfd's scale
+	tick    time.Duration
+	wheel   wheel
+	timerfd timerFD
+	outbox  []func() // inbox's other half, swapped while it is run
+	later   []func()
+	spare   []func() // later's other half
+	onRound []func()
+	dirty   []*FD // interests to settle and sockets to close when the round's callbacks have returned
+	readBuf []byte
+	Buffers Buffers // pooled buffers of this loop, for carrying partial input and unsent output
+}
+
+// NewLoop opens a reactor. It holds four descriptors until Close. It fails when descriptors are exhausted, or when
+// the netpoll linked in is not the version this package was written for.
+func NewLoop(cfg Config) (*Loop, error) {
+	if cfg.Tick == 0 {
+		cfg.Tick = 10 * time.Millisecond
+	}
+	if cfg.ReadBuffer == 0 {
+		cfg.ReadBuffer = 64 << 10
+	}
+	if cfg.Tick < time.Millisecond || cfg.ReadBuffer < 4<<10 {
+		return nil, fmt.Errorf("open loop: tick %v below 1ms or read buffer %d below 4096 bytes", cfg.Tick, cfg.ReadBuffer)
+	}
+	poll, err := openPoll()
+	if err != nil {
+		return nil, fmt.Errorf("open loop: epoll: %w (raise the descriptor limit?)", err)
+	}
+	l := &Loop{poll: poll, tick: cfg.Tick, readBuf: make([]byte, cfg.ReadBuffer)}
+	l.wheel.init()
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return nil, fmt.Errorf("open loop: clock: %w", err)
+	}
+	l.start, l.base = time.Now(), time.Duration(ts.Nano())
+	if err := closeOnExec(poll); err != nil {
+		return nil, err
+	}
+	if err := hookRounds(poll, l.round); err != nil {
+		return nil, err
+	}
+	if err := l.timerfd.open(l); err != nil {
+		return nil, fmt.Errorf("open loop: timerfd: %w", err)
+	}
+	return l, nil
+}
+
+// Run handles events until Close; the goroutine that calls it is the loop from then on. Call it once.
+func (l *Loop) Run() error {
+	err := l.poll.Wait()
+	l.mail.Lock()
+	l.shut = true
+	l.inbox = nil
+	l.mail.Unlock()
+	l.settle()
+	l.timerfd.Close()
+	l.settle()
+	if err != nil {
+		return fmt.Errorf("run loop: epoll_wait: %w", err)
+	}
+	return nil
+}
+
+// Close ends Run after the round in hand. Descriptors that are still registered are not closed: their owner closes them first.
+// Any goroutine may call it, any number of times.
+func (l *Loop) Close() {
+	l.mail.Lock()
+	defer l.mail.Unlock()
+	if !l.shut {
+		l.shut = true
+		_ = l.poll.Close() // a write to an eventfd that is open until Run returns
+	}
+}
+
+// Post runs fn on the loop, after the callbacks of the round in hand. It never blocks, and any goroutine may call it.
+// It reports false, and drops fn, once the loop is closed.
+func (l *Loop) Post(fn func()) bool {
+	l.mail.Lock()
+	if l.shut {
+		l.mail.Unlock()
+		return false
+	}
+	l.inbox = append(l.inbox, fn)
+	first := len(l.inbox) == 1
+	l.hasMail.Store(true)
+	if first {
+		// Under the lock, so that Close cannot end the poll between the check and the wake-up.
+		_ = l.poll.Trigger()
+	}
+	l.mail.Unlock()
+	return true
+}
+
+// Later runs fn when all callbacks of this round have returned. Loop only.
+func (l *Loop) Later(fn func()) { l.later = append(l.later, fn) }
+
+// OnRound has fn run at the end of every round of events, before interests are settled. Loop only, or before Run.
+func (l *Loop) OnRound(fn func()) { l.onRound = append(l.onRound, fn) }
+
+// Now is the monotonic time since the loop was made, as of the start of the round in hand. Loop only.
+func (l *Loop) Now() time.Duration { return l.now }
+
+// Time is the wall clock time of Now. Loop only.
+func (l *Loop) Time() time.Time { return l.start.Add(l.now) }
+
+// ReadBuf is the loop's shared read buffer. Its contents die with the callback that filled it. Loop only.
+func (l *Loop) ReadBuf() []byte { return l.readBuf }
+
+// round handles one batch of events and then what had to wait for its callbacks to return: netpoll spins forever when
+// an operator is freed or re-added from inside its own callback.
+func (l *Loop) round(handle func() (closed bool)) (closed bool) {
+	l.now = time.Since(l.start)
+	if handle() {
+		return true
+	}
+	l.deliver()
+	if l.wheel.advance(uint64(l.now/l.tick), expireBudget) {
+		_ = l.poll.Trigger() // more are due: after the sockets that are ready by then
+	}
+	for _, fn := range l.onRound {
+		fn()
+	}
+	l.runLater()
+	l.settle()
+	l.timerfd.arm(l)
+	return false
+}
+
+// deliver runs what other goroutines posted.
+func (l *Loop) deliver() {
+	if !l.hasMail.Load() {
+		return
+	}
+	l.mail.Lock()
+	l.inbox, l.outbox = l.outbox[:0], l.inbox
+	l.hasMail.Store(false)
+	l.mail.Unlock()
+	runAll(l.outbox)
+	if cap(l.outbox) > 4096 { // one storm must not hold its memory for good
+		l.outbox = nil
+	}
+}
+
+// runLater runs what this round put off. What that puts off in turn waits for another round, so that a chain of them
+// cannot keep the sockets waiting.
+func (l *Loop) runLater() {
+	if len(l.later) == 0 {
+		return
+	}
+	l.later, l.spare = l.spare[:0], l.later
+	runAll(l.spare)
+	if cap(l.spare) > 4096 {
+		l.spare = nil
+	}
+	if len(l.later) > 0 {
+		_ = l.poll.Trigger()
+	}
+}
+
+func runAll(fns []func()) {
+	for i, fn := range fns {
+		fns[i] = nil
+		fn()
+	}
+}
+
+// settle applies what the round's callbacks decided about their descriptors.
+func (l *Loop) settle() {
+	for i := 0; i < len(l.dirty); i++ {
+		f := l.dirty[i]
+		l.dirty[i] = nil
+		f.settle()
+	}
+	l.dirty = l.dirty[:0]
+	if cap(l.dirty) > 4096 {
+		l.dirty = nil
+	}
+}
