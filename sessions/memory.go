@@ -1,0 +1,190 @@
+package sessions
+
+import (
+	"context"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// MemoryConfig configures a Memory. The zero value is the default.
+type MemoryConfig struct {
+	// TTL is how long a session is kept after its last connection left. Default 1 h. Too short and clients
+	// that reconnect after a break begin at 0; too long and MaxSessions decides instead.
+	TTL time.Duration
+	// MaxSessions bounds the sessions that have counted a message, attached or idle; above it the longest
+	// idle one is evicted. It also bounds the attached ones: beyond it Attach answers ErrFull. Default
+	// 1,000,000 (about 110 MB). Too small and idle sessions are forgotten before their TTL.
+	MaxSessions int
+
+	now func() time.Duration // monotonic; tests put their own here
+}
+
+// shardCount is a power of two well above the number of loops, so that two loops rarely want one lock.
+// Locks are taken at attach and detach only.
+const shardCount = 64
+
+// never is the idle time of a shard that has no idle session.
+const never = math.MaxInt64
+
+// Memory is a Store in this process's memory: nothing to install, gone with the process. A count is
+// stored as soon as it is added, so there is never anything pending.
+type Memory struct {
+	ttl      time.Duration
+	max      int64
+	now      func() time.Duration
+	shards   [shardCount]shard
+	attached atomic.Int64 // sessions with at least one connection
+	counted  atomic.Int64 // sessions with at least one message
+	closed   atomic.Bool
+	stop     chan struct{}
+	swept    chan struct{} // closed when the sweeper has ended
+}
+
+var _ Store = (*Memory)(nil)
+
+// shard holds the sessions whose ids fall on it. Idle sessions form a list, longest idle first: the order
+// in which they go idle is the order in which they expire, so its head is all that expiry must look at.
+type shard struct {
+	oldest atomic.Int64 // head's idleSince, or never; read without the lock to find the longest idle of all
+	mu     sync.Mutex
+	byID   map[ID]*session
+	head   *session
+	tail   *session
+	store  *Memory
+	_      [8]byte
+}
+
+// session is one count. It is also the Attachment of each of its connections: attaching to a session that
+// is there allocates nothing. 64 bytes, and it should stay in that size class.
+type session struct {
+	n     atomic.Uint64
+	id    ID
+	shard *shard
+	// Under shard.mu:
+	prev, next *session
+	idleSince  time.Duration
+	refs       int32 // connections attached; 0 exactly when on the idle list
+}
+
+var (
+	_ Loop       = (*Memory)(nil)
+	_ Attachment = (*session)(nil)
+)
+
+// NewMemory returns an empty store and starts the goroutine that removes expired sessions; Close ends it.
+func NewMemory(cfg MemoryConfig) *Memory {
+	if cfg.TTL <= 0 {
+		cfg.TTL = time.Hour
+	}
+	if cfg.MaxSessions <= 0 {
+		cfg.MaxSessions = 1_000_000
+	}
+	if cfg.now == nil {
+		start := time.Now()
+		cfg.now = func() time.Duration { return time.Since(start) }
+	}
+	m := &Memory{
+		ttl: cfg.TTL, max: int64(cfg.MaxSessions), now: cfg.now,
+		stop: make(chan struct{}), swept: make(chan struct{}),
+	}
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.store, s.byID = m, make(map[ID]*session)
+		s.oldest.Store(never)
+	}
+	go m.sweepForever(min(max(cfg.TTL/16, 100*time.Millisecond), time.Minute))
+	return m
+}
+
+// Join returns the store itself: it needs nothing of a loop.
+func (m *Memory) Join(func(fn func()) bool) Loop { return m }
+
+// Ready is nil until the store is closed.
+func (m *Memory) Ready() error {
+	if m.closed.Load() {
+		return ErrUnavailable
+	}
+	return nil
+}
+
+// Attach calls o.Attached before it returns. It may be called by any goroutine.
+func (m *Memory) Attach(id ID, _ bool, o Owner) {
+	if m.closed.Load() {
+		o.Attached(nil, 0, false, ErrUnavailable)
+		return
+	}
+	s, held := m.shard(id).attach(id)
+	if s == nil {
+		sessionsRejected.Inc()
+		o.Attached(nil, 0, false, ErrFull)
+		return
+	}
+	m.trim()
+	o.Attached(s, s.n.Load(), held, nil)
+}
+
+// Lookup never blocks.
+func (m *Memory) Lookup(_ context.Context, id ID) (uint64, error) {
+	sh := m.shard(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.expire()
+	if s := sh.byID[id]; s != nil && s.n.Load() > 0 {
+		return s.n.Load(), nil
+	}
+	return 0, ErrNotFound
+}
+
+// Close forgets all sessions. Nothing is ever pending here, so it does not wait.
+func (m *Memory) Close(context.Context) error {
+	if m.closed.Swap(true) {
+		return nil
+	}
+	close(m.stop)
+	<-m.swept
+	for i := range m.shards {
+		sh := &m.shards[i]
+		sh.mu.Lock()
+		attachedOrKept.Add(int64(-len(sh.byID)))
+		clear(sh.byID)
+		sh.head, sh.tail = nil, nil
+		sh.oldest.Store(never)
+		sh.mu.Unlock()
+	}
+	return nil
+}
+
+// shard picks by the id's last byte, which is random in every common UUID version. Clients may choose their ids, and so crowd a shard: that costs them
+// and the others lock contention at attach, and nothing else.
+func (m *Memory) shard(id ID) *shard {
+	return &m.shards[id[15]%shardCount]
+}
+
+// Add counts one message: one atomic add, no lock.
+func (s *session) Add() (uint64, bool) {
+	n := s.n.Add(1)
+	if n == 1 {
+		s.shard.store.counted.Add(1)
+	}
+	return n, true
+}
+
+// Pending is 0: a count in memory is stored at once.
+func (s *session) Pending() int { return 0 }
+
+// Full is false.
+func (s *session) Full() bool { return false }
+
+// Touch does nothing: an attached session does not expire.
+func (s *session) Touch() {}
+
+// Detach calls o.Detached before it returns.
+func (s *session) Detach(o Owner) {
+	s.shard.detach(s)
+	s.shard.store.trim()
+	if o != nil {
+		o.Detached(s.n.Load(), nil)
+	}
+}
