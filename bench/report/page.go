@@ -1,0 +1,138 @@
+package report
+
+import (
+	_ "embed"
+	"fmt"
+	"html/template"
+	"io"
+	"slices"
+	"time"
+
+	"sluice/bench"
+)
+
+// Page is one self-contained HTML page: no script, no network, both themes.
+// Its texts may hold anything; they are escaped.
+type Page struct {
+	Title    string
+	Lead     []string // a paragraph each
+	Verdict  *Verdict
+	Tiles    []Tile
+	Sections []Section
+	Foot     []string
+}
+
+// Verdict is the one sentence that most readers want.
+type Verdict struct {
+	Good    bool
+	Text    string
+	Reasons []string
+}
+
+// Tile is one large figure.
+type Tile struct{ Label, Value, Note string }
+
+// Section is a heading with what belongs to it.
+type Section struct {
+	Title  string
+	Text   []string
+	Notes  []string
+	Charts []template.HTML // as the SVG methods of this package return them
+	Tables []Table
+}
+
+// Table has its names in the first column and figures in the others.
+type Table struct {
+	Title string
+	Head  []string
+	Rows  []Row
+}
+
+// Row of a table; a strong one is set in bold.
+type Row struct {
+	Strong bool
+	Cells  []string
+}
+
+//go:embed page.html
+var pageSource string
+
+var pageTemplate = template.Must(template.New("page").Parse(pageSource))
+
+// Write writes the page. An error is the writer's.
+func (p Page) Write(w io.Writer) error {
+	if err := pageTemplate.Execute(w, struct {
+		Page
+		Theme template.CSS
+	}{p, themeCSS(":root")}); err != nil {
+		return fmt.Errorf("write the HTML report: %w", err)
+	}
+	return nil
+}
+
+// drawing is a chart of either kind.
+type drawing interface{ SVG() (template.HTML, error) }
+
+// DrawAll draws all charts, or says which one cannot be drawn.
+func DrawAll(charts ...drawing) ([]template.HTML, error) {
+	var all []template.HTML
+	for _, c := range charts {
+		svg, err := c.SVG()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, svg)
+	}
+	return all, nil
+}
+
+// Bytes writes a size in bytes: 512 B, 1.5 KiB, 20 MiB.
+func Bytes(b float64) string {
+	for _, u := range []struct {
+		size float64
+		name string
+	}{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
+		if b >= u.size || b <= -u.size {
+			return trim(b/u.size) + " " + u.name
+		}
+	}
+	return trim(b) + " B"
+}
+
+// Number writes a count with commas: 19,000.
+func Number(n int64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// MachineLine describes where a run was made, in one line.
+func MachineLine(m bench.Machine) string {
+	return fmt.Sprintf("%d × %s, %s memory, Linux %s, %s", m.CPUs, m.CPU, Bytes(float64(m.MemoryB)), m.Kernel, m.GoVersion)
+}
+
+// Day writes when a run was made.
+func Day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+
+// pairs makes the rows of a two-column table from a map, the largest first.
+func pairs(m map[string]int64) (rows []Row) {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		if m[a] != m[b] {
+			return int(min(max(m[b]-m[a], -1), 1))
+		}
+		if a < b {
+			return -1
+		}
+		return 1
+	})
+	for _, name := range names {
+		rows = append(rows, Row{Cells: []string{name, Number(m[name])}})
+	}
+	return rows
+}

@@ -1,0 +1,87 @@
+package report
+
+import (
+	"fmt"
+
+	"sluice/bench"
+)
+
+// counts makes rows of names and numbers, without those that are zero.
+func counts(list ...any) (rows []Row) {
+	for i := 0; i < len(list); i += 2 {
+		if n := list[i+1].(int64); n != 0 {
+			rows = append(rows, Row{Cells: []string{list[i].(string), Number(n)}})
+		}
+	}
+	return rows
+}
+
+func counterTables(r *bench.Result) []Table {
+	c := r.Counters
+	tables := []Table{
+		{Title: "Connections", Rows: counts(
+			"connects started", c.Attempts, "opened", c.Opened, "open at the end", c.Open, "given up", c.Abandoned,
+			"lost", c.Lost, "closed and opened again on purpose", c.Churned, "slow readers cut off", c.SlowCut,
+			"welcomes", c.Welcomes, "sessions resumed", c.Resumed, "resumed with a wrong total", c.ResumeWrong,
+			"heartbeats", c.Beats, "heartbeats missing", c.BeatsMissing, "pings answered", c.Pings,
+			"byes", c.Byes, "byes with a wrong total", c.ByesWrong)},
+		{Title: "Messages", Rows: counts(
+			"sent", c.Sent, "right replies", c.Replies, "missing", c.Missing, "twice", c.Duplicated, "counted but never sent", c.Overcount,
+			"corrupt", c.Corrupt, "not sent, for lack of a connection", c.Unsent, "unanswered on connections that ended", c.Unanswered,
+			"bytes sent", c.BytesOut, "bytes received", c.BytesIn)},
+		{Title: "Attempts that failed, by reason", Rows: pairs(c.Reasons)},
+		{Title: "Unexpected closes, by code", Rows: pairs(c.Closes)},
+	}
+	kept := tables[:0]
+	for _, t := range tables {
+		if len(t.Rows) > 0 {
+			kept = append(kept, t)
+		}
+	}
+	return kept
+}
+
+func costTables(r *bench.Result) (tables []Table) {
+	if s := r.Server; s != nil {
+		usage := Table{Title: "Server", Head: []string{"", "before", "idle", "after traffic"}}
+		for _, row := range []struct {
+			name string
+			of   func(u bench.Usage) string
+		}{
+			{"memory of its own (heap, stacks)", func(u bench.Usage) string { return Bytes(float64(u.Anon)) }},
+			{"resident", func(u bench.Usage) string { return Bytes(float64(u.RSS)) }},
+			{"resident, shared pages divided", func(u bench.Usage) string { return Bytes(float64(u.PSS)) }},
+			{"kernel: socket buffers, whole machine", func(u bench.Usage) string { return Bytes(float64(u.KernelTCP)) }},
+			{"kernel: objects, whole machine", func(u bench.Usage) string { return Bytes(float64(u.KernelSlab)) }},
+			{"CPU time", func(u bench.Usage) string { return fmt.Sprintf("%.2f s", u.CPUSeconds) }},
+			{"descriptors", func(u bench.Usage) string { return Number(int64(u.FDs)) }},
+			{"threads", func(u bench.Usage) string { return Number(int64(u.Threads)) }},
+			{"processes", func(u bench.Usage) string { return Number(int64(u.Processes)) }},
+		} {
+			usage.Rows = append(usage.Rows, Row{Cells: []string{row.name, row.of(s.Before), row.of(s.Idle), row.of(s.After)}})
+		}
+		tables = append(tables, usage, Table{Title: "Server, for each", Rows: []Row{
+			{Cells: []string{"connection, idle: memory of its own", Bytes(s.UserIdlePerConn)}},
+			{Cells: []string{"connection, after traffic: memory of its own", Bytes(s.UserAfterPerConn)}},
+			{Cells: []string{"connection, idle: kernel, whole machine", Bytes(s.KernelIdlePerConn)}},
+			{Cells: []string{"handshake: CPU", Micros(s.CPUPerHandshakeUS)}},
+			{Cells: []string{"message: CPU", orDash(s.CPUPerMessageUS)}},
+			{Cells: []string{"heartbeat: CPU", orDash(s.CPUPerBeatUS)}},
+		}})
+	}
+	t := r.Tool
+	return append(tables, Table{Title: "The load generator itself", Rows: []Row{
+		{Cells: []string{"processes", Number(int64(t.Processes))}},
+		{Cells: []string{"CPU time", fmt.Sprintf("%.2f s", t.CPUSeconds)}},
+		{Cells: []string{"handshake: CPU", orDash(t.CPUPerHandshakeUS)}},
+		{Cells: []string{"message: CPU", orDash(t.CPUPerMessageUS)}},
+		{Cells: []string{"connection: memory", Bytes(t.RSSPerConn)}},
+	}})
+}
+
+func orDash(us float64) string {
+	if us == 0 {
+		return "–"
+	}
+	return Micros(us)
+}
