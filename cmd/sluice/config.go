@@ -1,0 +1,159 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// config is every setting of a gateway: a field here is a flag, a SLUICE_ variable and a key of the
+// configuration file, under the same name.
+type config struct {
+	Config string `placeholder:"FILE" help:"YAML file with settings; its keys are the names of these flags."`
+
+	Listen           string   `group:"net" default:":8000" placeholder:"ADDRESS" help:"Address for WebSocket clients."`
+	Admin            string   `group:"net" default:"127.0.0.1:8001" placeholder:"ADDRESS" help:"Address for /metrics, /readyz, /sessions/ID and /debug/pprof; anyone who reaches it sees all of them. 'off' for none."`
+	AllowedOrigins   []string `group:"net" sep:"," placeholder:"ORIGIN" help:"Origins whose pages may connect besides this host itself, for example https://example.com; * for any. Separated by commas or given again."`
+	HandshakeTimeout duration `group:"net" default:"5s" placeholder:"TIME" help:"How long a client may take for its opening request."`
+
+	App       string   `group:"app" enum:"count,echo" default:"count" placeholder:"NAME" help:"What answers messages: count (numbers them per session) or echo."`
+	Welcome   bool     `group:"app" default:"true" negatable:"" help:"Greet each connection with its session and count."`
+	Heartbeat duration `group:"app" default:"30s" placeholder:"TIME" help:"Time between heartbeats; a peer silent for 2.5 of them is dropped. 0 for none."`
+
+	Loops      count `group:"limits" default:"0" placeholder:"N" help:"Event loops; 0 for one per core."`
+	MaxConns   count `group:"limits" default:"0" placeholder:"N" help:"Connections held at once; 0 for what the descriptor limit leaves."`
+	MaxMessage size  `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Longest message that a client may send."`
+	MaxQueue   size  `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Bytes held for a client that does not read before it is cut off."`
+
+	SessionStore string   `group:"sessions" enum:"memory,redis" default:"memory" placeholder:"NAME" help:"Where counts are kept: memory or redis."`
+	SessionTTL   duration `group:"sessions" name:"session-ttl" default:"1h" placeholder:"TIME" help:"How long an abandoned session is kept."`
+	MaxSessions  count    `group:"sessions" default:"1000000" placeholder:"N" help:"Sessions held in memory; beyond it the one idle for longest is forgotten."`
+
+	RedisURL         string `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://user:password@host:port/db, or rediss:// for TLS. A variable keeps the password out of the process list."`
+	RedisClientCache bool   `group:"redis" default:"true" negatable:"" help:"Keep counts of idle sessions in this process by Redis client-side caching."`
+	RedisDurability  string `group:"redis" enum:"strict,warn" default:"warn" placeholder:"NAME" help:"When Redis may lose what it acknowledged (no appendonly, no fsync, or eviction): strict is never ready, warn logs it once."`
+	RedisKeyPrefix   string `group:"redis" default:"sluice:session:" placeholder:"TEXT" help:"What the keys of sessions begin with; gateways with the same prefix share their sessions."`
+
+	DrainTimeout duration `group:"stop" default:"10s" placeholder:"TIME" help:"How long a drain may take before what is left is cut off."`
+	DrainSpread  duration `group:"stop" default:"1s" placeholder:"TIME" help:"Time over which a drain spreads its goodbyes."`
+
+	LogLevel  string `group:"logs" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
+	LogFormat string `group:"logs" enum:"json,text" default:"json" placeholder:"NAME" help:"json or text."`
+}
+
+// configGroups are the headings of --help and of the printed configuration, in the order of the fields above.
+var configGroups = []struct{ key, title string }{
+	{"net", "Network"},
+	{"app", "Protocol"},
+	{"limits", "Limits"},
+	{"sessions", "Sessions"},
+	{"redis", "Sessions in Redis (--session-store redis)"},
+	{"stop", "Stopping"},
+	{"logs", "Logs"},
+}
+
+// adminOff says that there is no admin address.
+func (c *config) adminOff() bool { return c.Admin == "" || c.Admin == "off" }
+
+// check judges what one value alone cannot show. name says where a setting came from ("--loops",
+// "SLUICE_LOOPS", "sluice.yaml:3: loops"), so that the reader knows which place to change.
+func (c *config) check(name func(flag string) string) error {
+	wrong := func(flag, format string, args ...any) error {
+		return fmt.Errorf("%s: %s", name(flag), fmt.Sprintf(format, args...))
+	}
+	if err := checkAddress(c.Listen); err != nil {
+		return wrong("listen", "%v", err)
+	}
+	if !c.adminOff() {
+		if err := checkAddress(c.Admin); err != nil {
+			return wrong("admin", "%v (or off)", err)
+		}
+		if c.Admin == c.Listen && !strings.HasSuffix(c.Listen, ":0") {
+			return wrong("admin", "%s is the --listen address too; give it another port", c.Admin)
+		}
+	}
+	for _, o := range c.AllowedOrigins {
+		if err := checkOrigin(o); err != nil {
+			return wrong("allowed-origins", "%v", err)
+		}
+	}
+	for _, d := range []struct {
+		flag      string
+		value     duration
+		least     time.Duration
+		zeroIsOff bool
+	}{
+		{"heartbeat", c.Heartbeat, 10 * time.Millisecond, true}, // one tick of the loops
+		{"handshake-timeout", c.HandshakeTimeout, 10 * time.Millisecond, false},
+		{"drain-timeout", c.DrainTimeout, 10 * time.Millisecond, false},
+		// Redis expires in whole seconds.
+		{"session-ttl", c.SessionTTL, time.Second, false},
+	} {
+		if d.zeroIsOff && d.value == 0 {
+			continue
+		}
+		if time.Duration(d.value) < d.least {
+			return wrong(d.flag, "%v is too short (want %v or more)", d.value, d.least)
+		}
+	}
+	if c.DrainSpread > c.DrainTimeout {
+		return wrong("drain-spread", "%v is longer than --drain-timeout %v, which would cut off those told last", c.DrainSpread, c.DrainTimeout)
+	}
+	if c.Loops > 1024 {
+		return wrong("loops", "%d is too many (want 0 for one per core, and at most 1024)", c.Loops)
+	}
+	if c.MaxMessage < 125 || c.MaxMessage > 1<<30 {
+		return wrong("max-message", "%v is out of range (want 125 bytes to 1GiB)", c.MaxMessage)
+	}
+	if c.MaxQueue < 1<<10 || c.MaxQueue > 1<<30 {
+		return wrong("max-queue", "%v is out of range (want 1KiB to 1GiB)", c.MaxQueue)
+	}
+	if c.MaxSessions < 1 {
+		return wrong("max-sessions", "must be at least 1")
+	}
+	return c.checkRedis(name)
+}
+
+// checkRedis leaves the finer points of the URL to the client, which knows them.
+func (c *config) checkRedis(name func(flag string) string) error {
+	if c.SessionStore != "redis" {
+		return nil
+	}
+	if c.App != "count" {
+		return fmt.Errorf("%s: --app %s counts nothing, so there is nothing to keep in Redis; leave out one of the two", name("session-store"), c.App)
+	}
+	if c.RedisURL == "" {
+		return fmt.Errorf("%s: redis needs --redis-url (or SLUICE_REDIS_URL, or REDIS_URL), for example redis://127.0.0.1:6379/0", name("session-store"))
+	}
+	u, err := url.Parse(c.RedisURL)
+	// The error of url.Parse quotes the URL with its password, so it is not passed on.
+	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix" || u.Scheme != "unix" && u.Host == "" {
+		return fmt.Errorf("%s: not a Redis URL (want redis://, rediss:// or unix://, for example redis://user:password@host:6379/0)", name("redis-url"))
+	}
+	return nil
+}
+
+func checkAddress(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return fmt.Errorf("%q is not an address (want host:port, or :port for all interfaces)", addr)
+	}
+	return nil
+}
+
+// checkOrigin accepts what browsers send as Origin: scheme://host[:port].
+func checkOrigin(origin string) error {
+	if origin == "*" || origin == "null" {
+		return nil
+	}
+	u, err := url.Parse(origin)
+	if err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return fmt.Errorf("%q is not an origin (want scheme://host[:port] without a path, or *)", origin)
+	}
+	return nil
+}

@@ -1,0 +1,343 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+	"go.yaml.in/yaml/v3"
+)
+
+// runText runs the program in this process.
+func runText(t *testing.T, environ []string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = run(args, environ, nil, &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+// effective is what `sluice config` prints, as text by key, and its line for each key.
+func effective(t *testing.T, environ []string, args ...string) (values, lines map[string]string) {
+	t.Helper()
+	status, out, errs := runText(t, environ, append([]string{"config", "--show-secrets"}, args...)...)
+	if status != exitClean || errs != "" {
+		t.Fatalf("sluice config %q with %q: got status %d, %q, want 0", args, environ, status, errs)
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(out), &doc); err != nil {
+		t.Fatalf("sluice config printed what is not YAML: %v\n%s", err, out)
+	}
+	values, lines = map[string]string{}, map[string]string{}
+	root := doc.Content[0]
+	for i := 0; i < len(root.Content); i += 2 {
+		text, err := scalar(root.Content[i+1], true)
+		if err != nil {
+			t.Fatalf("%s: %v", root.Content[i].Value, err)
+		}
+		values[root.Content[i].Value] = text
+		lines[root.Content[i].Value] = strings.Split(out, "\n")[root.Content[i].Line-1]
+	}
+	return values, lines
+}
+
+func writeFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "sluice.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// settings returns the flags of a command that are settings.
+func settingFlags(t *testing.T) []*kong.Flag {
+	t.Helper()
+	var cmds commands
+	parser, err := kong.New(&cmds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := kong.Trace(parser, []string{"serve"})
+	if err != nil || ctx.Error != nil {
+		t.Fatal(err, ctx.Error)
+	}
+	var flags []*kong.Flag
+	for _, f := range ctx.Selected().Flags {
+		if fileKey(f.Name) {
+			flags = append(flags, f)
+		}
+	}
+	return flags
+}
+
+// Three values for each setting, none of them its default.
+var samples = map[string][3]string{
+	"listen":             {":1", "127.0.0.1:2", "[::1]:3"},
+	"admin":              {"off", "127.0.0.1:4", "localhost:5"},
+	"allowed-origins":    {"https://a.example", "https://b.example,http://c.example:81", "*"},
+	"handshake-timeout":  {"1s", "1m30s", "500ms"},
+	"app":                {"echo", "echo", "echo"},
+	"welcome":            {"false", "false", "false"},
+	"heartbeat":          {"0s", "1m", "1h30m"},
+	"loops":              {"1", "2", "3"},
+	"max-conns":          {"1", "2", "3"},
+	"max-message":        {"1KiB", "2MiB", "65535"},
+	"max-queue":          {"1KiB", "2MiB", "65535"},
+	"session-store":      {"redis", "redis", "redis"},
+	"session-ttl":        {"1s", "2h", "24h"},
+	"max-sessions":       {"1", "2", "3"},
+	"redis-url":          {"redis://a:1", "redis://u:secret@b:2/3", "rediss://c"},
+	"redis-client-cache": {"false", "false", "false"},
+	"redis-durability":   {"strict", "strict", "strict"},
+	"redis-key-prefix":   {"a:", "b: #", "true"},
+	"drain-timeout":      {"1m", "2m", "3m"},
+	"drain-spread":       {"0s", "2s", "3s"},
+	"log-level":          {"debug", "warn", "error"},
+	"log-format":         {"text", "text", "text"},
+}
+
+// Every flag is also a variable and a key, and the flag wins over the variable over the file over the default.
+func TestPrecedence(t *testing.T) {
+	defaults, lines := effective(t, nil)
+	seen := 0
+	for _, f := range settingFlags(t) {
+		seen++
+		t.Run(f.Name, func(t *testing.T) {
+			v, ok := samples[f.Name]
+			if !ok {
+				t.Fatal("no sample values: add them to samples")
+			}
+			byFlag, byEnv, byFile := v[0], v[1], v[2]
+			if !strings.HasSuffix(lines[f.Name], " # default") {
+				t.Errorf("default: got line %q, want its origin", lines[f.Name])
+			}
+			if byFlag == byEnv { // settings of two values only: play them against each other
+				byEnv = defaults[f.Name]
+			}
+			text, err := yaml.Marshal(map[string]any{f.Name: byFile})
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := writeFile(t, string(text))
+			variable := "SLUICE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_")) + "=" + byEnv
+			flag := "--" + f.Name + "=" + byFlag
+			var also []string // what the value needs beside it
+			if f.Name == "session-store" {
+				also = []string{"REDIS_URL=redis://x"}
+			}
+			for _, step := range []struct {
+				name         string
+				environ      []string
+				args         []string
+				want, origin string
+			}{
+				{"file", nil, []string{"--config", file}, byFile, " # file " + file + ":1"},
+				{"file by variable", []string{"SLUICE_CONFIG=" + file}, nil, byFile, " # file " + file + ":1"},
+				{"empty variable is unset", []string{strings.TrimSuffix(variable, byEnv)}, []string{"--config", file}, byFile, " # file " + file + ":1"},
+				{"variable over file", []string{variable}, []string{"--config", file}, byEnv, " # environment SLUICE_"},
+				{"flag over variable over file", []string{variable}, []string{"--config", file, flag}, byFlag, " # flag"},
+				{"flag over file", nil, []string{flag, "--config", file}, byFlag, " # flag"},
+			} {
+				got, lines := effective(t, append(also, step.environ...), step.args...)
+				if got[f.Name] != step.want || !strings.Contains(lines[f.Name], step.origin) {
+					t.Errorf("%s: got %q in line %q, want %q and %q", step.name, got[f.Name], lines[f.Name], step.want, step.origin)
+				}
+			}
+			if byFile == defaults[f.Name] {
+				t.Errorf("the sample %q is the default, so it shows nothing", byFile)
+			}
+		})
+	}
+	if seen != len(samples) || seen != len(defaults) {
+		t.Errorf("got %d flags, %d samples, %d printed keys; want the same number", seen, len(samples), len(defaults))
+	}
+}
+
+// What `sluice config` prints is a configuration file with the same meaning.
+func TestConfigRoundTrip(t *testing.T) {
+	var args []string
+	for _, f := range settingFlags(t) {
+		if f.Name != "app" { // echo and redis do not go together
+			args = append(args, "--"+f.Name+"="+samples[f.Name][1])
+		}
+	}
+	for _, args := range [][]string{nil, args} {
+		want, _ := effective(t, nil, args...)
+		_, out, _ := runText(t, nil, append([]string{"config", "--show-secrets"}, args...)...)
+		got, _ := effective(t, nil, "--config", writeFile(t, out))
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("with %q: got %v, want %v", args, got, want)
+		}
+	}
+}
+
+func TestConfigHidesPasswords(t *testing.T) {
+	for _, tc := range []struct{ url, shown string }{
+		{"redis://user:hunter2@host:6379/0", "# redis-url: redis://user:xxxxx@host:6379/0 # "},
+		{"redis://:hunter2@host", "# redis-url: redis://:xxxxx@host # "},
+		{"redis://host?password=hunter2", "# redis-url: redis://host?… # "},
+		{"redis://user@host", "\nredis-url: redis://user@host # flag\n"},
+	} {
+		args := []string{"config", "--session-store=redis", "--redis-url=" + tc.url}
+		status, out, errs := runText(t, nil, args...)
+		if status != exitClean || strings.Contains(out+errs, "hunter2") || !strings.Contains(out, tc.shown) {
+			t.Errorf("%s: got status %d and\n%s%s\nwant %q and no password", tc.url, status, out, errs, tc.shown)
+		}
+		if strings.Contains(tc.url, "hunter2") {
+			// Fed back without its password it says what is missing.
+			status, _, errs = runText(t, nil, "config", "--config", writeFile(t, out))
+			if status != exitUsage || !strings.Contains(errs, "needs --redis-url") {
+				t.Errorf("%s: fed back: got status %d, %q, want 2 and what is missing", tc.url, status, errs)
+			}
+		}
+		if _, out, _ = runText(t, nil, append(args, "--show-secrets")...); !strings.Contains(out, tc.url) {
+			t.Errorf("%s: --show-secrets does not show it:\n%s", tc.url, out)
+		}
+	}
+}
+
+func TestRedisURLVariables(t *testing.T) {
+	got, _ := effective(t, []string{"REDIS_URL=redis://platform", "SLUICE_REDIS_URL=redis://own"})
+	if got["redis-url"] != "redis://own" {
+		t.Errorf("both variables: got %q, want the one of this program", got["redis-url"])
+	}
+	got, _ = effective(t, []string{"REDIS_URL=redis://platform"})
+	if got["redis-url"] != "redis://platform" {
+		t.Errorf("REDIS_URL alone: got %q", got["redis-url"])
+	}
+}
+
+// Wrong input is one line that names the place, and status 2.
+func TestUsageErrors(t *testing.T) {
+	const file = "FILE" // stands for the path of the configuration file
+	for _, tc := range []struct {
+		name    string
+		yaml    string
+		environ []string
+		args    []string
+		want    string
+	}{
+		{"no command", "", nil, []string{}, `expected one of "serve", "config", "version" (try sluice --help)`},
+		{"unknown command", "", nil, []string{"run"}, `unexpected argument run`},
+		{"unknown flag", "", nil, []string{"serve", "--heartbeet=1s"}, `unknown flag --heartbeet, did you mean "--heartbeat"?`},
+		{"argument too many", "", nil, []string{"serve", "now"}, `unexpected argument now`},
+
+		{"flag duration", "", nil, []string{"serve", "--heartbeat=soon"}, `--heartbeat: "soon" is not a duration (want for example 30s, 1m30s or 500ms)`},
+		{"flag negative", "", nil, []string{"serve", "--heartbeat=-1s"}, `--heartbeat: "-1s" is not a duration (want for example 30s, 1m30s or 500ms)`},
+		{"flag size", "", nil, []string{"serve", "--max-message=64KB"}, `--max-message: "64KB" is not a size (want for example 65536, 64KiB or 1MiB)`},
+		{"flag count", "", nil, []string{"serve", "--loops=1.5"}, `--loops: "1.5" is not a count (want a whole number from 0 to 2147483647)`},
+		{"flag choice", "", nil, []string{"serve", "--app=chat"}, `--app must be one of "count","echo" but got "chat"`},
+		{"flag bool", "", nil, []string{"serve", "--welcome=perhaps"}, `--welcome: bool value must be true, 1, yes, false, 0 or no but got "perhaps"`},
+
+		{"variable duration", "", []string{"SLUICE_HEARTBEAT=soon"}, []string{"serve"}, `SLUICE_HEARTBEAT: "soon" is not a duration (want for example 30s, 1m30s or 500ms)`},
+		{"variable choice", "", []string{"SLUICE_LOG_LEVEL=loud"}, []string{"serve"}, `SLUICE_LOG_LEVEL: "loud" is not one of debug, info, warn, error`},
+		{"variable bool", "", []string{"SLUICE_WELCOME=perhaps"}, []string{"serve"}, `SLUICE_WELCOME: bool value must be true, 1, yes, false, 0 or no but got "perhaps"`},
+		{"platform variable", "", []string{"REDIS_URL=host:6379"}, []string{"serve", "--session-store=redis"}, `REDIS_URL: not a Redis URL (want redis://, rediss:// or unix://, for example redis://user:password@host:6379/0)`},
+
+		{"file key", "loops: 2\nheartbeet: 1s\n", nil, []string{"serve"}, `FILE:2: unknown key "heartbeet" (` + "`sluice config`" + ` prints all keys)`},
+		{"file key by another spelling", "max_conns: 2\n", nil, []string{"serve"}, `FILE:1: unknown key "max_conns" (did you mean "max-conns"?)`},
+		{"file names a file", "config: other.yaml\n", nil, []string{"serve"}, `FILE:1: unknown key "config" (a file cannot name another file)`},
+		{"file has a command's flag", "show-secrets: true\n", nil, []string{"config"}, `FILE:1: unknown key "show-secrets" (` + "`sluice config`" + ` prints all keys)`},
+		{"file value", "\n\nheartbeat: soon # or not\n", nil, []string{"serve"}, `FILE:3: heartbeat: "soon" is not a duration (want for example 30s, 1m30s or 500ms)`},
+		{"file choice", "app: chat\n", nil, []string{"serve"}, `FILE:1: app: "chat" is not one of count, echo`},
+		{"file without a value", "loops:\n", nil, []string{"serve"}, `FILE:1: loops: has no value`},
+		{"file with a list", "loops: [1]\n", nil, []string{"serve"}, `FILE:1: loops: want a single value`},
+		{"file with a map", "allowed-origins: {a: b}\n", nil, []string{"serve"}, `FILE:1: allowed-origins: want a list or a single value`},
+		{"file with a list of lists", "allowed-origins: [[a]]\n", nil, []string{"serve"}, `FILE:1: allowed-origins: item 1 of the list is not a plain value`},
+		{"file sets twice", "loops: 1\nloops: 2\n", nil, []string{"serve"}, `FILE:2: loops: is set twice (first at FILE:1: loops)`},
+		{"file is a list", "- loops\n", nil, []string{"serve"}, "FILE:1: want settings, one `name: value` a line"},
+		{"file is not YAML", "loops: 1\n\tx", nil, []string{"serve"}, `FILE:2: not YAML: found a tab character that violates indentation`},
+		{"file of two documents", "loops: 1\n---\nloops: 2\n", nil, []string{"serve"}, `FILE:2: a second YAML document; want one`},
+		{"bad file value though a flag is given", "loops: x\n", nil, []string{"serve", "--loops=1"}, `FILE:1: loops: "x" is not a count (want a whole number from 0 to 2147483647)`},
+
+		{"address", "", nil, []string{"serve", "--listen=8000"}, `--listen: "8000" is not an address (want host:port, or :port for all interfaces)`},
+		{"port", "", nil, []string{"serve", "--listen=:65536"}, `--listen: ":65536" is not an address (want host:port, or :port for all interfaces)`},
+		{"admin address", "", []string{"SLUICE_ADMIN=none"}, []string{"serve"}, `SLUICE_ADMIN: "none" is not an address (want host:port, or :port for all interfaces) (or off)`},
+		{"one address twice", "admin: 127.0.0.1:8000\n", nil, []string{"serve", "--listen=127.0.0.1:8000"}, `FILE:1: admin: 127.0.0.1:8000 is the --listen address too; give it another port`},
+		{"origin", "", nil, []string{"serve", "--allowed-origins=example.com"}, `--allowed-origins: "example.com" is not an origin (want scheme://host[:port] without a path, or *)`},
+		{"second origin", "allowed-origins: ['https://a.example', 'https://b.example/']\n", nil, []string{"serve"}, `FILE:1: allowed-origins: "https://b.example/" is not an origin (want scheme://host[:port] without a path, or *)`},
+		{"heartbeat too short", "", nil, []string{"serve", "--heartbeat=9ms"}, `--heartbeat: 9ms is too short (want 10ms or more)`},
+		{"no handshake timeout", "", nil, []string{"serve", "--handshake-timeout=0"}, `--handshake-timeout: 0s is too short (want 10ms or more)`},
+		{"spread beyond timeout", "drain-spread: 11s\n", nil, []string{"serve"}, `FILE:1: drain-spread: 11s is longer than --drain-timeout 10s, which would cut off those told last`},
+		{"redis without a URL", "", []string{"SLUICE_SESSION_STORE=redis"}, []string{"serve"}, `SLUICE_SESSION_STORE: redis needs --redis-url (or SLUICE_REDIS_URL, or REDIS_URL), for example redis://127.0.0.1:6379/0`},
+		{"redis URL keeps its secret", "", nil, []string{"serve", "--session-store=redis", "--redis-url=http://u:hunter2@h"}, `--redis-url: not a Redis URL (want redis://, rediss:// or unix://, for example redis://user:password@host:6379/0)`},
+		{"redis for nothing", "", nil, []string{"serve", "--session-store=redis", "--redis-url=redis://h", "--app=echo"}, `--session-store: --app echo counts nothing, so there is nothing to keep in Redis; leave out one of the two`},
+		{"message too small", "", nil, []string{"serve", "--max-message=124"}, `--max-message: 124 is out of range (want 125 bytes to 1GiB)`},
+		{"queue too small", "", nil, []string{"serve", "--max-queue=1023"}, `--max-queue: 1023 is out of range (want 1KiB to 1GiB)`},
+		{"no sessions", "", nil, []string{"serve", "--max-sessions=0"}, `--max-sessions: must be at least 1`},
+		{"loops", "", nil, []string{"serve", "--loops=1025"}, `--loops: 1025 is too many (want 0 for one per core, and at most 1024)`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := ""
+			args := tc.args
+			if tc.yaml != "" {
+				path = writeFile(t, tc.yaml)
+				args = append(args, "--config", path)
+			}
+			status, out, errs := runText(t, tc.environ, args...)
+			want := "sluice: " + tc.want + "\n"
+			if path != "" {
+				errs = strings.ReplaceAll(errs, path, file)
+			}
+			if status != exitUsage || errs != want || out != "" {
+				t.Errorf("got status %d, stderr %q, stdout %q\nwant status 2, stderr %q", status, errs, out, want)
+			}
+		})
+	}
+}
+
+func TestConfigFileThatCannotBeRead(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "none.yaml")
+	status, _, errs := runText(t, nil, "serve", "--config", missing)
+	if want := fmt.Sprintf("sluice: read the configuration: open %s: no such file or directory\n", missing); status != exitUsage || errs != want {
+		t.Errorf("missing: got %d %q, want 2 %q", status, errs, want)
+	}
+	status, _, errs = runText(t, nil, "serve", "--config", "/dev/zero")
+	if want := "sluice: /dev/zero: larger than 1048576 bytes, so not a configuration file\n"; status != exitUsage || errs != want {
+		t.Errorf("endless: got %d %q, want 2 %q", status, errs, want)
+	}
+	for _, empty := range []string{"", "# nothing\n", "---\n", "null\n"} {
+		if status, _, errs = runText(t, nil, "config", "--config", writeFile(t, empty)); status != exitClean {
+			t.Errorf("a file of %q: got %d %q, want 0", empty, status, errs)
+		}
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	broken := []string{"SLUICE_CONFIG=/nowhere", "SLUICE_LOOPS=x"}
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--help"}, "Usage: sluice <command>"},
+		{[]string{"serve", "--help"}, "[$SLUICE_REDIS_URL, $REDIS_URL]"},
+		{[]string{"config", "-h"}, "--show-secrets"},
+		{[]string{"version"}, "sluice "},
+	} {
+		status, out, errs := runText(t, broken, tc.args...)
+		if status != exitClean || errs != "" || !strings.Contains(out, tc.want) {
+			t.Errorf("%q: got status %d, stderr %q, stdout\n%s\nwant %q", tc.args, status, errs, out, tc.want)
+		}
+	}
+	_, out, _ := runText(t, nil, "serve", "--help")
+	for _, f := range settingFlags(t) {
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), "$"+variable(f.Name)) {
+			t.Errorf("--help does not say $%s", variable(f.Name))
+		}
+	}
+}
+
+func TestStrangeVariables(t *testing.T) {
+	src, err := readSources(settingFlags(t), []string{"SLUICE_LOOP=1", "SLUICE_LOOPS=1", "SLUICE_PORT_80_TCP=x", "SLUICE_SERVICE_HOST=x", "LOOPS=1"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"SLUICE_LOOP"}; !reflect.DeepEqual(src.strange, want) {
+		t.Errorf("got %q, want %q", src.strange, want)
+	}
+}

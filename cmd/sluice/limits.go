@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"sluice/gateway"
+)
+
+// gcPercent trades CPU for memory: most of the heap is connections that hardly change, so collecting at half
+// of their growth costs little and keeps bytes per connection low.
+const gcPercent = 50
+
+// raiseFiles raises the soft limit of open files to the hard one. The Go runtime does the same at start; this
+// makes sure, and says what it got.
+func raiseFiles() (limit uint64, err error) {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 0, fmt.Errorf("read the limit of open files: %w", err)
+	}
+	if l.Cur < l.Max {
+		l.Cur = l.Max
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+			return 0, fmt.Errorf("raise the limit of open files to %d: %w", l.Max, err)
+		}
+	}
+	return l.Cur, nil
+}
+
+// fitConns is the number of connections to allow when files may be open: asked, or with 0 all that is left.
+// Its error says what to change.
+func fitConns(asked int, files uint64) (int, error) {
+	// An unlimited limit must not overflow an int; no process holds a billion connections.
+	files = min(files, 1<<30)
+	if files <= gateway.ReservedDescriptors {
+		return 0, fmt.Errorf("the limit of %d open files leaves none for connections: raise `ulimit -n` (LimitNOFILE= in a unit file) well above %d",
+			files, gateway.ReservedDescriptors)
+	}
+	most := gateway.MaxConnsFor(int(files))
+	if asked > most {
+		return 0, fmt.Errorf("%d connections do not fit into the limit of %d open files: lower --max-conns to at most %d, or raise `ulimit -n` (LimitNOFILE= in a unit file) to %d",
+			asked, files, most, asked+gateway.ReservedDescriptors)
+	}
+	if asked == 0 {
+		return most, nil
+	}
+	return asked, nil
+}
+
+// tuneGC sets the pace of the garbage collector unless the user did.
+func tuneGC() {
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sluice/gateway"
+)
+
+func TestFitConns(t *testing.T) {
+	const left = 20_000 - gateway.ReservedDescriptors
+	for _, tc := range []struct {
+		asked int
+		files uint64
+		want  int
+		err   string
+	}{
+		{0, 20_000, left, ""},
+		{1, 20_000, 1, ""},
+		{left - 1, 20_000, left - 1, ""},
+		{left, 20_000, left, ""},
+		{left + 1, 20_000, 0, "lower --max-conns to at most 19488, or raise `ulimit -n` (LimitNOFILE= in a unit file) to 20001"},
+		{0, gateway.ReservedDescriptors, 0, "leaves none for connections"},
+		{0, gateway.ReservedDescriptors + 1, 1, ""},
+		{0, 0, 0, "leaves none for connections"},
+		{0, math.MaxUint64, 1<<30 - gateway.ReservedDescriptors, ""}, // RLIM_INFINITY
+	} {
+		got, err := fitConns(tc.asked, tc.files)
+		if got != tc.want || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("fitConns(%d, %d): got %d, %v, want %d, %q", tc.asked, tc.files, got, err, tc.want, tc.err)
+		}
+	}
+}
+
+func TestRaiseFiles(t *testing.T) {
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	lower := before
+	lower.Cur = before.Max / 2
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lower); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+			t.Error(err)
+		}
+	}()
+	got, err := raiseFiles()
+	if err != nil || got != before.Max {
+		t.Errorf("got %d, %v, want the hard limit %d", got, err, before.Max)
+	}
+}

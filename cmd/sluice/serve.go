@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"sluice/gateway"
+	"sluice/poller"
+	"sluice/sessions"
+)
+
+// started is when the program began, for the time it takes to become ready.
+var started = time.Now()
+
+// server is one gateway process: it opens, waits for signals, and drains.
+type server struct {
+	cfg     config
+	log     *slog.Logger
+	signals <-chan os.Signal
+
+	loops, maxConns int
+	files           uint64 // the limit of open files
+
+	store   sessions.Store // nil when the application counts nothing
+	gateway *gateway.Server
+	admin   *http.Server // nil without an admin address
+}
+
+// serve runs a gateway until a signal ends it, and returns the exit status.
+func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer) int {
+	tuneGC()
+	log, held := newLogger(stderr, cfg.LogLevel, cfg.LogFormat)
+	defer held.flush(context.Background())
+	slog.SetDefault(log)
+	poller.SetLogger(log)
+
+	s := &server{cfg: cfg, log: log, signals: signals}
+	var err error
+	if s.files, err = raiseFiles(); err != nil {
+		log.Warn("keeping the limit of open files", "limit", s.files, "error", err)
+	}
+	if s.maxConns, err = fitConns(int(cfg.MaxConns), s.files); err != nil {
+		fmt.Fprintf(stderr, "sluice: %s: %v\n", from.place("max-conns"), err)
+		return exitUsage
+	}
+	if s.loops = int(cfg.Loops); s.loops == 0 {
+		s.loops = runtime.GOMAXPROCS(0)
+	}
+	for _, name := range from.strange {
+		log.Warn("unknown environment variable", "name", name, "known", "see sluice serve --help")
+	}
+	s.logStart()
+	status := s.run()
+	log.Info("exit", "status", status)
+	return status
+}
+
+func (s *server) logStart() {
+	attrs := []any{
+		"version", gateway.ReadBuild().String(), "pid", os.Getpid(),
+		"listen", s.cfg.Listen, "admin", s.cfg.Admin, "app", s.cfg.App,
+		"loops", s.loops, "max_conns", s.maxConns, "open_files", s.files,
+		"max_message", s.cfg.MaxMessage.String(), "max_queue", s.cfg.MaxQueue.String(),
+		"heartbeat", s.cfg.Heartbeat.String(), "session_store", s.cfg.SessionStore,
+	}
+	if s.cfg.SessionStore == "redis" {
+		masked, _ := maskPassword(s.cfg.RedisURL)
+		attrs = append(attrs, "redis", masked)
+	}
+	s.log.Info("start", attrs...)
+}
+
+// drainSlack is how much longer than --drain-timeout a drain may take to report before it counts as stuck.
+const drainSlack = time.Second
+
+// run is the life of the process: open, ready, a signal, drain.
+func (s *server) run() (status int) {
+	stops := s.stops()
+	opened := make(chan error, 1)
+	go func() { opened <- s.open() }()
+	select {
+	case err := <-opened:
+		if err != nil {
+			s.log.Error("cannot start", "error", err)
+			return exitFailed
+		}
+	case sig := <-stops: // the store may be slow to answer
+		s.log.Info("stopped before ready", "signal", sig.String())
+		return exitClean
+	}
+	gateway.SetStartup(time.Since(started))
+	s.log.Info("ready", s.addresses("seconds", time.Since(started).Seconds())...)
+
+	sig := <-stops
+	s.log.Info("drain", "signal", sig.String(), "timeout", s.cfg.DrainTimeout.String(), "spread", s.cfg.DrainSpread.String())
+	drained := make(chan error, 1)
+	go func() { drained <- s.drain() }()
+	select {
+	case err := <-drained:
+		if err != nil {
+			s.log.Error("drain was not clean", "error", err)
+			return exitFailed
+		}
+		return exitClean
+	case sig := <-stops:
+		s.log.Warn("second signal: ending at once", "signal", sig.String())
+		return exitCut
+	case <-time.After(time.Duration(s.cfg.DrainTimeout) + drainSlack):
+		s.log.Error("drain did not end")
+		return exitFailed
+	}
+}
+
+// stops passes on the signals that ask for the end, two at most: no more are ever looked at.
+func (s *server) stops() <-chan os.Signal {
+	stops := make(chan os.Signal, 2)
+	go func() {
+		for sig := range s.signals {
+			if sig == syscall.SIGHUP {
+				s.log.Info("SIGHUP ignored: settings are read at start only")
+				continue
+			}
+			select {
+			case stops <- sig:
+			default:
+			}
+		}
+	}()
+	return stops
+}
+
+// open does what can fail, the store first: a client that gets through must find its session.
+func (s *server) open() (err error) {
+	if s.cfg.App == "count" {
+		if s.store, err = openStore(s.cfg, s.log); err != nil {
+			return err
+		}
+	}
+	if s.gateway, err = gateway.New(s.gatewayConfig(), s.handler()); errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES) {
+		return fmt.Errorf("%w (set --listen)", err)
+	} else if err != nil {
+		return err
+	}
+	if !s.cfg.adminOff() {
+		ln, err := net.Listen("tcp", s.cfg.Admin)
+		if err != nil {
+			return fmt.Errorf("%w (set --admin)", err)
+		}
+		s.serveAdmin(ln)
+	}
+	return s.gateway.Start()
+}
+
+func (s *server) gatewayConfig() gateway.Config {
+	cfg := gateway.Config{
+		Listen:           s.cfg.Listen,
+		Loops:            s.loops,
+		MaxConns:         s.maxConns,
+		MaxMessage:       int(s.cfg.MaxMessage),
+		MaxQueue:         int(s.cfg.MaxQueue),
+		Heartbeat:        offIsNegative(s.cfg.Heartbeat),
+		HandshakeTimeout: time.Duration(s.cfg.HandshakeTimeout),
+		DrainSpread:      offIsNegative(s.cfg.DrainSpread),
+		AllowedOrigins:   s.cfg.AllowedOrigins,
+		Logger:           s.log,
+	}
+	if s.store != nil {
+		cfg.ReadyCheck = s.store.Ready
+	}
+	return cfg
+}
+
+// offIsNegative: 0 turns something off for users, and stands for the default in a Config.
+func offIsNegative(d duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return time.Duration(d)
+}
+
+func (s *server) handler() gateway.Handler {
+	if s.store == nil {
+		return gateway.Echo{}
+	}
+	return gateway.Count{Store: s.store, SessionTTL: time.Duration(s.cfg.SessionTTL), NoWelcome: !s.cfg.Welcome}
+}
+
+func (s *server) serveAdmin(ln net.Listener) {
+	if a, ok := ln.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
+		s.log.Warn("the admin address is not loopback: whoever reaches it reads sessions and profiles", "admin", a.String())
+	}
+	s.admin = gateway.NewAdminServer(gateway.AdminConfig{Ready: s.gateway.Ready, Store: s.store, Logger: s.log})
+	s.admin.Addr = ln.Addr().String() // what it got, when it asked for port 0
+	go func() {
+		if err := s.admin.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("admin address stopped", "error", err)
+		}
+	}()
+}
+
+// addresses are the log attributes that say where the gateway listens.
+func (s *server) addresses(more ...any) []any {
+	attrs := []any{"listen", s.gateway.Addr().String()}
+	if s.admin != nil {
+		attrs = append(attrs, "admin", s.admin.Addr)
+	}
+	return append(attrs, more...)
+}
+
+// drain tells every client, and lets what they sent be stored. The admin address answers until the end.
+func (s *server) drain() error {
+	began := time.Now()
+	timeout := time.Duration(s.cfg.DrainTimeout)
+	whole, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	// A peer that does not leave must not take from the store the time for what all the others sent.
+	forPeers, cancel := context.WithTimeout(whole, timeout-min(timeout/4, 2*time.Second))
+	defer cancel()
+	err := s.gateway.Drain(forPeers)
+	// This cuts off those that are left, which hands their messages to the store.
+	err = errors.Join(err, s.gateway.Close())
+	if s.store != nil {
+		err = errors.Join(err, s.store.Close(whole))
+	}
+	took := time.Since(began)
+	gateway.SetShutdown(took)
+	s.log.Info("drained", "seconds", took.Seconds())
+	if s.admin != nil {
+		s.admin.Close()
+	}
+	return err
+}
