@@ -1,12 +1,16 @@
 package gateway
 
 import (
+	"fmt"
 	"io"
 	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 )
+
+// Every series there will ever be is made here, before the first client: what clients send can add to none of the
+// labels.
 
 // Times of the process, in nanoseconds; 0 until it has happened.
 var startupTime, shutdownTime atomic.Int64
@@ -25,3 +29,80 @@ func SetShutdown(d time.Duration) { shutdownTime.Store(int64(d)) }
 // WriteMetrics writes all metrics of the process, with those of the Go runtime and the operating system, as
 // Prometheus text. Any goroutine.
 func WriteMetrics(w io.Writer) { metrics.WritePrometheus(w, true) }
+
+var (
+	connections atomic.Int64 // open WebSockets
+	_           = metrics.NewGauge(`sluice_connections`, func() float64 { return float64(connections.Load()) })
+
+	connectionsTotal = metrics.NewCounter(`sluice_connections_total`)
+	handshakeTime    = metrics.NewHistogram(`sluice_handshake_duration_seconds`)
+
+	messagesReceived = metrics.NewCounter(`sluice_messages_received_total`)
+	messagesSent     = metrics.NewCounter(`sluice_messages_sent_total`)
+	bytesReceived    = metrics.NewCounter(`sluice_bytes_received_total`)
+	bytesSent        = metrics.NewCounter(`sluice_bytes_sent_total`)
+	heartbeatsSent   = metrics.NewCounter(`sluice_heartbeats_sent_total`)
+
+	slowConsumers = [slowReasons]*metrics.Counter{
+		slowOverflow: metrics.NewCounter(`sluice_slow_consumers_total{reason="overflow"}`),
+		slowStall:    metrics.NewCounter(`sluice_slow_consumers_total{reason="stall"}`),
+	}
+
+	deadPeers      = metrics.NewCounter(`sluice_errors_total{reason="dead_peer"}`)
+	registerErrors = metrics.NewCounter(`sluice_errors_total{reason="register"}`)
+	protocolErrors = counters(`sluice_errors_total{reason=%q}`, "protocol", "utf8", "close_frame", "control_rate", "message_size")
+
+	rejected = counters(`sluice_handshakes_rejected_total{reason=%q}`, "request", "headers", "timeout", "path", "method",
+		"upgrade", "origin", "session_id", "store", "full", "draining", "handler")
+
+	// closes has one series for each code that the gateway sends or registered peers use; the rest share one.
+	closes     = counters(`sluice_closes_total{code=%q}`, closeCodes...)
+	closeCodes = []string{"1000", "1001", "1002", "1003", "1005", "1006", "1007", "1008", "1009", "1010", "1011", "1012", "1013", "1014", "other"}
+)
+
+func counters(format string, labels ...string) map[string]*metrics.Counter {
+	m := make(map[string]*metrics.Counter, len(labels))
+	for _, label := range labels {
+		if m[label] == nil {
+			m[label] = metrics.NewCounter(fmt.Sprintf(format, label))
+		}
+	}
+	return m
+}
+
+// countClose counts the end of a WebSocket by its Close frame's code; 0, no frame at all, is 1006 (RFC 6455, section 7.1.5).
+func countClose(code uint16) {
+	switch {
+	case code == 0:
+		code = 1006
+	case code < 1000 || code > 1014 || code == 1004:
+		closes["other"].Inc()
+		return
+	}
+	closes[closeLabels[code-1000]].Inc()
+}
+
+var closeLabels = func() (labels [15]string) {
+	for i := range labels {
+		labels[i] = fmt.Sprint(1000 + i)
+	}
+	return labels
+}()
+
+// counted is what a loop counts for each message. It is added to the shared counters once a round, so that the loops do not
+// pass a cache line back and forth with each message.
+type counted struct {
+	messagesReceived, messagesSent, bytesReceived, bytesSent, heartbeats int
+}
+
+func (n *counted) publish() {
+	if *n == (counted{}) {
+		return
+	}
+	messagesReceived.Add(n.messagesReceived)
+	messagesSent.Add(n.messagesSent)
+	bytesReceived.Add(n.bytesReceived)
+	bytesSent.Add(n.bytesSent)
+	heartbeatsSent.Add(n.heartbeats)
+	*n = counted{}
+}

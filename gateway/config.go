@@ -1,0 +1,124 @@
+package gateway
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+)
+
+// Config sets up a Server. Zero values are the defaults.
+type Config struct {
+	// Listen is the public address, "host:port" or ":port". Default ":8000".
+	Listen string
+
+	// Loops is how many reactor loops share the connections. More than there are cores only adds switches between them;
+	// fewer leaves cores to other programs. Default runtime.GOMAXPROCS(0).
+	Loops int
+
+	// MaxConns bounds the connections of all loops together, those still in their handshake included. Beyond it clients get
+	// 503. Each one takes a descriptor: see MaxConnsFor. Default MaxConnsFor(20000), 19,488.
+	MaxConns int
+
+	// MaxMessage bounds one message, all its fragments together, in bytes; beyond it the connection ends with 1009. It is also what a client can make
+	// the gateway hold for it. Default 64 KiB.
+	MaxMessage int
+
+	// MaxFragments bounds the frames of one message. Default 128.
+	MaxFragments int
+
+	// MaxQueue bounds the bytes that wait for a client that reads slowly: one that has this many waiting when more is to be sent is cut off.
+	// From a quarter of it on, nothing more is read from that client. Default 64 KiB.
+	MaxQueue int
+
+	// StallTimeout is how long a client may take none of the bytes that wait for it before it is cut off. Default 10 s.
+	StallTimeout time.Duration
+
+	// MaxControl bounds the Ping and Pong frames that one client may send in a second; beyond it the connection ends with
+	// 1008. Default 20.
+	MaxControl int
+
+	// Heartbeat is the interval of heartbeats; a client that sent nothing for 2.5 of them is dropped. Too short costs
+	// CPU (one write each) and batteries, too long lets middle boxes forget idle connections. Default 30 s; negative: no
+	// heartbeats, and no detection of dead peers.
+	Heartbeat time.Duration
+
+	// HandshakeTimeout bounds the time from accept to the end of the request (then 408), and again the time the Handler takes to
+	// answer it (then 503). Default 5 s.
+	HandshakeTimeout time.Duration
+
+	// MaxHandshake bounds the request line and headers in bytes (then 431). Default 8 KiB.
+	MaxHandshake int
+
+	// MaxHeaders bounds the number of request headers (then 431). Default 64.
+	MaxHeaders int
+
+	// CloseTimeout is how long the Handler may take for its last words, and then the peer for its Close, and then for its FIN.
+	// Default 5 s.
+	CloseTimeout time.Duration
+
+	// DrainSpread is the time over which Drain closes the connections, so that not all of their clients come back at once
+	// and the last words do not queue up. Default 1 s; negative: all at once.
+	DrainSpread time.Duration
+
+	// AllowedOrigins are the origins that browsers may connect from beside the gateway's own host: "https://app.example.com",
+	// "https://*.example.com", or "*" for any. Requests without Origin, which browsers cannot make, are always allowed.
+	AllowedOrigins []string
+
+	// ReadyCheck adds a condition to Ready, for instance a session store's. It is called on loops and must not block.
+	ReadyCheck func() error
+
+	// Logger gets the gateway's log lines; what concerns one connection only is at level Debug. Default slog.Default().
+	Logger *slog.Logger
+}
+
+// ReservedDescriptors is what a process needs beside its connections: listeners, reactors, the admin server, Redis, and the
+// connections that are told 503.
+const ReservedDescriptors = 512
+
+// MaxConnsFor is the number of connections that a limit of nofile descriptors leaves room for.
+func MaxConnsFor(nofile int) int { return max(nofile-ReservedDescriptors, 1) }
+
+func (c Config) withDefaults() (Config, error) {
+	def(&c.Listen, ":8000")
+	def(&c.Loops, runtime.GOMAXPROCS(0))
+	def(&c.MaxConns, MaxConnsFor(20_000))
+	def(&c.MaxMessage, 64<<10)
+	def(&c.MaxFragments, 128)
+	def(&c.MaxQueue, 64<<10)
+	def(&c.StallTimeout, 10*time.Second)
+	def(&c.MaxControl, 20)
+	def(&c.Heartbeat, 30*time.Second)
+	def(&c.HandshakeTimeout, 5*time.Second)
+	def(&c.MaxHandshake, 8<<10)
+	def(&c.MaxHeaders, 64)
+	def(&c.CloseTimeout, 5*time.Second)
+	def(&c.DrainSpread, time.Second)
+	def(&c.Logger, slog.Default())
+	for _, limit := range []struct {
+		name     string
+		got, min int
+	}{
+		{"Loops", c.Loops, 1}, {"MaxConns", c.MaxConns, 1}, {"MaxMessage", c.MaxMessage, 125}, {"MaxFragments", c.MaxFragments, 1},
+		{"MaxQueue", c.MaxQueue, 1024}, {"MaxControl", c.MaxControl, 1}, {"MaxHandshake", c.MaxHandshake, 256}, {"MaxHeaders", c.MaxHeaders, 8},
+	} {
+		if limit.got < limit.min {
+			return c, fmt.Errorf("gateway: %s is %d, must be at least %d", limit.name, limit.got, limit.min)
+		}
+	}
+	if c.MaxControl > 255 {
+		return c, fmt.Errorf("gateway: MaxControl is %d, must be at most 255", c.MaxControl)
+	}
+	if c.Heartbeat > 0 && c.Heartbeat < 10*time.Millisecond {
+		return c, fmt.Errorf("gateway: Heartbeat is %v, must be at least 10ms (or negative for none)", c.Heartbeat)
+	}
+	return c, nil
+}
+
+// def gives a zero field its default.
+func def[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

@@ -1,0 +1,337 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"github.com/gobwas/ws"
+	"golang.org/x/sys/unix"
+
+	"sluice/poller"
+)
+
+// The path of a byte, from epoll to the Handler, reads down this file: readable → fill → feed → (handshake.go until 101)
+// → frames → message or control → Handler.Message → Conn.Send → flush, one write for all replies of the event.
+
+// Conn is one client connection. All its methods, but Post, are for its own loop: for the Handler's methods and for
+// functions given to Post.
+type Conn struct {
+	// Data is the Handler's.
+	Data any
+
+	fd    poller.FD
+	timer poller.Timer
+	w     *worker
+
+	in  *input  // a request or message of which only a part has come; nil most of the time
+	out *output // bytes that the socket did not take; nil most of the time
+
+	// On the loop's clock.
+	seen     time.Duration // when the peer was last heard
+	beatAt   time.Duration // open: the next heartbeat, or the turn to leave when draining; 0 when there is none
+	wakeAt   time.Duration // open: WakeAfter; 0 when it is not set
+	deadline time.Duration // other states: when the patience with the present one ends
+
+	index     int32  // in worker.conns
+	second    uint32 // the second that controls counts in
+	closeCode uint16 // that of the Close frame sent or received, for the metric; 0 before
+	controls  uint8  // Ping and Pong frames of this second
+	state     state
+	flags     connFlags
+}
+
+// state is the life of a connection, in order; no state comes back.
+type state uint8
+
+const (
+	handshaking state = iota // collecting the request
+	opening                  // the Handler has the request and has not answered yet
+	open                     // messages flow
+	leaving                  // the Handler has been asked for its last words
+	closing                  // our Close frame is on its way, the peer's has not come
+	lingering                // all is said: send what is queued, then FIN, then wait for the peer's FIN
+	closed
+)
+
+type connFlags uint8
+
+const (
+	paused     connFlags = 1 << iota // PauseReading
+	peerClosed                       // the peer's Close frame has come
+	finSent                          // the write side is shut down
+	handled                          // Handler.Open has been called, so Closed will be
+	broken                           // a write failed; the end of the round closes it
+	revived                          // a resume is waiting for the end of the round
+	accepted                         // 101 has been sent
+)
+
+var errClosed = errors.New("gateway: the connection is closing")
+
+// events is Conn as its loop sees it, which keeps the loop's callbacks out of Conn's own method set.
+type events Conn
+
+// Readable implements poller.Events.
+func (e *events) Readable() { (*Conn)(e).readable() }
+
+// Writable implements poller.Events.
+func (e *events) Writable() { (*Conn)(e).writable() }
+
+// Hangup implements poller.Events.
+func (e *events) Hangup() { (*Conn)(e).hangup() }
+
+// Expire implements poller.Expirer.
+func (e *events) Expire() { (*Conn)(e).expire() }
+
+// readBudget is how many buffers of input one connection may use up before its neighbours have a turn.
+const readBudget = 8
+
+// readable reads what has come and sends what the Handler replied, in one write.
+func (c *Conn) readable() {
+	c.w.begin(c)
+	for range readBudget {
+		if more := c.fill(); !more {
+			break
+		}
+	}
+	c.w.end(c)
+}
+
+// fill reads once into the loop's buffer and handles what came. It reports whether there may be more.
+//
+// The buffer keeps room in front for the bytes carried over from the last event, so that a header or a
+// control frame that was cut in two is whole again without a buffer of its own.
+func (c *Conn) fill() (more bool) {
+	buf := c.w.loop.ReadBuf()
+	n, err := c.fd.Read(buf[headroom:])
+	switch {
+	case err == unix.EAGAIN:
+		return false
+	case err == io.EOF:
+		c.end(gonePeer)
+		return false
+	case err != nil:
+		c.end(goneError)
+		return false
+	}
+	c.w.counted.bytesReceived += n
+	c.seen = c.w.loop.Now()
+	full := n == len(buf)-headroom
+	if in := c.in; in != nil && len(in.raw) > 0 {
+		if len(in.raw) <= headroom {
+			from := headroom - copy(buf[headroom-len(in.raw):headroom], in.raw)
+			in.raw = in.raw[:0]
+			c.feed(buf[from : headroom+n])
+		} else {
+			in.raw = c.w.loop.Buffers.Append(in.raw, buf[headroom:headroom+n]...)
+			c.feedCarried()
+		}
+	} else {
+		c.feed(buf[headroom : headroom+n])
+	}
+	return full && !c.blocked()
+}
+
+// headroom is the space in front of the read buffer: the longest control frame with its header fits.
+const headroom = 256
+
+// feed handles b according to the state and carries over what is left.
+func (c *Conn) feed(b []byte) {
+	if c.state == handshaking {
+		b = c.request(b)
+	}
+	if c.state >= open {
+		b = c.frames(b)
+	}
+	if len(b) > 0 && c.state < lingering {
+		in := c.input()
+		in.raw = c.w.loop.Buffers.Append(in.raw, b...)
+	}
+	c.releaseInput()
+}
+
+// feedCarried handles the bytes carried over, which are too many for the headroom or were left while reading paused.
+func (c *Conn) feedCarried() {
+	raw := c.in.raw
+	c.in.raw = nil
+	c.feed(raw)
+	c.w.loop.Buffers.Put(raw)
+}
+
+// frames handles whole frames at the start of b and returns what it did not get to: part of a frame, or what comes behind
+// the point where reading paused.
+func (c *Conn) frames(b []byte) []byte {
+	for len(b) > 0 && c.state < lingering && !c.blocked() {
+		if in := c.in; in != nil && in.remaining > 0 {
+			b = c.continueFrame(b)
+			continue
+		}
+		h, n, err := decodeHeader(b)
+		if n == 0 && err == nil {
+			return b
+		}
+		if err != nil || ws.CheckHeader(h, c.checkState()) != nil {
+			c.fail(ws.StatusProtocolError, "protocol")
+			return nil
+		}
+		if h.OpCode.IsControl() {
+			if len(b)-n < int(h.Length) {
+				return b
+			}
+			payload := b[n : n+int(h.Length)]
+			b = b[n+int(h.Length):]
+			ws.Cipher(payload, h.Mask, 0)
+			c.control(h.OpCode, payload)
+			continue
+		}
+		if !c.admit(h) {
+			return nil
+		}
+		// The usual case: a message in one frame, whole in the buffer. It is unmasked where it lies.
+		if h.Fin && h.OpCode != ws.OpContinuation && len(b)-n >= int(h.Length) {
+			payload := b[n : n+int(h.Length)]
+			b = b[n+int(h.Length):]
+			ws.Cipher(payload, h.Mask, 0)
+			c.message(h.OpCode, payload)
+			continue
+		}
+		c.startFrame(h)
+		b = b[n:]
+		if h.Length == 0 {
+			c.endFrame()
+		}
+	}
+	if c.state >= lingering {
+		return nil
+	}
+	return b
+}
+
+// checkState is the connection's state in the terms of ws.CheckHeader.
+func (c *Conn) checkState() ws.State {
+	if c.in != nil && c.in.inMessage() {
+		return ws.StateServerSide | ws.StateFragmented
+	}
+	return ws.StateServerSide
+}
+
+// message hands a whole message to the Handler.
+func (c *Conn) message(op ws.OpCode, payload []byte) {
+	// RFC 6455, section 8.1: "the endpoint MUST _Fail the WebSocket Connection_" on bytes that are not UTF-8
+	if op == ws.OpText && !validText(payload) {
+		c.fail(ws.StatusInvalidFramePayloadData, "utf8")
+		return
+	}
+	c.deliver(op, payload)
+}
+
+func (c *Conn) deliver(op ws.OpCode, payload []byte) {
+	if c.state != open {
+		return // the peer may go on talking until it has seen our Close; nobody listens any more
+	}
+	c.w.counted.messagesReceived++
+	c.w.handler.Message(c, op, payload)
+	if c.w.current == c && len(c.w.scratch) >= flushAt {
+		c.flush()
+	}
+}
+
+// control handles a Ping, Pong or Close frame.
+func (c *Conn) control(op ws.OpCode, payload []byte) {
+	if op == ws.OpClose {
+		c.peerClose(payload)
+		return
+	}
+	if second := uint32(c.w.loop.Now() / time.Second); second != c.second {
+		c.second, c.controls = second, 0
+	}
+	if int(c.controls) >= c.w.cfg.MaxControl {
+		c.fail(ws.StatusPolicyViolation, "control_rate")
+		return
+	}
+	c.controls++
+	// RFC 6455, section 5.5.2: "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in response, unless it already received a Close frame."
+	if op == ws.OpPing && c.state <= leaving {
+		c.sendFrame(ws.OpPong, payload)
+	}
+}
+
+// peerClose handles the peer's Close frame: last words, then the echo of its code.
+func (c *Conn) peerClose(payload []byte) {
+	code, bad := parseClose(payload)
+	if bad != 0 {
+		c.fail(bad, "close_frame")
+		return
+	}
+	c.flags |= peerClosed
+	switch c.state {
+	case open:
+		c.leave(code)
+	case closing:
+		c.linger() // the answer to ours
+	}
+}
+
+// leave asks the Handler for its last words, which end with Close.
+func (c *Conn) leave(code ws.StatusCode) {
+	c.state = leaving
+	c.patience(c.w.cfg.CloseTimeout)
+	c.closeCode = uint16(code)
+	c.w.handler.Leave(c, code)
+}
+
+// blocked reports whether no more input is to be handled for now: the peer does not read, the Handler has asked
+// for a pause, or it has not answered the request yet.
+func (c *Conn) blocked() bool {
+	return c.flags&(paused|broken) != 0 || c.state == opening || (c.out != nil && c.out.high && c.state < lingering)
+}
+
+// interest tells the loop what this connection waits for.
+func (c *Conn) interest() {
+	if !c.fd.Closed() {
+		c.fd.SetInterest(!c.blocked(), c.out != nil)
+	}
+}
+
+// revive continues a connection that was blocked: with what it had read already, then with reading. It waits for the end of the
+// round, when none of the connection's callbacks is on the stack.
+func (c *Conn) revive() {
+	if c.flags&revived == 0 {
+		c.flags |= revived
+		c.w.loop.Later(c.resume)
+	}
+}
+
+func (c *Conn) resume() {
+	c.flags &^= revived
+	if c.state == closed {
+		return
+	}
+	c.w.begin(c)
+	if !c.blocked() && c.in != nil && len(c.in.raw) > 0 {
+		c.feedCarried()
+	}
+	c.w.end(c)
+}
+
+// hangup reads what the peer sent before it hung up, then ends the connection.
+func (c *Conn) hangup() {
+	if !c.blocked() {
+		c.readable()
+		if c.state != closed && c.state != lingering {
+			// More than one turn's worth is left, or there is an error that reading did not show. Nothing will
+			// report it again: the descriptor is off the reactor.
+			if n, _ := unix.IoctlGetInt(c.fd.SysFD(), unix.TIOCINQ); n > 0 && !c.blocked() {
+				c.w.loop.Later(c.hangupAgain)
+				return
+			}
+		}
+	}
+	c.end(gonePeer)
+}
+
+func (c *Conn) hangupAgain() {
+	if c.state != closed {
+		c.hangup()
+	}
+}

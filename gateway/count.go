@@ -1,0 +1,177 @@
+package gateway
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"sluice/sessions"
+)
+
+// Count is the counting service: it counts each session's messages and answers each with the session's total, which is an
+// acknowledgement: a total that has been sent is stored.
+type Count struct {
+	// Store keeps the totals. Required.
+	Store sessions.Store
+
+	// SessionTTL is the Store's: sessions that are connected and silent are refreshed at half of it. Default 1 hour.
+	SessionTTL time.Duration
+
+	// NoWelcome leaves out the first frame, for clients that do not expect it.
+	NoWelcome bool
+}
+
+// ForLoop implements App.
+func (n Count) ForLoop(post func(fn func()) bool) Handler {
+	def(&n.SessionTTL, time.Hour)
+	return &countLoop{store: n.Store.Join(post), touch: n.SessionTTL / 2, welcome: !n.NoWelcome}
+}
+
+// countLoop is Count on one loop.
+type countLoop struct {
+	store   sessions.Loop
+	touch   time.Duration
+	welcome bool
+}
+
+// counter is one connection's part in a session: Conn.Data, and the Owner of its attachment.
+type counter struct {
+	c          *Conn
+	attachment sessions.Attachment // nil until Attached, and again when given back
+	id         sessions.ID
+	code       ws.StatusCode // leaving: the code to close with
+}
+
+// Open implements Handler: it finds or makes the session.
+func (l *countLoop) Open(c *Conn, r *Request) {
+	n := &counter{c: c}
+	value, found, ok := queryValue(r.Query, "session_id")
+	if found {
+		var err error
+		if n.id, err = sessions.ParseID(string(value)); err != nil || !ok {
+			c.Refuse(RefuseSession)
+			return
+		}
+	} else {
+		n.id = sessions.NewID()
+	}
+	c.Data = n
+	l.store.Attach(n.id, found, n)
+}
+
+// Attached implements sessions.Owner: the handshake can be answered.
+func (n *counter) Attached(a sessions.Attachment, total uint64, resumed bool, err error) {
+	c := n.c
+	switch {
+	case err != nil:
+		if errors.Is(err, sessions.ErrFull) {
+			c.Refuse(RefuseFull)
+		} else {
+			c.Refuse(RefuseUnavailable)
+		}
+		return
+	case c.state != opening: // the client did not wait
+		a.Detach(nil)
+		return
+	}
+	n.attachment = a
+	l := c.w.handler.(*countLoop)
+	nested := c.w.begin(c)
+	var header [64]byte
+	h := append(header[:0], "X-Session-Id: "...)
+	h = append(n.id.Append(h), "\r\n"...)
+	c.Accept(string(h))
+	if l.welcome {
+		var payload [128]byte
+		p := append(payload[:0], `{"session_id":"`...)
+		p = append(n.id.Append(p), `","count":`...)
+		p = append(strconv.AppendUint(p, total, 10), `,"resumed":`...)
+		p = append(strconv.AppendBool(p, resumed), '}')
+		c.Send(ws.OpText, p)
+	}
+	c.WakeAfter(l.touch)
+	if !nested {
+		c.w.end(c)
+	}
+}
+
+// Message implements Handler.
+func (l *countLoop) Message(c *Conn, _ ws.OpCode, _ []byte) {
+	n := c.Data.(*counter)
+	if total, ok := n.attachment.Add(); ok {
+		n.reply(total)
+	} else if n.attachment.Full() {
+		c.PauseReading() // until Acknowledged
+	}
+}
+
+func (n *counter) reply(total uint64) {
+	var payload [32]byte
+	p := append(payload[:0], `{"count":`...)
+	p = append(strconv.AppendUint(p, total, 10), '}')
+	n.c.Send(ws.OpText, p)
+}
+
+// Acknowledged implements sessions.Owner: the store has confirmed, and only now the client is told.
+func (n *counter) Acknowledged(first, last uint64) {
+	c := n.c
+	if c.state == closed {
+		return
+	}
+	nested := c.w.begin(c)
+	for total := first; total <= last; total++ {
+		n.reply(total)
+	}
+	if a := n.attachment; a != nil && (a.Pending() == 0 || !a.Full()) {
+		c.ResumeReading()
+	}
+	if !nested {
+		c.w.end(c)
+	}
+}
+
+// Leave implements Handler: the final commit comes before the bye, which is an acknowledgement too.
+func (l *countLoop) Leave(c *Conn, code ws.StatusCode) {
+	n := c.Data.(*counter)
+	n.code = code
+	a := n.attachment
+	n.attachment = nil
+	a.Detach(n)
+}
+
+// Detached implements sessions.Owner.
+func (n *counter) Detached(total uint64, err error) {
+	c := n.c
+	if c.state == closed {
+		return
+	}
+	nested := c.w.begin(c)
+	if err == nil {
+		var payload [64]byte
+		p := append(payload[:0], `{"bye":true,"total":`...)
+		p = append(strconv.AppendUint(p, total, 10), '}')
+		c.Send(ws.OpText, p)
+	}
+	c.Close(n.code, "")
+	if !nested {
+		c.w.end(c)
+	}
+}
+
+// Closed implements Handler.
+func (l *countLoop) Closed(c *Conn) {
+	if n, _ := c.Data.(*counter); n != nil && n.attachment != nil {
+		n.attachment.Detach(nil)
+		n.attachment = nil
+	}
+}
+
+// Wake implements Waker: a session that is connected does not expire.
+func (l *countLoop) Wake(c *Conn) {
+	if n := c.Data.(*counter); n.attachment != nil {
+		n.attachment.Touch()
+		c.WakeAfter(l.touch)
+	}
+}

@@ -1,0 +1,304 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// request collects the request head and acts on it when it is whole. It returns what follows the head: the first frames, of a
+// client that did not wait for the answer.
+func (c *Conn) request(b []byte) []byte {
+	in := c.in
+	scanned := 0
+	if in != nil {
+		scanned = in.scanned
+	}
+	end, bad := headEnd(b, scanned)
+	limit := c.w.cfg.MaxHandshake
+	switch {
+	case end > limit || (end == 0 && len(b) > limit):
+		c.refuse(refuseHeaders, "")
+		return nil
+	case bad:
+		c.refuse(refuseRequestLine, "")
+		return nil
+	case end == 0:
+		if c.fd.Closed() {
+			return nil
+		}
+		c.input().scanned = len(b)
+		return b
+	}
+	if in != nil {
+		in.scanned = 0
+	}
+	c.route(b[:end])
+	return b[end:]
+}
+
+// route answers a complete request head.
+func (c *Conn) route(head []byte) {
+	r := &c.w.request
+	refusal := parseRequest(head, c.w.cfg.MaxHeaders, r)
+	requestID := c.w.requestID(r.RequestID)
+	if refusal == nil {
+		switch string(r.Path) {
+		case "/healthz":
+			c.answerHealth(r, requestID, nil)
+			return
+		case "/readyz":
+			c.answerHealth(r, requestID, c.w.server.Ready())
+			return
+		}
+		refusal = c.admitRequest(head, r)
+	}
+	if refusal != nil {
+		c.refuse(refusal, requestID)
+		return
+	}
+	c.openUp(r, requestID)
+}
+
+// admitRequest checks what makes a request a WebSocket handshake. On nil, the worker's upgrade buffer holds the 101 response
+// without its last line.
+func (c *Conn) admitRequest(head []byte, r *Request) *Refusal {
+	switch string(r.Path) {
+	case "/ws/chat/", "/ws", "/ws/chat", "/ws/":
+	default:
+		return refusePath
+	}
+	switch {
+	case string(r.Method) != http.MethodGet:
+		return refuseMethod
+	case !bytes.EqualFold(r.upgrade, []byte("websocket")):
+		return refuseNoUpgrade
+	case !validKey(r.key):
+		return refuseHandshake
+	}
+	// gobwas/ws changes header names in place; r's slices are values and stay.
+	if status := c.w.upgrader.upgrade(head); status != 0 {
+		if status == http.StatusUpgradeRequired {
+			return refuseNoUpgrade
+		}
+		return refuseHandshake
+	}
+	switch {
+	case !c.w.origins.allow(r.Origin, r.Host):
+		return refuseOrigin
+	case c.w.draining:
+		return refuseDraining
+	case c.w.server.conns.Load() > int64(c.w.cfg.MaxConns):
+		return RefuseFull
+	}
+	return nil
+}
+
+// validKey checks Sec-WebSocket-Key: "a base64-encoded value that, when decoded, is 16 bytes in length" (RFC 6455, section 4.2.1).
+func validKey(key []byte) bool {
+	var nonce [18]byte
+	if len(key) != 24 {
+		return false
+	}
+	n, err := base64.StdEncoding.Strict().Decode(nonce[:], key)
+	return err == nil && n == 16
+}
+
+// upgrader runs ws.Upgrader over a request in memory.
+type upgrader struct {
+	ws.Upgrader
+	in  bytes.Reader
+	out []byte // the response, without the last CRLF, so that headers can be added
+}
+
+// Read and Write implement io.ReadWriter for ws.Upgrader.
+func (u *upgrader) Read(p []byte) (int, error) { return u.in.Read(p) }
+func (u *upgrader) Write(p []byte) (int, error) {
+	u.out = append(u.out, p...)
+	return len(p), nil
+}
+
+// upgrade returns 0, or the status to refuse with.
+func (u *upgrader) upgrade(head []byte) int {
+	u.in.Reset(head)
+	u.out = u.out[:0]
+	_, err := u.Upgrade(u)
+	u.in.Reset(nil)
+	if err == nil {
+		u.out = u.out[:len(u.out)-2]
+		return 0
+	}
+	if rejected, ok := err.(*ws.ConnectionRejectedError); ok {
+		return rejected.StatusCode()
+	}
+	return http.StatusBadRequest
+}
+
+// openUp gives the request to the Handler.
+func (c *Conn) openUp(r *Request, requestID string) {
+	c.w.noteTime(handshakeTime, c.deadline-c.w.cfg.HandshakeTimeout)
+	if c.w.debug {
+		c.w.log.Debug("handshake", "fd", c.fd.SysFD(), "request_id", requestID, "path", quoted(r.Path), "host", quoted(r.Host), "origin", quoted(r.Origin))
+	}
+	u := &c.w.upgrader
+	u.out = append(append(append(u.out, "X-Request-ID: "...), requestID...), "\r\n"...)
+	c.state = opening
+	c.flags |= handled
+	c.patience(c.w.cfg.HandshakeTimeout)
+	c.w.accepting = c
+	c.w.handler.Open(c, r)
+	c.w.accepting = nil
+	if c.state == opening { // the answer comes later: keep the response for it
+		in := c.input()
+		in.accept = c.w.loop.Buffers.Append(in.accept, u.out...)
+		c.interest()
+	}
+}
+
+// Accept completes the handshake: 101, with headers (whole lines, each ending in CRLF; may be empty). From then on messages
+// flow both ways. Once, from Handler.Open or later.
+func (c *Conn) Accept(headers string) {
+	if c.state != opening {
+		return
+	}
+	head := c.w.upgrader.out
+	if c.w.accepting != c {
+		head = c.in.accept
+	}
+	w := c.w
+	nested := w.begin(c)
+	w.scratch = append(append(append(w.scratch, head...), headers...), "\r\n"...)
+	if c.in != nil && c.in.accept != nil {
+		w.loop.Buffers.Put(c.in.accept)
+		c.in.accept = nil
+	}
+	c.state = open
+	c.flags |= accepted
+	connections.Add(1)
+	connectionsTotal.Inc()
+	if w.draining { // it began while the Handler was thinking
+		c.beatAt = w.loop.Now()
+	} else {
+		c.startHeartbeat()
+	}
+	c.rearm()
+	if w.accepting != c {
+		c.revive() // frames may have come with the request
+	}
+	if !nested {
+		w.end(c)
+	}
+}
+
+// Refuse answers the request with r instead. Once, from Handler.Open or later.
+func (c *Conn) Refuse(r *Refusal) {
+	if c.state == opening {
+		c.refuse(r, "")
+	}
+}
+
+// refuse sends an HTTP response and closes the socket after it.
+func (c *Conn) refuse(r *Refusal, requestID string) {
+	rejected[r.reason].Inc()
+	if c.w.debug {
+		c.w.log.Debug("refused", "fd", c.fd.SysFD(), "request_id", requestID, "status", r.status, "reason", r.reason)
+	}
+	c.answer(r.append(nil, requestID))
+}
+
+func (c *Conn) answer(response []byte) {
+	c.write(response)
+	c.linger()
+}
+
+// answerHealth answers a load balancer's check.
+func (c *Conn) answerHealth(r *Request, requestID string, err error) {
+	switch method := string(r.Method); {
+	case method != http.MethodGet && method != http.MethodHead:
+		c.refuse(refuseMethod, requestID)
+	case err != nil:
+		c.answer(appendResponse(nil, http.StatusServiceUnavailable, requestID, "Retry-After: 1\r\n", "not ready: "+err.Error()+"\n"))
+	case method == http.MethodHead:
+		response := appendResponse(nil, http.StatusOK, requestID, "", "ok\n")
+		c.answer(response[:len(response)-len("ok\n")])
+	default:
+		c.answer(appendResponse(nil, http.StatusOK, requestID, "", "ok\n"))
+	}
+}
+
+// requestID takes the client's over or makes one.
+func (w *worker) requestID(given []byte) string {
+	if len(given) > 0 {
+		return string(given)
+	}
+	var id [8]byte
+	for i, n := 0, w.random.Uint64(); i < len(id); i++ {
+		id[i] = byte(n >> (8 * i))
+	}
+	return hex.EncodeToString(id[:])
+}
+
+// origins is the policy on the Origin header: the gateway's own host and those allowed by name.
+type origins struct {
+	any      bool
+	exact    map[string]bool
+	suffixes []string // "https://*.example.com" as "https://" + "\x00" + ".example.com"
+}
+
+func newOrigins(allowed []string) (o origins) {
+	o.exact = make(map[string]bool)
+	for _, a := range allowed {
+		a = strings.ToLower(strings.TrimSuffix(strings.TrimSpace(a), "/"))
+		scheme, host, wild := strings.Cut(a, "://*.")
+		switch {
+		case a == "*":
+			o.any = true
+		case wild:
+			o.suffixes = append(o.suffixes, scheme+"://\x00."+host)
+		case a != "":
+			o.exact[a] = true
+		}
+	}
+	return o
+}
+
+// allow reports whether a page of this origin may connect. No Origin at all means no browser, which can only lie for itself.
+func (o *origins) allow(origin, host []byte) bool {
+	if origin == nil || o.any {
+		return true
+	}
+	given := strings.ToLower(string(origin))
+	if o.exact[given] {
+		return true
+	}
+	for _, s := range o.suffixes {
+		scheme, domain, _ := strings.Cut(s, "\x00")
+		if rest, ok := strings.CutPrefix(given, scheme); ok && len(rest) > len(domain) && strings.HasSuffix(rest, domain) {
+			return true
+		}
+	}
+	scheme, of, ok := strings.Cut(given, "://")
+	return ok && withPort(of, scheme) == withPort(strings.ToLower(string(host)), scheme)
+}
+
+// withPort adds the scheme's default port to a host without one.
+func withPort(host, scheme string) string {
+	if colon := strings.LastIndexByte(host, ':'); colon > strings.LastIndexByte(host, ']') {
+		return host
+	}
+	if scheme == "https" || scheme == "wss" {
+		return host + ":443"
+	}
+	return host + ":80"
+}
+
+// patience sets the deadline of a state that must not last.
+func (c *Conn) patience(d time.Duration) {
+	c.deadline = c.w.loop.Now() + d
+	c.w.loop.ArmAt(&c.timer, c.deadline)
+}

@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
+)
+
+// input is what a connection holds while a request or a message has come only in part. It is pooled: a connection
+// between messages has none.
+type input struct {
+	// raw are bytes not handled yet: part of a request, of a header or of a control frame, or what came before
+	// reading was paused.
+	raw     []byte
+	scanned int // bytes of a request head that are known to hold no end
+
+	// The message being put together. Its payload grows with the bytes that come, never by the length announced.
+	message   []byte
+	op        ws.OpCode // 0: none
+	fragments int
+	valid     int // bytes of message known to be UTF-8
+
+	// The frame being read.
+	remaining int64 // bytes of its payload still to come
+	mask      [4]byte
+	phase     int // of the mask
+	fin       bool
+
+	accept []byte // opening: the 101 response without its last line, until the Handler answers
+}
+
+func (in *input) inMessage() bool { return in.op != 0 }
+
+// input returns the connection's input, taking one from the pool.
+func (c *Conn) input() *input {
+	if c.in == nil {
+		if n := len(c.w.inputs); n > 0 {
+			c.in = c.w.inputs[n-1]
+			c.w.inputs = c.w.inputs[:n-1]
+		} else {
+			c.in = new(input)
+		}
+	}
+	return c.in
+}
+
+// releaseInput gives the input back when nothing is in it.
+func (c *Conn) releaseInput() {
+	in := c.in
+	if in == nil || len(in.raw) > 0 || in.inMessage() || (in.accept != nil && c.state == opening) {
+		return
+	}
+	c.dropInput()
+}
+
+func (c *Conn) dropInput() {
+	in := c.in
+	if in == nil {
+		return
+	}
+	c.in = nil
+	for _, b := range [][]byte{in.raw, in.message, in.accept} {
+		c.w.loop.Buffers.Put(b)
+	}
+	*in = input{}
+	if len(c.w.inputs) < 1024 {
+		c.w.inputs = append(c.w.inputs, in)
+	}
+}
+
+// admit checks a data frame against the limits on messages, before a byte of it is kept.
+func (c *Conn) admit(h ws.Header) bool {
+	size, fragments := h.Length, 1
+	if in := c.in; in != nil && in.inMessage() {
+		size += int64(len(in.message))
+		fragments += in.fragments
+	}
+	// The first comparison keeps the sum from overflowing.
+	if h.Length > int64(c.w.cfg.MaxMessage) || size > int64(c.w.cfg.MaxMessage) || fragments > c.w.cfg.MaxFragments {
+		c.fail(ws.StatusMessageTooBig, "message_size")
+		return false
+	}
+	return true
+}
+
+// startFrame notes the header of a data frame whose payload is put together piece by piece.
+func (c *Conn) startFrame(h ws.Header) {
+	in := c.input()
+	if h.OpCode != ws.OpContinuation {
+		in.op = h.OpCode
+	}
+	in.fragments++
+	in.fin, in.mask, in.phase, in.remaining = h.Fin, h.Mask, 0, h.Length
+}
+
+// continueFrame takes as much of b as belongs to the frame's payload, and returns the rest.
+func (c *Conn) continueFrame(b []byte) []byte {
+	in := c.in
+	n := int(min(int64(len(b)), in.remaining))
+	start := len(in.message)
+	in.message = c.w.loop.Buffers.Append(in.message, b[:n]...)
+	ws.Cipher(in.message[start:], in.mask, in.phase)
+	in.phase = (in.phase + n) & 3
+	in.remaining -= int64(n)
+	if in.op == ws.OpText {
+		// A bad byte ends the connection when it comes, not when the message is complete.
+		valid, ok := validUTF8Prefix(in.message[in.valid:])
+		if !ok {
+			c.fail(ws.StatusInvalidFramePayloadData, "utf8")
+			return nil
+		}
+		in.valid += valid
+	}
+	if in.remaining == 0 {
+		c.endFrame()
+	}
+	return b[n:]
+}
+
+// endFrame delivers the message when its last frame is complete.
+func (c *Conn) endFrame() {
+	in := c.in
+	if !in.fin {
+		return
+	}
+	op, payload := in.op, in.message
+	if op == ws.OpText && in.valid != len(payload) {
+		c.fail(ws.StatusInvalidFramePayloadData, "utf8")
+		return
+	}
+	in.op, in.fragments, in.valid, in.message = 0, 0, 0, nil
+	c.deliver(op, payload)
+	c.w.loop.Buffers.Put(payload)
+}
+
+func validText(b []byte) bool { return utf8.Valid(b) }

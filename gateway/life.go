@@ -1,0 +1,258 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// expire is the connection's one timer: what is due depends on the state.
+func (c *Conn) expire() {
+	c.w.begin(c)
+	c.due()
+	c.w.end(c)
+}
+
+func (c *Conn) due() {
+	if c.out != nil && c.state < closed && c.w.loop.Now()-c.out.since >= c.w.cfg.StallTimeout {
+		c.dropSlowConsumer(slowStall)
+		return
+	}
+	if c.state != open && c.w.loop.Now() < c.deadline {
+		c.rearm() // it was the stall timer, and the peer has read since
+		return
+	}
+	switch c.state {
+	case handshaking:
+		c.refuse(refuseTimeout, "")
+	case opening:
+		c.refuse(refuseSlowHandler, "")
+	case open:
+		c.dueWhileOpen()
+	case leaving:
+		// The last words do not come. Without them: a total that is not certain must not be told.
+		c.Close(c.leaveCode(), "")
+	case closing:
+		c.linger() // the peer does not answer the Close
+	case lingering:
+		c.end(goneReset)
+	}
+}
+
+// dueWhileOpen does what is due of: the heartbeat, the Handler's own timer, the turn to leave.
+func (c *Conn) dueWhileOpen() {
+	now := c.w.loop.Now()
+	if c.wakeAt != 0 && now >= c.wakeAt {
+		c.wakeAt = 0
+		if waker, ok := c.w.handler.(Waker); ok {
+			waker.Wake(c)
+		}
+	}
+	if c.state == open && c.w.draining && now >= c.beatAt {
+		c.leave(ws.StatusGoingAway)
+		return
+	}
+	if c.state == open && !c.w.draining && c.w.cfg.Heartbeat > 0 {
+		if now >= c.seen+deadAfter(c.w.cfg.Heartbeat) {
+			deadPeers.Inc()
+			c.end(goneReset)
+			return
+		}
+		if now >= c.beatAt {
+			c.heartbeat()
+		}
+	}
+	c.rearm()
+}
+
+// rearm sets the timer to the first thing that is due.
+func (c *Conn) rearm() {
+	at := c.deadline
+	if c.state == open {
+		at = 0
+		if c.beatAt != 0 {
+			at = c.beatAt
+			if c.w.cfg.Heartbeat > 0 && !c.w.draining {
+				at = min(at, c.seen+deadAfter(c.w.cfg.Heartbeat))
+			}
+		}
+		if c.wakeAt != 0 && (at == 0 || c.wakeAt < at) {
+			at = c.wakeAt
+		}
+	}
+	if c.out != nil && (at == 0 || c.out.since+c.w.cfg.StallTimeout < at) {
+		at = c.out.since + c.w.cfg.StallTimeout
+	}
+	if at == 0 {
+		c.w.loop.Disarm(&c.timer)
+		return
+	}
+	c.w.loop.ArmAt(&c.timer, at)
+}
+
+// deadAfter is how long a peer may be silent: it owes a Pong for each heartbeat's Ping, and one may be late.
+func deadAfter(heartbeat time.Duration) time.Duration { return heartbeat * 5 / 2 }
+
+// startHeartbeat gives the connection its own phase, so that the heartbeats of connections that came together do not stay together.
+func (c *Conn) startHeartbeat() {
+	if interval := c.w.cfg.Heartbeat; interval > 0 {
+		c.beatAt = c.w.loop.Now() + 1 + time.Duration(c.w.random.Int64N(int64(interval)))
+	}
+}
+
+// heartbeat sends the loop's heartbeat, encoded once for all that are due in this tick.
+func (c *Conn) heartbeat() {
+	now := c.w.loop.Now()
+	c.write(c.w.heartbeat())
+	c.w.counted.heartbeats++
+	c.w.counted.messagesSent++
+	for c.beatAt += c.w.cfg.Heartbeat; c.beatAt <= now; c.beatAt += c.w.cfg.Heartbeat {
+		// A loop that was kept from running sends one heartbeat and not all that it missed, and keeps the phase.
+	}
+}
+
+// WakeAfter has the Handler's Wake (see Waker) called once, after d. A second call replaces the first; d <= 0 cancels.
+func (c *Conn) WakeAfter(d time.Duration) {
+	c.wakeAt = 0
+	if d > 0 {
+		c.wakeAt = c.w.loop.Now() + d
+	}
+	if c.state == open {
+		c.rearm()
+	}
+}
+
+// Post runs fn on the connection's loop, with all that it sends to the connection leaving in one write. Any goroutine.
+// It reports false, and drops fn, when the loop has ended; fn does not run either when the connection is closed by then.
+func (c *Conn) Post(fn func(c *Conn)) bool {
+	return c.w.loop.Post(func() {
+		if c.state != closed {
+			nested := c.w.begin(c)
+			fn(c)
+			if !nested {
+				c.w.end(c)
+			}
+		}
+	})
+}
+
+// Close sends a Close frame and ends the connection in order: the peer's Close is awaited, then comes FIN. What has been sent before is
+// delivered first. A reason of more than 123 bytes is cut.
+func (c *Conn) Close(code ws.StatusCode, reason string) {
+	if c.state == opening {
+		c.Refuse(RefuseUnavailable)
+		return
+	}
+	if c.state != open && c.state != leaving {
+		return
+	}
+	if c.flags&peerClosed == 0 {
+		c.closeCode = uint16(code)
+	}
+	c.sayClose(code, reason)
+	if c.flags&peerClosed != 0 {
+		// RFC 6455, section 5.5.1: "the server MUST close the underlying TCP connection immediately"
+		c.linger()
+		return
+	}
+	c.state = closing
+	c.flags &^= paused // the peer's Close has to be read
+	c.revive()
+	c.patience(c.w.cfg.CloseTimeout)
+}
+
+func (c *Conn) sayClose(code ws.StatusCode, reason string) {
+	w := c.w
+	if w.current == c {
+		w.scratch = appendClose(w.scratch, code, reason)
+		return
+	}
+	w.single = appendClose(w.single[:0], code, reason)
+	c.write(w.single)
+}
+
+// leaveCode is the code to answer a Leave with.
+func (c *Conn) leaveCode() ws.StatusCode { return ws.StatusCode(c.closeCode) }
+
+// fail ends a connection whose peer broke the protocol or a limit. What else it sends is not read as frames.
+func (c *Conn) fail(code ws.StatusCode, reason string) {
+	if c.state < open || c.state >= lingering {
+		return
+	}
+	protocolErrors[reason].Inc()
+	if c.w.debug {
+		c.w.log.Debug("failed", "fd", c.fd.SysFD(), "code", int(code), "reason", reason)
+	}
+	if c.state != closing {
+		c.closeCode = uint16(code)
+		c.sayClose(code, reason)
+	}
+	c.linger()
+}
+
+// lingerTime is how long a peer may take to answer FIN with its own.
+const lingerTime = 2 * time.Second
+
+// linger ends the sending side and waits for the peer to end its own. Closing at once, with unread bytes in the socket,
+// would make the kernel send a reset, and a reset can overtake and destroy the last words.
+func (c *Conn) linger() {
+	if c.state >= lingering {
+		return
+	}
+	c.state = lingering
+	c.flags &^= paused
+	c.dropInput()
+	c.patience(lingerTime)
+	if c.out == nil && c.w.current != c {
+		c.sendFIN()
+	}
+	c.interest()
+}
+
+// sendFIN comes when the last byte is with the kernel.
+func (c *Conn) sendFIN() {
+	if c.flags&finSent == 0 {
+		c.flags |= finSent
+		_ = c.fd.CloseWrite() // ENOTCONN: the peer is gone, which epoll reports
+	}
+}
+
+// gone is how a transport ended.
+type gone int
+
+const (
+	gonePeer  gone = iota // the peer closed or vanished
+	goneError             // reading failed
+	goneReset             // we cut it off
+)
+
+// end lets go of everything the connection held. It is the last of its life and may be called more than once.
+func (c *Conn) end(how gone) {
+	if c.state == closed {
+		return
+	}
+	w := c.w
+	if w.current == c && how == gonePeer {
+		c.flush() // a peer that has sent its FIN may still read
+	}
+	c.state = closed
+	w.loop.Disarm(&c.timer)
+	if how == goneReset {
+		c.fd.Abort()
+	} else {
+		c.fd.Close()
+	}
+	c.dropInput()
+	c.dropOutput()
+	w.remove(c)
+	if c.flags&accepted != 0 {
+		connections.Add(-1)
+		countClose(c.closeCode)
+	}
+	if c.w.debug {
+		w.log.Debug("closed", "fd", c.fd.SysFD(), "code", c.closeCode)
+	}
+	if c.flags&handled != 0 {
+		w.handler.Closed(c)
+	}
+}

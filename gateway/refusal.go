@@ -1,0 +1,67 @@
+package gateway
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// Refusal is an answer to a request that does not become a WebSocket. The socket is closed after it.
+type Refusal struct {
+	status int
+	reason string // the label of sluice_handshakes_rejected_total; one of those in metrics.go
+	text   string // the body: for the person who debugs the client
+	header string // whole lines
+}
+
+// Refusals that applications use.
+var (
+	// RefuseSession is 400: the session id is not a UUID.
+	RefuseSession = newRefusal(http.StatusBadRequest, "session_id", "session_id must be one UUID, like 123e4567-e89b-42d3-a456-426614174000", "")
+	// RefuseUnavailable is 503 with Retry-After: what the application needs does not answer.
+	RefuseUnavailable = newRefusal(http.StatusServiceUnavailable, "store", "sessions are not available at the moment", "Retry-After: 5\r\n")
+	// RefuseFull is 503 with Retry-After: no room for more.
+	RefuseFull = newRefusal(http.StatusServiceUnavailable, "full", "no room for more connections", "Retry-After: 5\r\n")
+)
+
+var (
+	refuseRequestLine = newRefusal(http.StatusBadRequest, "request", "malformed request line: want GET /path HTTP/1.1", "")
+	refuseHeader      = newRefusal(http.StatusBadRequest, "request", "malformed or repeated header", "")
+	refuseHost        = newRefusal(http.StatusBadRequest, "request", "the Host header is missing", "")
+	refuseBody        = newRefusal(http.StatusBadRequest, "request", "a request with a body cannot become a WebSocket", "")
+	refuseHeaders     = newRefusal(http.StatusRequestHeaderFieldsTooLarge, "headers", "too many or too large headers", "")
+	refuseTimeout     = newRefusal(http.StatusRequestTimeout, "timeout", "the request took too long", "")
+	refusePath        = newRefusal(http.StatusNotFound, "path", "no such path: WebSockets are at /ws/chat/ and /ws", "")
+	refuseMethod      = newRefusal(http.StatusMethodNotAllowed, "method", "only GET is possible here", "Allow: GET\r\n")
+	refuseNoUpgrade   = newRefusal(http.StatusUpgradeRequired, "upgrade", "this path speaks WebSocket (RFC 6455), version 13", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
+	refuseHandshake   = newRefusal(http.StatusBadRequest, "request", "not a valid WebSocket handshake (RFC 6455, section 4.2.1)", "")
+	refuseOrigin      = newRefusal(http.StatusForbidden, "origin", "this origin may not connect (see --allowed-origins)", "")
+	refuseDraining    = newRefusal(http.StatusServiceUnavailable, "draining", "going away", "Retry-After: 1\r\n")
+	refuseSlowHandler = newRefusal(http.StatusServiceUnavailable, "handler", "no answer in time", "Retry-After: 5\r\n")
+)
+
+func newRefusal(status int, reason, text, header string) *Refusal {
+	return &Refusal{status, reason, text, header}
+}
+
+// append writes the whole response.
+func (r *Refusal) append(b []byte, requestID string) []byte {
+	return appendResponse(b, r.status, requestID, r.header, r.text+"\n")
+}
+
+func appendResponse(b []byte, status int, requestID, header, body string) []byte {
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(status), 10)
+	b = append(b, ' ')
+	b = append(b, http.StatusText(status)...)
+	b = append(b, "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nCache-Control: no-store\r\nContent-Length: "...)
+	b = strconv.AppendInt(b, int64(len(body)), 10)
+	b = append(b, "\r\n"...)
+	b = append(b, header...)
+	if requestID != "" {
+		b = append(b, "X-Request-ID: "...)
+		b = append(b, requestID...)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	return append(b, body...)
+}

@@ -1,0 +1,242 @@
+package gateway
+
+import (
+	"bytes"
+)
+
+// Request is one complete HTTP request head. Its slices point into the loop's read buffer and die when Handler.Open returns.
+type Request struct {
+	Method    []byte
+	Path      []byte // as sent, without the query
+	Query     []byte // behind the question mark, not decoded
+	Host      []byte
+	Origin    []byte // nil when there is none
+	RequestID []byte // X-Request-ID, nil when there is none or it is not usable (see validRequestID)
+
+	minor   byte // of HTTP/1.x
+	upgrade []byte
+	key     []byte
+	hasBody bool
+	seen    headerSet
+}
+
+// headerSet notes the headers that may come only once: two values for one of them are read differently by different
+// programs along the way, which is how requests are smuggled (RFC 9112, section 11).
+type headerSet uint16
+
+const (
+	seenHost headerSet = 1 << iota
+	seenUpgrade
+	seenKey
+	seenVersion
+	seenOrigin
+	seenRequestID
+	seenContentLength
+)
+
+// parseRequest reads a request head that ends with an empty line. It is strict where RFC 9112 lets a server choose: no obs-fold,
+// no bare LF, no white space around names, no body, origin-form targets only. It returns what to refuse the request with, or nil.
+func parseRequest(head []byte, maxHeaders int, r *Request) *Refusal {
+	*r = Request{}
+	line, rest, ok := cutLine(head)
+	if !ok || !r.parseRequestLine(line) {
+		return refuseRequestLine
+	}
+	for count := 0; ; count++ {
+		if line, rest, ok = cutLine(rest); !ok {
+			return refuseHeader
+		}
+		if len(line) == 0 {
+			break
+		}
+		if count == maxHeaders {
+			return refuseHeaders
+		}
+		if !r.parseHeader(line) {
+			return refuseHeader
+		}
+	}
+	// RFC 9112, section 3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks a Host header field"
+	if len(r.Host) == 0 && r.minor != 0 {
+		return refuseHost
+	}
+	if r.hasBody {
+		return refuseBody
+	}
+	return nil
+}
+
+// cutLine takes one line off b. A line ends with CRLF; a LF alone is no end, and neither byte may stand inside a line.
+func cutLine(b []byte) (line, rest []byte, ok bool) {
+	i := bytes.IndexByte(b, '\n')
+	if i < 1 || b[i-1] != '\r' {
+		return nil, nil, false
+	}
+	line = b[:i-1]
+	return line, b[i+1:], bytes.IndexByte(line, '\r') < 0
+}
+
+// parseRequestLine reads "GET /path?query HTTP/1.1", with single spaces.
+func (r *Request) parseRequestLine(line []byte) bool {
+	method, rest, ok := bytes.Cut(line, []byte{' '})
+	target, version, ok2 := bytes.Cut(rest, []byte{' '})
+	if !ok || !ok2 || !isToken(method) || len(target) == 0 || target[0] != '/' || !bytes.HasPrefix(version, []byte("HTTP/1.")) {
+		return false
+	}
+	if len(version) != 8 || (version[7] != '0' && version[7] != '1') {
+		return false
+	}
+	for _, c := range target {
+		if c <= ' ' || c >= 0x7f || c == '#' {
+			return false
+		}
+	}
+	r.Method, r.minor = method, version[7]-'0'
+	r.Path, r.Query, _ = bytes.Cut(target, []byte{'?'})
+	return true
+}
+
+// parseHeader reads "Name: value" and keeps the few that matter here; the rest of the upgrade is gobwas/ws' to judge.
+func (r *Request) parseHeader(line []byte) bool {
+	colon := bytes.IndexByte(line, ':')
+	// isToken refuses white space before the colon and at the start of the line (obs-fold).
+	if colon < 1 || !isToken(line[:colon]) {
+		return false
+	}
+	name, value := line[:colon], bytes.Trim(line[colon+1:], " \t")
+	for _, c := range value {
+		if (c < ' ' && c != '\t') || c == 0x7f {
+			return false
+		}
+	}
+	switch len(name) { // few names reach a comparison
+	case len("Host"):
+		if isName(name, "Host") {
+			r.Host = value
+			return r.once(seenHost) && validHost(value)
+		}
+	case len("Origin"): // and len("Cookie")
+		if isName(name, "Origin") {
+			r.Origin = value
+			return r.once(seenOrigin)
+		}
+	case len("Upgrade"):
+		if isName(name, "Upgrade") {
+			r.upgrade = value
+			return r.once(seenUpgrade)
+		}
+	case len("X-Request-ID"):
+		if isName(name, "X-Request-ID") && r.once(seenRequestID) && validRequestID(value) {
+			r.RequestID = value
+		}
+	case len("Content-Length"):
+		if isName(name, "Content-Length") {
+			r.hasBody = r.hasBody || string(value) != "0"
+			return r.once(seenContentLength)
+		}
+	case len("Transfer-Encoding"): // and of Sec-WebSocket-Key
+		if isName(name, "Transfer-Encoding") {
+			r.hasBody = true
+		} else if isName(name, "Sec-WebSocket-Key") {
+			r.key = value
+			return r.once(seenKey)
+		}
+	case len("Sec-WebSocket-Version"):
+		if isName(name, "Sec-WebSocket-Version") {
+			return r.once(seenVersion)
+		}
+	}
+	return true
+}
+
+// once reports whether this header had not been seen before.
+func (r *Request) once(h headerSet) bool {
+	first := r.seen&h == 0
+	r.seen |= h
+	return first
+}
+
+func isName(got []byte, want string) bool {
+	return string(got) == want || bytes.EqualFold(got, []byte(want))
+}
+
+// isToken is RFC 9110's token: the letters of methods and header names.
+func isToken(b []byte) bool {
+	for _, c := range b {
+		if !tokenBytes[c] {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+var tokenBytes = func() (t [256]bool) {
+	for _, c := range []byte("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") {
+		t[c] = true
+	}
+	return t
+}()
+
+// validHost admits what can stand in a Host header: a name or address, maybe a port. White space, commas, slashes and
+// the at sign are how one host is made to look like another.
+func validHost(b []byte) bool {
+	for _, c := range b {
+		if !tokenBytes[c] && c != ':' && c != '[' && c != ']' && c != '(' && c != ')' && c != ';' && c != '=' {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+// validRequestID admits what may go back to the client and into a log as it is.
+func validRequestID(b []byte) bool {
+	if len(b) == 0 || len(b) > 64 {
+		return false
+	}
+	for _, c := range b {
+		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' && c != '_' && c != '.' {
+			return false
+		}
+	}
+	return true
+}
+
+// headEnd looks for the end of a request head in b, of which the first seen bytes held none. bad says that the bytes cannot become
+// a request, however many more come: a TLS hello or another protocol should hear so at once and not after a timeout.
+func headEnd(b []byte, seen int) (end int, bad bool) {
+	if len(b) > 0 && !tokenBytes[b[0]] {
+		return 0, true
+	}
+	for i := max(seen-3, 0); ; {
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return 0, false
+		}
+		i += n
+		if i == 0 || b[i-1] != '\r' {
+			return 0, true
+		}
+		if i >= 3 && b[i-2] == '\n' && b[i-3] == '\r' {
+			return i + 1, false
+		}
+		i++
+	}
+}
+
+// queryValue finds name in a query. ok is false when it is there twice: two programs would read two values. Values are compared as sent;
+// what the gateway looks for (UUIDs) needs no escapes.
+func queryValue(query []byte, name string) (value []byte, found, ok bool) {
+	for len(query) > 0 {
+		var pair []byte
+		pair, query, _ = bytes.Cut(query, []byte{'&'})
+		key, v, _ := bytes.Cut(pair, []byte{'='})
+		if string(key) != name {
+			continue
+		}
+		if found {
+			return nil, true, false
+		}
+		value, found = v, true
+	}
+	return value, found, true
+}

@@ -1,0 +1,187 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"sluice/poller"
+)
+
+// Server is a gateway: one listener and one loop a core. Its methods may be called by any goroutine but a loop's.
+type Server struct {
+	cfg     Config
+	origins origins
+	debug   bool
+
+	addr      netip.AddrPort
+	workers   []*worker
+	listeners []*poller.Listener
+	loops     sync.WaitGroup
+
+	conns    atomic.Int64 // sockets held, in whatever state
+	phase    atomic.Int32
+	emptied  chan struct{} // closed when the last connection has left a draining server
+	emptyOne sync.Once
+	endOne   sync.Once
+}
+
+const (
+	phaseNew int32 = iota
+	phaseServing
+	phaseDraining
+	phaseClosed
+)
+
+// New opens the listeners and the loops of a gateway in front of app. Nothing is accepted before Start, though the kernel
+// completes connections from now on.
+func New(cfg Config, app App) (_ *Server, err error) {
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, origins: newOrigins(cfg.AllowedOrigins), emptied: make(chan struct{})}
+	s.debug = cfg.Logger.Enabled(context.Background(), slog.LevelDebug)
+	defer func() {
+		if err != nil {
+			s.release()
+		}
+	}()
+	listen := cfg.Listen
+	for range cfg.Loops {
+		ln, err := poller.Listen(listen, poller.ListenOptions{ReusePort: cfg.Loops > 1})
+		if err != nil {
+			return nil, err
+		}
+		s.listeners = append(s.listeners, ln)
+		s.addr = ln.Addr()
+		listen = s.addr.String() // the port that the kernel chose for the first is the port of all
+	}
+	for range cfg.Loops {
+		w, err := newWorker(s, app)
+		if err != nil {
+			return nil, err
+		}
+		s.workers = append(s.workers, w)
+	}
+	return s, nil
+}
+
+// release undoes a New that failed, or that was never started.
+func (s *Server) release() {
+	for _, ln := range s.listeners {
+		_ = ln.Close()
+	}
+	for _, w := range s.workers {
+		w.loop.Close()
+		_ = w.loop.Run() // lets go of the reactor's descriptors
+	}
+}
+
+// Start runs the loops, and returns when connections are accepted.
+func (s *Server) Start() error {
+	if !s.phase.CompareAndSwap(phaseNew, phaseServing) {
+		return errors.New("start gateway: it was started before")
+	}
+	for i, w := range s.workers {
+		acceptor, err := w.loop.Serve(s.listeners[i], w.accept)
+		if err != nil {
+			return fmt.Errorf("start gateway: %w", err)
+		}
+		w.acceptor = acceptor
+	}
+	for _, w := range s.workers {
+		s.loops.Go(func() {
+			if err := w.loop.Run(); err != nil {
+				s.cfg.Logger.Error("loop ended", "error", err)
+			}
+		})
+	}
+	return nil
+}
+
+// Addr is the address listened on, with the port the kernel chose when 0 was asked.
+func (s *Server) Addr() netip.AddrPort { return s.addr }
+
+// Config is the configuration in force, defaults filled in.
+func (s *Server) Config() Config { return s.cfg }
+
+// Connections is the number of sockets held, in whatever state.
+func (s *Server) Connections() int { return int(s.conns.Load()) }
+
+var (
+	errStarting = errors.New("starting")
+	errDraining = errors.New("draining")
+)
+
+// Ready is nil when new connections are welcome. It does not block, and loops may call it too.
+func (s *Server) Ready() error {
+	switch s.phase.Load() {
+	case phaseNew:
+		return errStarting
+	case phaseServing:
+		if s.cfg.ReadyCheck != nil {
+			return s.cfg.ReadyCheck()
+		}
+		return nil
+	}
+	return errDraining
+}
+
+// Drain stops accepting, has the Handler say its last words on every connection, closes each with 1001 and waits for the peers.
+// It returns nil when no connection is left, or what ended ctx before that. Close comes after it in either case.
+func (s *Server) Drain(ctx context.Context) error {
+	if s.phase.CompareAndSwap(phaseServing, phaseDraining) {
+		for _, w := range s.workers {
+			w.loop.Post(w.drain)
+		}
+		// Behind all drains: from here on an empty server stays empty.
+		for _, w := range s.workers {
+			done := make(chan struct{})
+			if w.loop.Post(func() { close(done) }) {
+				<-done
+			}
+		}
+		s.checkEmpty()
+	}
+	select {
+	case <-s.emptied:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("drain: %d connections left: %w", s.Connections(), ctx.Err())
+	}
+}
+
+// left is called by loops when a connection is gone.
+func (s *Server) left() {
+	s.conns.Add(-1)
+	s.checkEmpty()
+}
+
+func (s *Server) checkEmpty() {
+	if s.phase.Load() >= phaseDraining && s.conns.Load() == 0 {
+		s.emptyOne.Do(func() { close(s.emptied) })
+	}
+}
+
+// Close cuts off what connections are left and ends the loops. It returns when they have ended.
+func (s *Server) Close() error {
+	s.endOne.Do(func() {
+		if s.phase.Swap(phaseClosed) == phaseNew {
+			s.release()
+			return
+		}
+		for _, w := range s.workers {
+			w.loop.Post(func() {
+				w.abort()
+				w.loop.Later(w.loop.Close)
+			})
+		}
+	})
+	s.loops.Wait()
+	return nil
+}

@@ -1,0 +1,194 @@
+package gateway
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/gobwas/ws"
+	"golang.org/x/sys/unix"
+
+	"sluice/poller"
+)
+
+// worker is one loop with its connections. All of it belongs to the loop.
+type worker struct {
+	server  *Server
+	cfg     *Config
+	loop    *poller.Loop
+	handler Handler
+	origins *origins
+	log     *slog.Logger
+	debug   bool // spares the arguments of debug lines
+
+	acceptor *poller.Acceptor
+	conns    []*Conn
+	random   *rand.Rand
+	draining bool
+
+	current   *Conn  // whose event is being handled: its output collects in scratch
+	scratch   []byte // one write for all replies of an event
+	single    []byte // one frame, outside its connection's own events
+	accepting *Conn  // whose Handler.Open is on the stack: upgrader.out is its response
+	upgrader  upgrader
+	request   Request
+
+	beat   []byte        // the heartbeat of this tick
+	beatOf time.Duration // the tick that beat was encoded for
+
+	inputs  []*input  // pools
+	outputs []*output //
+	counted counted
+}
+
+func newWorker(s *Server, app App) (*worker, error) {
+	loop, err := poller.NewLoop(poller.Config{})
+	if err != nil {
+		return nil, err
+	}
+	w := &worker{
+		server: s, cfg: &s.cfg, loop: loop, origins: &s.origins, log: s.cfg.Logger, debug: s.debug,
+		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		beatOf: -1,
+	}
+	w.handler = app.ForLoop(loop.Post)
+	loop.OnRound(w.counted.publish)
+	return w, nil
+}
+
+// accept takes over a new socket.
+func (w *worker) accept(sysfd int) {
+	if w.server.conns.Add(1) > int64(w.cfg.MaxConns+refusalRoom) {
+		w.server.conns.Add(-1)
+		rejected[RefuseFull.reason].Inc()
+		_, _ = unix.Write(sysfd, RefuseFull.append(nil, ""))
+		_ = unix.Close(sysfd)
+		return
+	}
+	c := &Conn{w: w}
+	if err := w.loop.Register(&c.fd, sysfd, (*events)(c)); err != nil {
+		w.server.left()
+		registerErrors.Inc()
+		w.log.Error("register connection", "error", err)
+		_ = unix.Close(sysfd)
+		return
+	}
+	c.timer.Init((*events)(c))
+	c.index = int32(len(w.conns))
+	w.conns = append(w.conns, c)
+	c.seen = w.loop.Now()
+	if w.draining {
+		c.refuse(refuseDraining, "")
+		return
+	}
+	c.patience(w.cfg.HandshakeTimeout)
+}
+
+// refusalRoom is how many connections over MaxConns are let in to be told 503 properly, after their request has been read.
+const refusalRoom = 128
+
+func (w *worker) remove(c *Conn) {
+	last := w.conns[len(w.conns)-1]
+	w.conns[c.index] = last
+	last.index = c.index
+	w.conns[len(w.conns)-1] = nil
+	w.conns = w.conns[:len(w.conns)-1]
+	w.server.left()
+}
+
+// begin has c's output collect in scratch until end. It reports whether it did so already.
+func (w *worker) begin(c *Conn) (nested bool) {
+	if w.current == c {
+		return true
+	}
+	if w.current != nil {
+		w.current.flush()
+	}
+	w.current = c
+	return false
+}
+
+// end writes what has collected, and then does what had to wait for it.
+func (w *worker) end(c *Conn) {
+	if w.current == c {
+		c.flush()
+		w.current = nil
+		if cap(w.scratch) > 4*flushAt { // a large echo must not keep its buffer for good
+			w.scratch = nil
+		}
+	}
+	if c.state == lingering && c.out == nil {
+		c.sendFIN()
+	}
+	c.interest()
+}
+
+func (w *worker) newOutput() *output {
+	if n := len(w.outputs); n > 0 {
+		o := w.outputs[n-1]
+		w.outputs = w.outputs[:n-1]
+		return o
+	}
+	return new(output)
+}
+
+// heartbeat is the text frame with the time and the Ping of this tick, encoded once for all connections.
+func (w *worker) heartbeat() []byte {
+	if now := w.loop.Now(); w.beatOf != now {
+		w.beatOf = now
+		var payload [64]byte
+		p := append(payload[:0], `{"ts":"`...)
+		p = w.loop.Time().UTC().AppendFormat(p, "2006-01-02T15:04:05.000Z07:00")
+		p = append(p, `"}`...)
+		w.beat = appendFrame(w.beat[:0], ws.OpText, p)
+		w.beat = appendFrame(w.beat, ws.OpPing, nil)
+	}
+	return w.beat
+}
+
+// drain gives every connection its turn to leave, spread over DrainSpread.
+func (w *worker) drain() {
+	w.draining = true
+	if w.acceptor != nil {
+		w.acceptor.Readable() // those that the kernel has completed are told 503, not reset
+		w.acceptor.Close()
+	}
+	for i := len(w.conns) - 1; i >= 0; i-- { // backwards: refusing may remove the connection in hand
+		switch c := w.conns[i]; c.state {
+		case handshaking:
+			c.refuse(refuseDraining, "")
+		case open:
+			c.beatAt = w.loop.Now() + 1
+			if spread := w.cfg.DrainSpread; spread > 0 {
+				c.beatAt += time.Duration(w.random.Int64N(int64(spread)))
+			}
+			c.rearm()
+		}
+	}
+}
+
+// abort cuts all connections off.
+func (w *worker) abort() {
+	w.draining = true
+	if w.acceptor != nil {
+		w.acceptor.Close()
+	}
+	for len(w.conns) > 0 {
+		w.conns[len(w.conns)-1].end(goneReset)
+	}
+}
+
+func (w *worker) noteTime(h *metrics.Histogram, since time.Duration) {
+	h.Update((w.loop.Now() - since).Seconds())
+}
+
+// quoted makes what a client sent safe and short enough for a log line.
+func quoted(b []byte) string {
+	const limit = 128
+	if len(b) > limit {
+		return strconv.QuoteToASCII(string(b[:limit])) + "…"
+	}
+	return strconv.QuoteToASCII(string(b))
+}
