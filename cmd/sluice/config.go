@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -65,6 +67,12 @@ func (c *config) check(name func(flag string) string) error {
 	}
 	if err := checkAddress(c.Listen); err != nil {
 		return wrong("listen", "%v", err)
+	}
+	// The public address is opened without a resolver: it must not hang on DNS, nor change with it.
+	if host, _, _ := net.SplitHostPort(c.Listen); host != "" && host != "localhost" {
+		if _, err := netip.ParseAddr(host); err != nil {
+			return wrong("listen", "host %q: want an IP address, localhost or nothing", host)
+		}
 	}
 	if !c.adminOff() {
 		if err := checkAddress(c.Admin); err != nil {
@@ -138,7 +146,7 @@ func (c *config) checkRedis(name func(flag string) string) error {
 func checkAddress(addr string) error {
 	_, port, err := net.SplitHostPort(addr)
 	if err == nil {
-		_, err = net.LookupPort("tcp", port)
+		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
 		return fmt.Errorf("%q is not an address (want host:port, or :port for all interfaces)", addr)

@@ -256,6 +256,8 @@ func TestUsageErrors(t *testing.T) {
 		{"bad file value though a flag is given", "loops: x\n", nil, []string{"serve", "--loops=1"}, `FILE:1: loops: "x" is not a count (want a whole number from 0 to 2147483647)`},
 
 		{"address", "", nil, []string{"serve", "--listen=8000"}, `--listen: "8000" is not an address (want host:port, or :port for all interfaces)`},
+		{"host name", "", nil, []string{"serve", "--listen=example.com:80"}, `--listen: host "example.com": want an IP address, localhost or nothing`},
+		{"named port", "", nil, []string{"serve", "--listen=:http"}, `--listen: ":http" is not an address (want host:port, or :port for all interfaces)`},
 		{"port", "", nil, []string{"serve", "--listen=:65536"}, `--listen: ":65536" is not an address (want host:port, or :port for all interfaces)`},
 		{"admin address", "", []string{"SLUICE_ADMIN=none"}, []string{"serve"}, `SLUICE_ADMIN: "none" is not an address (want host:port, or :port for all interfaces) (or off)`},
 		{"one address twice", "admin: 127.0.0.1:8000\n", nil, []string{"serve", "--listen=127.0.0.1:8000"}, `FILE:1: admin: 127.0.0.1:8000 is the --listen address too; give it another port`},

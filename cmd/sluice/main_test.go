@@ -202,10 +202,11 @@ func TestServe(t *testing.T) {
 	if err != nil || string(bye) != `{"bye":true,"total":3}` {
 		t.Errorf("drain: got %q, %v, want the bye with 3", bye, err)
 	}
-	// Reading on answers the Close.
+	// Reading on answers the Close; then it is for the client to hang up.
 	if _, _, err := ws.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
 		t.Errorf("drain: got %v, want close 1001", err)
 	}
+	ws.Close()
 	if status := p.exit(); status != exitClean {
 		t.Errorf("after a drain: got status %d, want 0", status)
 	}
@@ -322,7 +323,18 @@ func TestServeBySettingsOfTheEnvironment(t *testing.T) {
 	}
 	p.signal(syscall.SIGTERM)
 	ws.ReadMessage() // answers the Close
+	ws.Close()
 	if status := p.exit(); status != exitClean {
 		t.Errorf("got status %d, want 0", status)
+	}
+}
+
+// The loops share their port, which must not let another process share it too.
+func TestSecondGatewayOnTheSamePort(t *testing.T) {
+	_, listen, _ := start(t, "--loops=2")
+	p := launch(t, "serve", "--loops=2", "--admin=off", "--listen="+listen)
+	status := p.exit()
+	if log := strings.Join(p.log, "\n"); status != exitFailed || !strings.Contains(log, "address already in use (set --listen)") {
+		t.Errorf("got status %d and %q, want 1 and the reason", status, log)
 	}
 }

@@ -145,9 +145,10 @@ func (s *server) open() (err error) {
 			return err
 		}
 	}
-	if s.gateway, err = gateway.New(s.gatewayConfig(), s.handler()); errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES) {
-		return fmt.Errorf("%w (set --listen)", err)
-	} else if err != nil {
+	if err := unshared(s.cfg.Listen); err != nil {
+		return err
+	}
+	if s.gateway, err = gateway.New(s.gatewayConfig(), s.app()); err != nil {
 		return err
 	}
 	if !s.cfg.adminOff() {
@@ -158,6 +159,16 @@ func (s *server) open() (err error) {
 		s.serveAdmin(ln)
 	}
 	return s.gateway.Start()
+}
+
+// unshared says whether another process listens on addr. The gateway would not notice: its loops share the port
+// by SO_REUSEPORT, and so a second gateway of the same user would take half of the first one's clients.
+func unshared(addr string) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("%w (set --listen)", err)
+	}
+	return ln.Close()
 }
 
 func (s *server) gatewayConfig() gateway.Config {
@@ -187,7 +198,7 @@ func offIsNegative(d duration) time.Duration {
 	return time.Duration(d)
 }
 
-func (s *server) handler() gateway.Handler {
+func (s *server) app() gateway.App {
 	if s.store == nil {
 		return gateway.Echo{}
 	}
