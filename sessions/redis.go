@@ -1,0 +1,243 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// RedisConfig configures a Redis. Zero values are the defaults, except for URL and ClientCache.
+type RedisConfig struct {
+	// URL says where Redis is; see the package documentation for its forms.
+	URL string
+	// KeyPrefix begins every key. Default "sluice:session:". Two services with one prefix share their sessions.
+	KeyPrefix string
+	// TTL is how long Redis keeps a session after its last commit or Touch. Default 1 h. Too short and
+	// clients that reconnect after a break begin at 0.
+	TTL time.Duration
+	// ClientCache keeps what resumes read in this process until Redis says that it changed. It needs
+	// CLIENT TRACKING and RESP3 (Redis 6 or later). Off, every resume reads from Redis.
+	ClientCache bool
+	// Durability is "warn" (the default: say once, in the log, what Redis may forget) or "strict" (not
+	// ready until Redis has appendonly yes, appendfsync always and, with a maxmemory, noeviction).
+	Durability string
+	// PendingPerConn bounds the unacknowledged messages of a connection. Default 256. Too small and a fast
+	// client waits for Redis after each few messages; too large and one client fills its loop's bound.
+	PendingPerConn int
+	// PendingPerLoop bounds the unacknowledged messages of a loop, and the resumes waiting on it. Default
+	// 65,536; with it a Redis that is down costs at most about 30 MB a loop.
+	PendingPerLoop int
+	// Deadline is the longest that one call to Redis may take. Default 2 s. A dead peer is noticed within
+	// about twice that. Too short and a slow disk looks like an outage.
+	Deadline time.Duration
+	// DetachDeadline is the longest that Detach waits for the final commit before it says Detached with
+	// an error (the commit is tried on until Close gives up). Default 5 s.
+	DetachDeadline time.Duration
+	// Logger defaults to slog.Default().
+	Logger *slog.Logger
+
+	script *commitScript // tests fold sooner
+}
+
+// withDefaults fills in what is zero, and refuses what makes no sense.
+func (cfg RedisConfig) withDefaults() (RedisConfig, error) {
+	if cfg.KeyPrefix == "" {
+		cfg.KeyPrefix = "sluice:session:"
+	}
+	if cfg.Durability == "" {
+		cfg.Durability = "warn"
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.script == nil {
+		cfg.script = newCommitScript(foldAbove, foldAfter, foldHard)
+	}
+	positive := func(v *int, def int) { *v = map[bool]int{true: def, false: *v}[*v == 0] }
+	positive(&cfg.PendingPerConn, 256)
+	positive(&cfg.PendingPerLoop, 65_536)
+	duration := func(v *time.Duration, def time.Duration) { *v = map[bool]time.Duration{true: def, false: *v}[*v == 0] }
+	duration(&cfg.TTL, time.Hour)
+	duration(&cfg.Deadline, 2*time.Second)
+	duration(&cfg.DetachDeadline, 5*time.Second)
+	switch {
+	case cfg.Durability != "warn" && cfg.Durability != "strict":
+		return cfg, fmt.Errorf("redis durability %q: want strict or warn (set --redis-durability)", cfg.Durability)
+	case cfg.PendingPerConn < 0 || cfg.PendingPerLoop < 0 || cfg.Deadline < 0 || cfg.DetachDeadline < 0:
+		return cfg, errors.New("redis store: a bound or deadline is negative")
+	case cfg.TTL < time.Second:
+		return cfg, fmt.Errorf("session TTL %v: want at least 1s with Redis (set --session-ttl)", cfg.TTL)
+	}
+	return cfg, nil
+}
+
+// Redis is a Store in Redis, shared by all processes that use the same one: a client resumes anywhere, and
+// an acknowledged count survives the death of any process. See the package documentation for how.
+type Redis struct {
+	cfg    RedisConfig
+	option rueidis.ClientOption
+	ttl    string // cfg.TTL in ms, as the script takes it
+	log    *slog.Logger
+
+	client atomic.Pointer[rueidis.Client] // nil until the first connection succeeded
+	state  atomic.Pointer[health]
+
+	failing atomic.Int32 // loops whose last batch was not taken as a whole
+	failed  atomic.Pointer[failure]
+	saidAt  atomic.Int64 // Unix ns of the last log line about lost state
+
+	ctx  context.Context // ends when Close gives up: aborts every call and wait
+	stop context.CancelFunc
+
+	mu      sync.Mutex
+	loops   []*redisLoop
+	closing bool
+	wg      sync.WaitGroup // connector and watcher, committers, resolvers
+}
+
+var _ Store = (*Redis)(nil)
+
+// health is what the watcher found last.
+type health struct {
+	err    error  // not ready, and why
+	warned string // durability findings that have been logged
+}
+
+// failure is why a commit was not taken.
+type failure struct{ err error }
+
+// NewRedis returns a store on the Redis that cfg names. A Redis that cannot be reached is no error: the
+// store is then not Ready, and keeps trying. A mistake that waiting does not mend is one: a bad URL, a
+// wrong password, a server without scripts or, with ClientCache, without CLIENT TRACKING.
+func NewRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	option, err := clientOption(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s := &Redis{cfg: cfg, option: option, log: cfg.Logger, ttl: strconv.FormatInt(cfg.TTL.Milliseconds(), 10)}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.state.Store(&health{err: fmt.Errorf("redis %s: not connected yet", s.where())})
+	if err := s.connect(ctx); err != nil {
+		if permanent(err) {
+			s.stop()
+			return nil, err
+		}
+		s.setHealth(err)
+	}
+	s.wg.Go(s.watch)
+	return s, nil
+}
+
+// Join starts the loop's two goroutines: one commits, one answers resumes.
+func (s *Redis) Join(post func(fn func()) bool) Loop {
+	l := &redisLoop{
+		store: s, post: post,
+		dirty: make(chan struct{}, 1), asked: make(chan struct{}, 1),
+		idle: make(chan struct{}),
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		l.closed = true
+		close(l.idle)
+		return l
+	}
+	s.loops = append(s.loops, l)
+	s.wg.Go(l.commitForever)
+	s.wg.Go(l.resolveForever)
+	return l
+}
+
+// Ready follows Redis within seconds: it is not nil while Redis does not answer, while commits wait for it
+// to, and, with Durability strict, while it could forget what it confirmed.
+func (s *Redis) Ready() error {
+	if h := s.state.Load(); h.err != nil {
+		return h.err
+	}
+	if s.failing.Load() > 0 {
+		return s.failed.Load().err
+	}
+	return nil
+}
+
+// Lookup reads through the client-side cache like a resume does.
+func (s *Redis) Lookup(ctx context.Context, id ID) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*s.cfg.Deadline)
+	defer cancel()
+	found := s.read(ctx, []ID{id})[0]
+	switch {
+	case found.err != nil:
+		return 0, found.err
+	case found.total == 0:
+		return 0, ErrNotFound
+	}
+	return found.total, nil
+}
+
+// Close commits what is pending, for as long as ctx allows, and disconnects.
+func (s *Redis) Close(ctx context.Context) error {
+	s.mu.Lock()
+	loops, again := s.loops, s.closing
+	s.closing = true
+	s.mu.Unlock()
+	if again {
+		s.wg.Wait()
+		return nil
+	}
+	for _, l := range loops {
+		l.close()
+	}
+	flushed := true
+	for _, l := range loops {
+		select {
+		case <-l.idle:
+		case <-ctx.Done():
+			flushed = false
+		}
+	}
+	s.stop()
+	s.wg.Wait()
+	if c := s.client.Load(); c != nil {
+		(*c).Close()
+	}
+	s.state.Store(&health{err: fmt.Errorf("redis store closed: %w", ErrUnavailable)})
+	redisUp.Store(0)
+	lost := 0
+	for _, l := range loops {
+		lost += l.abandon()
+	}
+	if !flushed && lost > 0 {
+		return fmt.Errorf("redis %s: closed with %d messages not stored (none of them was acknowledged): %w", s.where(), lost, ctx.Err())
+	}
+	return nil
+}
+
+// sayLost limits the log lines about lost state to one in ten seconds: a FLUSHALL is noticed once per session.
+func (s *Redis) sayLost() bool {
+	now, last := time.Now().UnixNano(), s.saidAt.Load()
+	return now-last >= int64(10*time.Second) && s.saidAt.CompareAndSwap(last, now)
+}
+
+func (s *Redis) key(id ID) string {
+	b := make([]byte, 0, len(s.cfg.KeyPrefix)+idText)
+	return string(id.Append(append(b, s.cfg.KeyPrefix...)))
+}
+
+// do returns the client, or an error while there has never been a connection.
+func (s *Redis) do() (rueidis.Client, error) {
+	if c := s.client.Load(); c != nil {
+		return *c, nil
+	}
+	return nil, fmt.Errorf("redis %s: not connected: %w", s.where(), ErrUnavailable)
+}

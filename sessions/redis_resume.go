@@ -1,0 +1,206 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	// maxResumes bounds the resumes that are read together.
+	maxResumes = 256
+	// cacheOnly is how long a read may take that is meant to find what the client-side cache holds.
+	cacheOnly = 20 * time.Millisecond
+)
+
+// question is a resume that waits for its total.
+type question struct {
+	id ID
+	o  Owner
+}
+
+// found is a session as it was read.
+type found struct {
+	snapshot
+	err error
+}
+
+// Attach answers at once for a new session: nothing is written before its first message.
+func (l *redisLoop) Attach(id ID, resume bool, o Owner) {
+	l.mu.Lock()
+	full, closed := len(l.asking) >= l.store.cfg.PendingPerLoop, l.closed
+	if resume && !full && !closed {
+		l.asking = append(l.asking, question{id, o})
+		wake(l.asked)
+	}
+	l.mu.Unlock()
+	switch {
+	case closed, resume && full:
+		sessionsRejected.Inc()
+		o.Attached(nil, 0, false, ErrUnavailable)
+	case !resume:
+		l.attached(question{id, o}, found{})
+	}
+}
+
+// attached answers a question. The loop's goroutine.
+func (l *redisLoop) attached(q question, f found) {
+	if f.err != nil {
+		sessionsRejected.Inc()
+		q.o.Attached(nil, 0, false, ErrUnavailable)
+		return
+	}
+	a := &redisAttachment{
+		loop: l, id: q.id, writer: newWriterID(), owner: q.o,
+		known: f.total, others: f.others, fields: int32(len(f.others)/2 + 1),
+	}
+	attachedOrKept.Add(1)
+	q.o.Attached(a, f.total, f.total > 0, nil)
+}
+
+// resolveForever is the resolver: it reads what has been asked for while it was reading.
+func (l *redisLoop) resolveForever() {
+	for {
+		l.mu.Lock()
+		n := min(len(l.asking), maxResumes)
+		batch := append([]question(nil), l.asking[:n]...)
+		l.asking = l.asking[:copy(l.asking, l.asking[n:])]
+		closed := l.closed
+		l.mu.Unlock()
+		if n == 0 {
+			if closed {
+				return
+			}
+			select {
+			case <-l.asked:
+			case <-l.store.ctx.Done():
+				return
+			}
+			continue
+		}
+		ids := make([]ID, n)
+		for i, q := range batch {
+			ids[i] = q.id
+		}
+		answers := l.store.read(l.store.ctx, ids)
+		l.post(func() {
+			for i, q := range batch {
+				l.attached(q, answers[i])
+			}
+		})
+	}
+}
+
+// read reads sessions so that no acknowledgement that anybody received before the call is missing from the
+// totals. The client-side cache alone cannot promise that: an invalidation may still be on its way. So a
+// barrier goes first.
+func (s *Redis) read(ctx context.Context, ids []ID) []found {
+	out := make([]found, len(ids))
+	c, err := s.do()
+	if err != nil {
+		for i := range out {
+			out[i].err = err
+		}
+		return out
+	}
+	if s.cfg.ClientCache && s.barrier(ctx, c) {
+		s.readCached(ctx, c, ids, out, s.cfg.Deadline)
+		return out
+	}
+	commands := make([]rueidis.Completed, len(ids))
+	for i, id := range ids {
+		commands[i] = c.B().Hgetall().Key(s.key(id)).Build()
+	}
+	direct, cancel := context.WithTimeout(ctx, s.cfg.Deadline)
+	defer cancel()
+	failed := false
+	for i, r := range c.DoMulti(direct, commands...) {
+		if out[i] = s.parse(r); out[i].err != nil {
+			failed = true
+		}
+	}
+	if failed && s.cfg.ClientCache {
+		s.fallBack(ctx, c, ids, out)
+	}
+	return out
+}
+
+// fallBack answers from the cache what Redis did not: better a count that may miss what another process
+// was told in the last moments than a client that cannot connect. Its first acknowledgement is exact again.
+func (s *Redis) fallBack(ctx context.Context, c rueidis.Client, ids []ID, out []found) {
+	cached := make([]found, len(ids))
+	s.readCached(ctx, c, ids, cached, cacheOnly)
+	for i := range out {
+		if out[i].err != nil && cached[i].err == nil {
+			out[i] = cached[i]
+		}
+	}
+}
+
+func (s *Redis) readCached(ctx context.Context, c rueidis.Client, ids []ID, out []found, within time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	commands := make([]rueidis.CacheableTTL, len(ids))
+	for i, id := range ids {
+		commands[i] = rueidis.CT(c.B().Hgetall().Key(s.key(id)).Cache(), s.cfg.TTL)
+	}
+	for i, r := range c.DoMultiCache(ctx, commands...) {
+		if r.IsCacheHit() {
+			redisCacheHits.Inc()
+		} else {
+			redisCacheMisses.Inc()
+		}
+		out[i] = s.parse(r)
+	}
+}
+
+func (s *Redis) parse(r rueidis.RedisResult) (f found) {
+	f.snapshot, f.err = parseSnapshot(r)
+	if f.err != nil {
+		f.err = s.explain("read session", f.err)
+		if !errors.Is(f.err, ErrUnavailable) {
+			f.err = errors.Join(f.err, ErrUnavailable)
+		}
+	}
+	return f
+}
+
+// barrier waits for one answer from each server on the connection that carries its invalidations. Redis
+// sends those in the order of the writes they belong to, before it confirms the write to the writer or
+// right after; so what comes before our answer covers everything confirmed before we asked. A server that
+// fails at once has lost its connection, and with it its cached entries: nothing of it can be stale.
+func (s *Redis) barrier(ctx context.Context, c rueidis.Client) bool {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Deadline/2)
+	defer cancel()
+	nodes := c.Nodes()
+	if len(nodes) == 1 {
+		for _, n := range nodes {
+			return !isTimeout(n.Do(ctx, n.B().Ping().Build()).Error())
+		}
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	ok := true
+	for _, n := range nodes {
+		wg.Go(func() {
+			if isTimeout(n.Do(ctx, n.B().Ping().Build()).Error()) {
+				mu.Lock()
+				ok = false
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return ok
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// countInvalidations is called by rueidis' reader: it must not wait. nil means all of a connection's entries.
+func countInvalidations(keys []rueidis.RedisMessage) { redisInvalidations.Add(max(1, len(keys))) }

@@ -1,0 +1,113 @@
+package sessions
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// urlParams are the query parameters that a Redis URL may have. rueidis takes others too, which would
+// turn off what this package is built on.
+var urlParams = []string{"addr", "db", "master_set", "sentinel_user", "sentinel_password", "skip_verify", "ca", "client_name", "dial_timeout"}
+
+// clientOption turns cfg into rueidis' options. Its errors never repeat the URL, which may hold a password.
+func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
+	bad := func(err error) (rueidis.ClientOption, error) {
+		return rueidis.ClientOption{}, fmt.Errorf("redis URL: %w (set --redis-url to the like of redis://user:password@host:6379/0)", err)
+	}
+	u, err := url.Parse(cfg.URL)
+	if err != nil {
+		var in *url.Error
+		if errors.As(err, &in) {
+			err = in.Err
+		}
+		return bad(err)
+	}
+	if u.Host == "" && u.Scheme != "unix" {
+		return bad(errors.New("no host"))
+	}
+	q := u.Query()
+	for name := range q {
+		if !slices.Contains(urlParams, name) {
+			return bad(fmt.Errorf("unknown parameter %q, want one of %s", name, strings.Join(urlParams, ", ")))
+		}
+	}
+	o, err := rueidis.ParseURL(cfg.URL)
+	if err != nil {
+		return bad(err)
+	}
+	if o.TLSConfig != nil {
+		// Each server is verified by the name it is dialled by, not all by the first one's.
+		o.TLSConfig.ServerName = ""
+		if err := trust(o.TLSConfig, q.Get("ca")); err != nil {
+			return bad(err)
+		}
+	} else if q.Has("ca") || q.Has("skip_verify") {
+		return bad(errors.New("ca and skip_verify need rediss://"))
+	}
+	if o.Dialer.Timeout == 0 {
+		o.Dialer.Timeout = cfg.Deadline
+	}
+	// rueidis pings a connection on which nothing was received for this long, and gives up a connection
+	// that owes an answer for ConnWriteTimeout: together they are how soon a dead peer is noticed.
+	o.Dialer.KeepAlive = min(time.Second, cfg.Deadline)
+	o.ConnWriteTimeout = cfg.Deadline
+	o.Sentinel.Dialer, o.Sentinel.TLSConfig = o.Dialer, o.TLSConfig
+	o.Sentinel.Username, o.Sentinel.Password = q.Get("sentinel_user"), q.Get("sentinel_password")
+	if o.Sentinel.MasterSet != "" {
+		o.Sentinel.TopologyRefreshInterval = 5 * time.Second // an event that was missed must not bind us to an old master
+	}
+	o.ClusterOption.ShardsRefreshInterval = 5 * time.Second
+	o.ClusterOption.MaxMovedRedirections = 8
+	if o.ClientName == "" {
+		o.ClientName = "sluice"
+	}
+	o.DisableCache = !cfg.ClientCache
+	// Repeating is the committer's business: it must know what it has repeated.
+	o.DisableRetry = true
+	// One connection per server: a barrier then covers every cached read, and batches pipeline anyway.
+	o.PipelineMultiplex = -1
+	o.AlwaysPipelining = true
+	// Batches are bounded here; rueidis' own threshold would send large ones on a second connection.
+	o.BlockingPipeline = 1 << 20
+	o.OnInvalidations = countInvalidations
+	if !cfg.ClientCache {
+		o.OnInvalidations = nil
+	}
+	return o, nil
+}
+
+// trust adds the certificates in file to the system's.
+func trust(c *tls.Config, file string) error {
+	if file == "" {
+		return nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("parameter ca: %w", err)
+	}
+	if c.RootCAs, err = x509.SystemCertPool(); err != nil {
+		c.RootCAs = x509.NewCertPool()
+	}
+	if !c.RootCAs.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("parameter ca: no certificate in %s", file)
+	}
+	return nil
+}
+
+// where names the servers without credentials, for messages.
+func (s *Redis) where() string {
+	at := strings.Join(s.option.InitAddress, ",")
+	if s.option.Sentinel.MasterSet != "" {
+		return fmt.Sprintf("%s (master set %s)", at, s.option.Sentinel.MasterSet)
+	}
+	return at
+}
