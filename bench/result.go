@@ -127,6 +127,8 @@ type Point struct {
 	BeatsHz  float64 `json:"beats_hz"`
 	ServerCP float64 `json:"server_cpu,omitempty"` // cores, with Spec.ServerPID
 	ServerMB float64 `json:"server_mb,omitempty"`  // RSS in MiB, with Spec.ServerPID
+
+	beats int64 // so far
 }
 
 // Machine says where the run was made.

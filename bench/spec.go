@@ -59,6 +59,7 @@ type Spec struct {
 	NoVerify    bool        `json:"no_verify,omitempty"`    // do not compare counts, payloads and totals with what they should be
 	Welcome     bool        `json:"welcome,omitempty"`      // a connection without a welcome frame is a failure
 	SessionIDs  string      `json:"session_ids,omitempty"`  // resume, storm: who makes the id: "server" (default) or "client" (servers that tell nobody)
+	Reconnect   bool        `json:"reconnect,omitempty"`    // connections that the server ends come back, with their session, and are verified
 	ExpectClose []int       `json:"expect_close,omitempty"` // close codes from the server that are no failure, e.g. 1001 when it is drained on purpose
 
 	Storms       int     `json:"storms,omitempty"`        // storm: how many, one after the other; default 1
@@ -176,6 +177,11 @@ func (s Spec) withDefaults() (Spec, error) {
 	}
 	s.Window = min(s.Window, max(s.Conns, 1))
 	return s, s.check()
+}
+
+// returns reports whether clients come back to their sessions, so that the ids are kept.
+func (s *Spec) returns() bool {
+	return s.Scenario == Resume || s.Scenario == Storm || s.Reconnect
 }
 
 func defaultTo[T comparable](v *T, d T) {

@@ -1,0 +1,407 @@
+package bench
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/gobwas/ws"
+	"golang.org/x/sys/unix"
+
+	"sluice/poller"
+)
+
+// state is where a connection is in its life. It only ever moves down this list.
+type state uint8
+
+const (
+	connecting  state = iota // connect() is under way; over TLS, that handshake too
+	handshaking              // the request is sent
+	open                     // 101 has come
+	closing                  // we sent Close and wait for the server's
+	dead
+)
+
+// place is what survives a connection when its client comes back: which client it is and what it is owed.
+type place struct {
+	acked  uint64    // messages answered in this session; the total that the server has acknowledged
+	id     sessionID // zero: the server makes one
+	index  uint32    // number of the client within its process
+	maybe  uint32    // in flight when the last connection ended: counted or not, nobody knows
+	target uint16
+	tries  uint8 // attempts that failed in a row
+	flags  flags
+}
+
+type flags uint8
+
+const (
+	initial   flags = 1 << iota // opened by the ramp, not a return
+	returning                   // has been here before and its total is not confirmed yet
+	visiting                    // resume, churn: in the middle of a visit
+	slow                        // does not read
+	asked                       // a message was sent over this connection
+	beaten                      // a heartbeat has come
+	awaited                     // its welcome is waited for
+	swept                       // the closed loop has given up waiting for the oldest message
+)
+
+// Conn is one client connection. It has no goroutine, no buffer and no timer of its own. Loop only.
+type Conn struct {
+	poller.FD
+	w *worker
+	x *extra // nil most of the time
+	place
+	sent  inFlight
+	mark  time.Duration // when the present step began: connect, then handshake, then open or the last heartbeat
+	pos   int32         // in worker.open; -1 when not there
+	todo  uint16        // resume: messages left in this visit
+	state state
+}
+
+// extra is what few connections need at any one time.
+type extra struct {
+	carry []byte // input that ended within a frame
+	whole []byte // fragments of a message so far
+	out   []byte // output that the socket did not take
+	tls   *secure
+	op    ws.OpCode // of whole
+}
+
+// maxOut bounds extra.out. Beyond it a message is not sent but counted as Unsent.
+const maxOut = 256 << 10
+
+// readRounds bounds how often one connection reads in one round, so that a server that floods one cannot starve the rest.
+const readRounds = 16
+
+// Readable implements poller.Events.
+func (c *Conn) Readable() {
+	for range readRounds {
+		if !c.readOnce() {
+			return
+		}
+	}
+}
+
+// readOnce reads and handles what there is. It reports whether there may be more.
+func (c *Conn) readOnce() (more bool) {
+	buf := c.w.loop.ReadBuf()
+	n, err := c.read(buf)
+	if n > 0 {
+		c.w.readAt = c.w.now()
+		c.take(buf[:n])
+	}
+	switch {
+	case c.state == dead:
+		return false
+	case err == nil:
+		return n == len(buf) || (c.x != nil && c.x.tls != nil)
+	case errors.Is(err, unix.EAGAIN):
+		return false
+	}
+	c.broken(err)
+	return false
+}
+
+func (c *Conn) read(p []byte) (int, error) {
+	if c.x != nil && c.x.tls != nil {
+		return c.x.tls.Read(p)
+	}
+	return c.FD.Read(p)
+}
+
+// Writable implements poller.Events.
+func (c *Conn) Writable() {
+	if c.state == connecting {
+		c.connected()
+		return
+	}
+	c.flush()
+}
+
+// Hangup implements poller.Events: what came before the end still counts.
+func (c *Conn) Hangup() {
+	if c.state == connecting {
+		err := c.SocketError()
+		if err == nil {
+			err = io.EOF
+		}
+		c.w.attemptFailed(c, err)
+		return
+	}
+	if c.flags&slow == 0 {
+		for range maxPayload {
+			if !c.readOnce() {
+				break
+			}
+		}
+	}
+	if c.state != dead {
+		err := c.SocketError()
+		if err == nil {
+			err = io.EOF
+		}
+		c.broken(err)
+	}
+}
+
+// connected ends the connect, well or badly, and starts the handshake.
+func (c *Conn) connected() {
+	w := c.w
+	if err := c.SocketError(); err != nil {
+		w.attemptFailed(c, err)
+		return
+	}
+	now := w.now()
+	w.h.connect.record(now - c.mark)
+	if c.flags&slow != 0 {
+		_ = unix.SetsockoptInt(c.SysFD(), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)
+	}
+	c.SetInterest(true, false)
+	c.begin(now)
+}
+
+// begin sends the handshake's request.
+func (c *Conn) begin(now time.Duration) {
+	c.state, c.mark = handshaking, now
+	w := c.w
+	w.scratch = w.targets[c.target].request(w.scratch[:0], c.id)
+	c.write(w.scratch)
+}
+
+// take handles input: the response to the handshake, then frames.
+func (c *Conn) take(b []byte) {
+	if c.x != nil && len(c.x.carry) > 0 {
+		c.x.carry = append(c.x.carry, b...)
+		b = c.x.carry
+	}
+	used := 0
+	for used < len(b) && c.state != dead {
+		var n int
+		if c.state == handshaking {
+			n = c.answer(b[used:])
+		} else {
+			n = c.nextFrame(b[used:])
+		}
+		if n == 0 {
+			break
+		}
+		used += n
+	}
+	if c.state != dead {
+		c.carry(b[used:])
+	}
+}
+
+// carry keeps input that ended within a frame until the rest comes.
+func (c *Conn) carry(rest []byte) {
+	switch {
+	case len(rest) > 0:
+		c.need().carry = append(c.need().carry[:0], rest...)
+	case c.x != nil:
+		c.x.carry = nil
+		c.tidy()
+	}
+}
+
+func (c *Conn) need() *extra {
+	if c.x == nil {
+		c.x = &extra{}
+	}
+	return c.x
+}
+
+func (c *Conn) tidy() {
+	if x := c.x; x != nil && x.carry == nil && x.whole == nil && len(x.out) == 0 && x.tls == nil {
+		c.x = nil
+	}
+}
+
+// answer handles the response to the handshake. It returns how much of b it was; 0 asks for more.
+func (c *Conn) answer(b []byte) int {
+	w := c.w
+	r, used, err := parseResponse(b)
+	switch {
+	case err != nil:
+		w.attemptFailed(c, err)
+		return 0
+	case used == 0:
+		return 0
+	case r.status != 101:
+		w.refused(c, r)
+		return 0
+	case string(r.accept) != w.key.accept:
+		w.attemptFailed(c, errAccept)
+		return 0
+	case w.spec.Subprotocol != "" && string(r.protocol) == "":
+		w.attemptFailed(c, errSubprotocol)
+		return 0
+	case len(r.extensions) > 0:
+		w.attemptFailed(c, errExtension)
+		return 0
+	}
+	if id, ok := parseSessionID(r.sessionID); ok {
+		c.keepID(id)
+	}
+	w.h.handshake.record(w.readAt - c.mark)
+	c.state, c.mark = open, w.readAt
+	w.opened(c)
+	return used
+}
+
+// keepID remembers the session, where there is going to be a return to it.
+func (c *Conn) keepID(id sessionID) {
+	if c.w.spec.returns() {
+		c.id = id
+	}
+}
+
+// nextFrame handles one frame. It returns how much of b it was; 0 asks for more.
+func (c *Conn) nextFrame(b []byte) int {
+	f, used, err := decodeFrame(b, maxPayload)
+	if err != nil {
+		c.w.n.Corrupt++
+		c.w.reason(err.Error())
+		c.fail(1002)
+		return 0
+	}
+	if used == 0 {
+		return 0
+	}
+	switch f.op {
+	case ws.OpPing:
+		c.w.n.Pings++
+		c.sendFrame(ws.OpPong, f.payload)
+	case ws.OpPong:
+	case ws.OpClose:
+		c.closed(f.payload)
+	default:
+		c.fragment(f)
+	}
+	return used
+}
+
+// fragment puts messages together; most are one frame and are not copied.
+func (c *Conn) fragment(f frame) {
+	started := c.x != nil && c.x.whole != nil
+	switch {
+	case started != (f.op == ws.OpContinuation), started && len(c.x.whole)+len(f.payload) > maxPayload:
+		c.w.n.Corrupt++
+		c.w.reason("frame: continuation out of place or too long")
+		c.fail(1002)
+	case f.fin && !started:
+		c.message(f.payload)
+	case !started:
+		x := c.need()
+		x.whole, x.op = append(make([]byte, 0, 2*len(f.payload)+1), f.payload...), f.op
+	default:
+		c.x.whole = append(c.x.whole, f.payload...)
+		if f.fin {
+			whole := c.x.whole
+			c.x.whole = nil
+			c.message(whole)
+		}
+	}
+}
+
+// closed handles the server's Close: the echo of ours, or its own.
+func (c *Conn) closed(body []byte) {
+	code := ws.StatusNoStatusRcvd
+	if len(body) >= 2 {
+		code = ws.StatusCode(binary.BigEndian.Uint16(body))
+	}
+	if c.state == closing {
+		c.w.left(c)
+		return
+	}
+	c.sendFrame(ws.OpClose, body[:min(len(body), 2)])
+	if c.state != dead {
+		c.w.lost(c, int(code))
+	}
+}
+
+// broken handles the end of the socket without a Close from the server.
+func (c *Conn) broken(err error) {
+	switch {
+	case c.state == dead:
+	case c.state == closing:
+		c.w.left(c)
+	case c.state == open:
+		c.w.lost(c, int(ws.StatusAbnormalClosure))
+	default:
+		c.w.attemptFailed(c, err)
+	}
+}
+
+// fail ends a connection on which the server broke the protocol.
+func (c *Conn) fail(code ws.StatusCode) {
+	c.sendFrame(ws.OpClose, binary.BigEndian.AppendUint16(nil, uint16(code)))
+	if c.state == open {
+		c.w.lost(c, int(code))
+	} else if c.state == closing {
+		c.w.left(c)
+	}
+}
+
+// sendFrame writes one masked frame.
+func (c *Conn) sendFrame(op ws.OpCode, payload []byte) {
+	w := c.w
+	w.scratch = appendFrame(w.scratch[:0], op, payload, w.nextMask())
+	c.write(w.scratch)
+}
+
+// room reports whether a message may be written now, or else what is queued has to go first.
+func (c *Conn) room() bool { return c.x == nil || len(c.x.out) < maxOut }
+
+// write sends b, or queues what the socket does not take.
+func (c *Conn) write(b []byte) {
+	if c.state == dead {
+		return
+	}
+	c.w.n.BytesOut += int64(len(b))
+	if c.x != nil && c.x.tls != nil {
+		if _, err := c.x.tls.Write(b); err != nil { // queues what the socket does not take: see secure
+			c.broken(err)
+		}
+		return
+	}
+	if err := c.push(b); err != nil {
+		c.broken(err)
+	}
+}
+
+// push writes to the socket, in order after what is queued.
+func (c *Conn) push(b []byte) error {
+	if c.x == nil || len(c.x.out) == 0 {
+		n, err := c.FD.Write(b)
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
+			return err
+		}
+		if b = b[n:]; len(b) == 0 {
+			return nil
+		}
+		c.SetInterest(c.flags&slow == 0, true)
+	}
+	c.need().out = append(c.need().out, b...)
+	return nil
+}
+
+// flush writes what is queued.
+func (c *Conn) flush() {
+	x := c.x
+	if x == nil || len(x.out) == 0 {
+		c.SetInterest(c.flags&slow == 0, false)
+		return
+	}
+	n, err := c.FD.Write(x.out)
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		c.broken(err)
+		return
+	}
+	if x.out = x.out[n:]; len(x.out) == 0 {
+		x.out = nil
+		c.SetInterest(c.flags&slow == 0, false)
+		c.tidy()
+	}
+}

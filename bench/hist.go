@@ -1,0 +1,109 @@
+package bench
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// longest is the largest latency kept apart from larger ones, in microseconds: ten minutes.
+const longest = 600_000_000
+
+// hist is an HdrHistogram of microseconds. The zero value is empty and holds no memory until the first record.
+type hist struct{ h *hdrhistogram.Histogram }
+
+func (h *hist) record(d time.Duration) {
+	if h.h == nil {
+		h.h = hdrhistogram.New(1, longest, 3)
+	}
+	_ = h.h.RecordValue(min(max(int64(d/time.Microsecond), 1), longest)) // in range: cannot fail
+}
+
+func (h *hist) count() int64 {
+	if h.h == nil {
+		return 0
+	}
+	return h.h.TotalCount()
+}
+
+// add merges o into h: the counts of each bucket are summed, so percentiles of the sum are as exact as those of the parts.
+func (h *hist) add(o *hist) {
+	if o.count() == 0 {
+		return
+	}
+	if h.h == nil {
+		h.h = hdrhistogram.New(1, longest, 3)
+	}
+	h.h.Merge(o.h)
+}
+
+func (h *hist) reset() {
+	if h.h != nil {
+		h.h.Reset()
+	}
+}
+
+func (h *hist) quantile(percent float64) int64 {
+	if h.count() == 0 {
+		return 0
+	}
+	return h.h.ValueAtPercentile(percent)
+}
+
+func (h *hist) encode() []byte {
+	if h.count() == 0 {
+		return nil
+	}
+	b, err := h.h.EncodeV2()
+	if err != nil {
+		return nil // compresses into memory: cannot fail
+	}
+	return b
+}
+
+func decodeHist(b []byte) (hist, error) {
+	if len(b) == 0 {
+		return hist{}, nil
+	}
+	h, err := hdrhistogram.Decode(b)
+	if err != nil {
+		return hist{}, fmt.Errorf("decode a histogram of %d bytes: %w", len(b), err)
+	}
+	return hist{h}, nil
+}
+
+func (h *hist) summary() Latency {
+	if h.count() == 0 {
+		return Latency{}
+	}
+	q := h.h.ValueAtPercentile
+	return Latency{
+		Count: h.count(), MinUS: h.h.Min(), MeanUS: h.h.Mean(),
+		P50US: q(50), P75US: q(75), P90US: q(90), P95US: q(95), P99US: q(99), P999US: q(99.9), P9999: q(99.99), MaxUS: h.h.Max(),
+		HDR: h.encode(),
+	}
+}
+
+// At is the latency in microseconds below or at which percent of the values lie; 0 when there are none.
+func (l Latency) At(percent float64) int64 {
+	h, err := decodeHist(l.HDR)
+	if err != nil {
+		return 0
+	}
+	return h.quantile(percent)
+}
+
+// Add is the summary of both histograms together.
+func (l Latency) Add(o Latency) (Latency, error) {
+	a, err := decodeHist(l.HDR)
+	if err != nil {
+		return l, err
+	}
+	b, err := decodeHist(o.HDR)
+	if err != nil {
+		return l, err
+	}
+	a.add(&b)
+	return a.summary(), nil
+}

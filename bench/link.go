@@ -1,0 +1,163 @@
+package bench
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+)
+
+// Parent and workers talk in lines of JSON: a job and then commands one way, events the other. A worker in the parent's
+// own process, which is what a small run uses, is spoken to in the same way, through a pipe in memory.
+
+// job is what a worker is told first.
+type job struct {
+	Spec    Spec
+	Addrs   []netip.AddrPort // of Spec.Targets, resolved once by the parent
+	Sources []netip.Addr
+}
+
+// command is one step of the run. At is when to begin on CLOCK_MONOTONIC, so that all processes begin together.
+type command struct {
+	Do string // ramp, traffic, storm, close
+	At time.Duration
+
+	// ramp: clients First, First+Stride, …, Conns of them, Rate a second.
+	First, Stride, Conns int
+	Rate                 float64 // traffic: units a second; 0 is the closed loop
+
+	Duration time.Duration // traffic
+	Offset   float64       // traffic: seconds from At to this worker's first unit
+	Window   int           // traffic: this worker's share
+}
+
+// event is what a worker says: ready, progress (twice a second), ramped, stopped (no more is sent), drained (nothing is in flight),
+// recovered, closing, result (its last), failed.
+type event struct {
+	Kind     string
+	Counters Counters
+	Hists    map[string][]byte // message: since the last event; the others, with the result: of the whole run
+	Cost     *cost             `json:",omitempty"` // with ready, ramped and drained
+	Seconds  float64           `json:",omitempty"` // recovered: how long it took; result: first to last connection lost
+	Error    string            `json:",omitempty"` // failed
+
+	worker int             // set by the parent
+	raw    map[string]hist // what Hists is made from, off the loop
+}
+
+// hists are a worker's histograms.
+type hists struct{ connect, handshake, message, heartbeat, lag hist }
+
+func (h *hists) whole() map[string]hist {
+	return map[string]hist{"connect": h.connect, "handshake": h.handshake, "heartbeat": h.heartbeat, "lag": h.lag}
+}
+
+// tell sends an event. The histogram of the messages since the last one is handed over to be encoded by the
+// goroutine that writes: that takes a millisecond, which the loop does not have.
+func (w *worker) tell(kind string) {
+	e := event{Kind: kind, Counters: w.n.clone(), raw: map[string]hist{}}
+	if kind == "result" {
+		e.raw = w.h.whole()
+		e.Seconds = (w.lastLost - w.firstLost).Seconds()
+	}
+	if w.h.message.count() > 0 {
+		e.raw["message"] = w.h.message
+		w.h.message = hist{}
+	}
+	if kind == "ready" || kind == "ramped" || kind == "drained" {
+		e.Cost = ownCost()
+	}
+	w.out <- e
+}
+
+func (w *worker) tellRecovered(took time.Duration) {
+	w.out <- event{Kind: "recovered", Counters: w.n.clone(), Seconds: took.Seconds()}
+}
+
+// Serve runs one worker: it obeys what comes on in and reports on out until it is told to close or in ends. It is what
+// the hidden command WorkerCommand of a program that calls Run has to do, with its standard input and output.
+func Serve(in io.Reader, out io.Writer) error {
+	lines := json.NewDecoder(bufio.NewReader(in))
+	var j job
+	if err := lines.Decode(&j); err != nil {
+		return fmt.Errorf("read the job: %w", err)
+	}
+	events := make(chan event, 256)
+	written := make(chan error, 1)
+	go func() { written <- writeEvents(out, events) }()
+
+	w, err := newWorker(j, events)
+	if err == nil {
+		go func() {
+			for {
+				var c command
+				if lines.Decode(&c) != nil { // the parent is gone
+					w.loop.Post(w.beginClosing)
+					return
+				}
+				w.loop.Post(func() { w.obey(c) })
+			}
+		}()
+		w.tell("ready")
+		err = w.loop.Run()
+	}
+	if err != nil {
+		events <- event{Kind: "failed", Error: err.Error()}
+	}
+	close(events)
+	if werr := <-written; err == nil {
+		err = werr
+	}
+	return err
+}
+
+// writeEvents writes until events is closed. After an error it only drains: the loop must not block on a parent that is gone.
+func writeEvents(out io.Writer, events <-chan event) (err error) {
+	lines := json.NewEncoder(out)
+	for e := range events {
+		if err != nil {
+			continue
+		}
+		e.Hists = make(map[string][]byte, len(e.raw))
+		for name, h := range e.raw {
+			if b := h.encode(); b != nil {
+				e.Hists[name] = b
+			}
+		}
+		err = lines.Encode(e)
+	}
+	return err
+}
+
+func (n *Counters) clone() Counters {
+	c := *n
+	c.Reasons, c.Closes = map[string]int64{}, map[string]int64{}
+	addCounts(c.Reasons, n.Reasons)
+	addCounts(c.Closes, n.Closes)
+	return c
+}
+
+func addCounts(to, from map[string]int64) {
+	for k, v := range from {
+		to[k] += v
+	}
+}
+
+// add sums two sets of counters.
+func (n *Counters) add(o *Counters) {
+	for _, p := range []struct{ to, from *int64 }{
+		{&n.Attempts, &o.Attempts}, {&n.Opened, &o.Opened}, {&n.Ramped, &o.Ramped}, {&n.Open, &o.Open},
+		{&n.Abandoned, &o.Abandoned}, {&n.Lost, &o.Lost}, {&n.Sent, &o.Sent}, {&n.Replies, &o.Replies},
+		{&n.Missing, &o.Missing}, {&n.Duplicated, &o.Duplicated}, {&n.Overcount, &o.Overcount}, {&n.Corrupt, &o.Corrupt},
+		{&n.Unsent, &o.Unsent}, {&n.Unanswered, &o.Unanswered}, {&n.Welcomes, &o.Welcomes}, {&n.Resumed, &o.Resumed},
+		{&n.ResumeWrong, &o.ResumeWrong}, {&n.Beats, &o.Beats}, {&n.BeatsMissing, &o.BeatsMissing}, {&n.Pings, &o.Pings},
+		{&n.Byes, &o.Byes}, {&n.ByesWrong, &o.ByesWrong}, {&n.SlowCut, &o.SlowCut}, {&n.Churned, &o.Churned},
+		{&n.BytesIn, &o.BytesIn}, {&n.BytesOut, &o.BytesOut},
+	} {
+		*p.to += *p.from
+	}
+	addCounts(n.Reasons, o.Reasons)
+	addCounts(n.Closes, o.Closes)
+}

@@ -1,0 +1,298 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+)
+
+// Run makes the load that spec asks for and reports what came of it. The error says that the run could not be made;
+// what the run found wrong is in Result.Failures. When ctx ends the connections are closed and the result is that so
+// far, with Complete false. Any goroutine may call it; further processes are started as descriptors need them (see WorkerCommand).
+func Run(ctx context.Context, spec Spec) (*Result, error) {
+	spec, err := spec.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	// The workers' parent-death signal is tied to the thread that started them.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	r, err := newRun(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	defer r.fleet.close()
+	n := spec.Processes
+	if n == 0 {
+		n = processesFor(spec.Conns)
+	}
+	if err := r.fleet.grow(min(n, spec.Conns)); err != nil {
+		return nil, err
+	}
+	err = r.phases(ctx)
+	if err != nil && !errors.Is(err, errInterrupted) {
+		return nil, err
+	}
+	r.result.Complete = err == nil
+	if err := r.close(); err != nil {
+		return nil, err
+	}
+	return r.finish(), nil
+}
+
+// errInterrupted says that the context has ended.
+var errInterrupted = errors.New("interrupted")
+
+// run is one run as the parent sees it. One goroutine.
+type run struct {
+	spec   Spec
+	fleet  *fleet
+	result *Result
+	hists  map[string]*hist
+	ticker *time.Ticker
+
+	began    time.Time // of the ramp
+	phase    string
+	entered  time.Time // the phase
+	length   time.Duration
+	interval hist // messages since the last point
+	point    Point
+	server   Usage
+}
+
+func newRun(ctx context.Context, spec Spec) (*run, error) {
+	f, err := newFleet(ctx, &spec)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{spec: spec, fleet: f, hists: map[string]*hist{}}
+	for _, name := range []string{"connect", "handshake", "message", "heartbeat", "lag"} {
+		r.hists[name] = &hist{}
+	}
+	r.result = &Result{Spec: spec, Started: time.Now(), Machine: describeMachine(), Failures: []string{}}
+	if spec.ServerPID != 0 {
+		u, err := SampleUsage(spec.ServerPID)
+		if err != nil {
+			return nil, err
+		}
+		r.result.Server = &ServerUsage{Before: u}
+		r.server = u
+	}
+	return r, nil
+}
+
+// phases is the run: ramp, measure, traffic, measure.
+func (r *run) phases(ctx context.Context) error {
+	r.ticker = time.NewTicker(reportEvery)
+	r.enter("start", 0)
+	if err := r.await(ctx, "ready"); err != nil {
+		return err
+	}
+	r.tellPhase("before")
+	r.began = time.Now()
+	r.enter("ramp", time.Duration(float64(r.spec.Conns)/r.spec.Ramp*float64(time.Second)))
+	if err := r.ramp(ctx, 0, r.spec.Conns); err != nil {
+		return err
+	}
+	r.result.RampSeconds = time.Since(r.began).Seconds()
+	if err := r.measure(ctx, "idle"); err != nil {
+		return err
+	}
+	traffic := r.traffic
+	if r.spec.Scenario == Storm {
+		traffic = r.storms
+	}
+	if err := traffic(ctx, r.spec.Duration); err != nil {
+		return err
+	}
+	return r.measure(ctx, "after")
+}
+
+// soon is a moment by which all workers will have read their command.
+func soon() time.Duration { return monotonic() + 20*time.Millisecond }
+
+// ramp opens clients number first to first+n-1 and waits until each is open or given up.
+func (r *run) ramp(ctx context.Context, first, n int) error {
+	at, workers := soon(), len(r.fleet.workers)
+	err := r.fleet.tell(func(i int, l *link) command {
+		share := (n - i + workers - 1) / workers
+		l.conns += share
+		return command{Do: "ramp", At: at + time.Duration(float64(i)/r.spec.Ramp*float64(time.Second)),
+			First: first + i, Stride: workers, Conns: share, Rate: r.spec.Ramp / float64(workers)}
+	})
+	if err != nil {
+		return err
+	}
+	return r.await(ctx, "ramped")
+}
+
+// traffic makes traffic for d and waits for the last reply.
+func (r *run) traffic(ctx context.Context, d time.Duration) error {
+	at, workers := soon(), len(r.fleet.workers)
+	r.enter("traffic", d)
+	err := r.fleet.tell(func(i int, l *link) command {
+		c := command{Do: "traffic", At: at, Duration: d}
+		if r.spec.Rate > 0 {
+			// Worker i sends every workers-th message of the schedule.
+			c.Rate = r.spec.Rate / float64(workers)
+			c.Offset = float64(i) / r.spec.Rate
+		} else {
+			c.Window = (r.spec.Window - i + workers - 1) / workers
+		}
+		return c
+	})
+	if err != nil {
+		return err
+	}
+	defer func(began time.Time) {
+		if r.result.TrafficSeconds == 0 { // interrupted
+			r.result.TrafficSeconds = time.Since(began).Seconds()
+		}
+	}(time.Now())
+	return r.await(ctx, "drained")
+}
+
+func (r *run) storms(ctx context.Context, _ time.Duration) error {
+	began := time.Now()
+	for range r.spec.Storms {
+		r.enter("traffic", 0)
+		if err := r.fleet.tell(func(int, *link) command { return command{Do: "storm"} }); err != nil {
+			return err
+		}
+		r.result.RecoverySeconds = append(r.result.RecoverySeconds, 0)
+		if err := r.await(ctx, "recovered"); err != nil {
+			return err
+		}
+	}
+	r.result.TrafficSeconds = time.Since(began).Seconds()
+	return nil
+}
+
+// close has all workers say goodbye and waits for their results.
+func (r *run) close() error {
+	r.enter("closing", 0)
+	if err := r.fleet.tell(func(int, *link) command { return command{Do: "close"} }); err != nil {
+		return err
+	}
+	// Every connection has its time-out for the server's Close; beyond that a worker hangs.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*r.spec.Timeout+20*time.Second)
+	defer cancel()
+	err := r.await(ctx, "result")
+	if errors.Is(err, errInterrupted) {
+		return fmt.Errorf("the load generator did not close its connections within %v", 2*r.spec.Timeout+20*time.Second)
+	}
+	r.tellPhase("closed")
+	return err
+}
+
+// await handles what the workers tell until all have told kind.
+func (r *run) await(ctx context.Context, kind string) error {
+	told := 0
+	for told < len(r.fleet.workers) {
+		select {
+		case <-ctx.Done():
+			return errInterrupted
+		case <-r.ticker.C:
+			r.tick()
+		case e := <-r.fleet.events:
+			if err := r.handle(&e); err != nil {
+				return err
+			}
+			if e.Kind == kind {
+				told++
+			}
+		}
+	}
+	return nil
+}
+
+// pause lets time go by.
+func (r *run) pause(ctx context.Context, d time.Duration) error {
+	end := time.NewTimer(d)
+	defer end.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return errInterrupted
+		case <-end.C:
+			return nil
+		case <-r.ticker.C:
+			r.tick()
+		case e := <-r.fleet.events:
+			if err := r.handle(&e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// handle takes one event into the books.
+func (r *run) handle(e *event) error {
+	l := r.fleet.workers[e.worker]
+	if e.Kind == "failed" {
+		return fmt.Errorf("process %d of %d of the load generator: %s", e.worker+1, len(r.fleet.workers), e.Error)
+	}
+	open := e.Counters.Open
+	if r.phase == "closing" && e.Kind != "closing" {
+		open = l.last.Open // how many were open when closing began
+	}
+	l.last = e.Counters
+	l.last.Open = open
+	if e.Cost != nil {
+		l.costs[e.Kind] = e.Cost
+	}
+	for name, b := range e.Hists {
+		h, err := decodeHist(b)
+		if err != nil {
+			return err
+		}
+		r.hists[name].add(&h)
+		if name == "message" {
+			r.interval.add(&h)
+		}
+	}
+	switch e.Kind {
+	case "stopped":
+		r.result.TrafficSeconds = max(r.result.TrafficSeconds, time.Since(r.entered).Seconds())
+	case "recovered":
+		last := &r.result.RecoverySeconds[len(r.result.RecoverySeconds)-1]
+		*last = max(*last, e.Seconds)
+	case "result":
+		l.over = true
+		r.result.DrainSeconds = max(r.result.DrainSeconds, e.Seconds)
+	}
+	return nil
+}
+
+// measure lets things settle and samples the server.
+func (r *run) measure(ctx context.Context, phase string) error {
+	if err := r.pause(ctx, r.spec.Settle); err != nil {
+		return err
+	}
+	if s := r.result.Server; s != nil {
+		u, err := SampleUsage(r.spec.ServerPID)
+		if err != nil {
+			r.result.Failures = append(r.result.Failures, fmt.Sprintf("the server process %d ended during the run.", r.spec.ServerPID))
+			return nil
+		}
+		if phase == "idle" {
+			s.Idle = u
+		}
+		s.After = u
+		r.server = u
+	}
+	r.tellPhase(phase)
+	return nil
+}
+
+func (r *run) tellPhase(phase string) {
+	if r.spec.OnPhase != nil {
+		r.spec.OnPhase(phase)
+	}
+}
+
+func (r *run) enter(phase string, length time.Duration) {
+	r.phase, r.length, r.entered = phase, length, time.Now()
+}

@@ -1,0 +1,160 @@
+package bench
+
+import (
+	"time"
+)
+
+// visits reports whether a unit of traffic is a visit: a client that leaves and comes back.
+func (s *Spec) visits() bool { return s.Scenario == Resume || s.Scenario == Churn }
+
+// visit has c leave and come back. In resume it counts some messages first.
+func (w *worker) visit(c *Conn, intended time.Duration) {
+	c.flags |= visiting
+	w.visits++
+	if w.spec.Scenario == Churn {
+		c.leave()
+		return
+	}
+	c.todo = uint16(min(w.spec.Messages, 1<<16-1))
+	c.send(intended)
+}
+
+// answered goes on with what c was doing after a message has been answered.
+func (w *worker) answered(c *Conn) {
+	if c.flags&visiting == 0 || c.todo == 0 {
+		return
+	}
+	if c.todo--; c.todo > 0 {
+		c.send(w.now())
+		return
+	}
+	// Every second client leaves without a word: the server must keep the count of both.
+	if w.n.Churned%2 == 0 {
+		c.leave()
+		return
+	}
+	w.end(c)
+	w.comeBack(c.place)
+}
+
+// visitorOpened goes on with a visit whose client is connected again. Its total is confirmed by the welcome
+// frame; servers without one are asked with a message.
+func (w *worker) visitorOpened(c *Conn) {
+	switch {
+	case w.spec.Scenario == Churn:
+		w.visitOver(c)
+	case !w.sawWelcome:
+		c.send(w.now())
+	}
+}
+
+// returned is told when the total of a client that came back is confirmed.
+func (w *worker) returned(c *Conn) {
+	c.flags &^= returning
+	w.confirmed(c)
+	if c.flags&visiting != 0 {
+		w.visitOver(c)
+	}
+}
+
+// visitOver ends a visit; c is nil when the client was lost on the way.
+func (w *worker) visitOver(c *Conn) {
+	w.visits--
+	if c != nil {
+		c.flags &^= visiting
+		w.n.Churned++
+	}
+	w.again()
+}
+
+// storm is all clients dropping their connections and coming back at once.
+type storm struct {
+	phase   stormPhase
+	began   time.Duration // of the phase
+	pending []place       // who has been dropped and is not on the way back yet
+}
+
+type stormPhase uint8
+
+const (
+	calm     stormPhase = iota
+	counting            // every session counts one message, so that there is something to come back to
+	dropping
+	recovering
+)
+
+func (w *worker) beginStorm() {
+	w.storm = storm{phase: counting, began: w.now()}
+	if !w.spec.NoVerify {
+		for _, c := range append([]*Conn(nil), w.conns...) {
+			if c.state == open {
+				c.send(w.now())
+			}
+		}
+	}
+	w.anotherRound()
+}
+
+// checkStorm moves a storm on to its next phase.
+func (w *worker) checkStorm() {
+	s := &w.storm
+	switch s.phase {
+	case counting:
+		if w.outstanding == 0 || w.now()-s.began > w.spec.Timeout {
+			s.phase, s.began = dropping, w.now()
+			w.dropAll()
+		}
+	case dropping:
+		for range min(goodbyes, len(s.pending)) {
+			p := s.pending[0]
+			s.pending = s.pending[1:]
+			w.comeBack(p)
+		}
+		if len(s.pending) > 0 {
+			w.anotherRound()
+			return
+		}
+		s.phase = recovering
+		fallthrough
+	case recovering:
+		if w.dialing == 0 && w.unconfirmed == 0 {
+			s.phase = calm
+			w.tellRecovered(w.now() - s.began)
+		}
+	}
+}
+
+func (w *worker) dropAll() {
+	for len(w.conns) > 0 {
+		c := w.conns[len(w.conns)-1]
+		c.giveUp() // the server had a whole time-out to answer
+		w.end(c)
+		w.storm.pending = append(w.storm.pending, c.place)
+	}
+	w.anotherRound()
+}
+
+// slowBurst is how many messages a client that does not read sends at a time.
+const slowBurst = 32
+
+// blastSlow has the clients that do not read send all the same, so that the replies pile up at the server.
+func (w *worker) blastSlow() {
+	if len(w.slow) == 0 {
+		return
+	}
+	for _, c := range w.slow {
+		c.SetInterest(false, false)
+	}
+	b := &every{}
+	b.begin(w.loop, 10*time.Millisecond, func() {
+		if !w.traffic.on {
+			w.loop.Disarm(&b.Timer)
+			return
+		}
+		for _, c := range w.slow {
+			for i := 0; i < slowBurst && c.state == open && (c.x == nil || len(c.x.out) == 0); i++ {
+				c.sendFrame(1, w.payload)
+			}
+		}
+	})
+}

@@ -1,0 +1,148 @@
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// WriteText writes the result for a terminal.
+func (r *Result) WriteText(out io.Writer) error {
+	var b strings.Builder
+	n := &r.Counters
+	state := ""
+	if !r.Complete {
+		state = " (interrupted: so far)"
+	}
+	fmt.Fprintf(&b, "\n%s, %s connections to %s%s\n\n", r.Spec.Scenario, commas(int64(r.Spec.Conns)), strings.Join(r.Spec.Targets, " "), state)
+	fmt.Fprintf(&b, "  opened    %s of %s in %s, %s/s\n", commas(n.Ramped), commas(int64(r.Spec.Conns)), seconds(r.RampSeconds), commas(int64(r.ConnectionsPerSecond())))
+	if n.Replies > 0 {
+		fmt.Fprintf(&b, "  messages  %s sent, %s answered in %s, %s/s\n", commas(n.Sent), commas(n.Replies), seconds(r.TrafficSeconds), commas(int64(r.MessagesPerSecond())))
+	} else {
+		fmt.Fprintf(&b, "  held      %s\n", seconds(r.TrafficSeconds))
+	}
+	for _, l := range []struct {
+		n    int64
+		name string
+	}{
+		{n.Churned, "visits"}, {n.Resumed, "resumed"}, {n.Beats, "beats"}, {n.Pings, "pings"}, {n.SlowCut, "slow cut"},
+		{n.Byes, "byes"}, {n.Unanswered, "in flight when their connection ended"},
+	} {
+		if l.n > 0 {
+			fmt.Fprintf(&b, "  %-9s %s\n", l.name, commas(l.n))
+		}
+	}
+	for i, s := range r.RecoverySeconds {
+		fmt.Fprintf(&b, "  storm %d   all back after %s\n", i+1, seconds(s))
+	}
+	if len(n.Reasons) > 0 {
+		fmt.Fprintf(&b, "  attempts that failed: %s\n", listCounts(n.Reasons))
+	}
+	if len(n.Closes) > 0 {
+		fmt.Fprintf(&b, "  closed by the server: %s, over %s\n", closeCodes(n.Closes), seconds(r.DrainSeconds))
+	}
+	b.WriteByte('\n')
+	r.latencyTable(&b)
+	if r.Server != nil {
+		r.Server.table(&b)
+	}
+	t := &r.Tool
+	fmt.Fprintf(&b, "  this tool: %d process(es), %.1f µs CPU a handshake, %.1f µs a message, %s of memory a connection\n\n",
+		t.Processes, t.CPUPerHandshakeUS, t.CPUPerMessageUS, bytesText(t.RSSPerConn))
+	if r.OK() {
+		b.WriteString("  ok\n")
+	}
+	for _, f := range r.Failures {
+		fmt.Fprintf(&b, "  FAILED: %s\n", f)
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+func (r *Result) latencyTable(out io.Writer) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(w, "  \tcount\tp50\tp90\tp99\tp99.9\tp99.99\tmax\t\n")
+	for _, l := range []struct {
+		name string
+		l    Latency
+	}{
+		{"connect", r.Connect}, {"handshake", r.Handshake}, {"message", r.Message}, {"heartbeat jitter", r.Heartbeat}, {"sent late by", r.Lag},
+	} {
+		if l.l.Count > 0 {
+			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", l.name, commas(l.l.Count), micros(l.l.P50US), micros(l.l.P90US),
+				micros(l.l.P99US), micros(l.l.P999US), micros(l.l.P9999), micros(l.l.MaxUS))
+		}
+	}
+	w.Flush()
+	fmt.Fprintln(out)
+}
+
+func (s *ServerUsage) table(out io.Writer) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(w, "  server\tCPU s\tRSS\tPSS\tUSS\tanonymous\tdescriptors\tthreads\tkernel: buffers\tobjects\t\n")
+	for _, u := range []struct {
+		name string
+		u    Usage
+	}{{"before", s.Before}, {"idle", s.Idle}, {"after", s.After}} {
+		if u.u.Processes > 0 {
+			fmt.Fprintf(w, "  %s\t%.2f\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t\n", u.name, u.u.CPUSeconds, bytesText(float64(u.u.RSS)), bytesText(float64(u.u.PSS)),
+				bytesText(float64(u.u.USS)), bytesText(float64(u.u.Anon)), u.u.FDs, u.u.Threads, bytesText(float64(u.u.KernelTCP)), bytesText(float64(u.u.KernelSlab)))
+		}
+	}
+	w.Flush()
+	fmt.Fprintf(out, "  per connection: %s idle, %s after traffic; kernel %s, %s (machine-wide, %s)\n",
+		bytesText(s.UserIdlePerConn), bytesText(s.UserAfterPerConn), bytesText(s.KernelIdlePerConn), bytesText(s.KernelAfterPerConn), s.Idle.SlabSource)
+	fmt.Fprintf(out, "  CPU: %.1f µs a handshake, %.2f µs a message", s.CPUPerHandshakeUS, s.CPUPerMessageUS)
+	if s.CPUPerBeatUS > 0 {
+		fmt.Fprintf(out, ", %.2f µs a heartbeat", s.CPUPerBeatUS)
+	}
+	fmt.Fprintf(out, "; %.3f cores during the traffic\n\n", s.CPUTrafficCores)
+}
+
+func micros(us int64) string {
+	d := time.Duration(us) * time.Microsecond
+	switch {
+	case d < time.Millisecond:
+		return fmt.Sprintf("%dµs", us)
+	case d < time.Second:
+		return fmt.Sprintf("%.4gms", float64(us)/1e3)
+	}
+	return fmt.Sprintf("%.4gs", d.Seconds())
+}
+
+func seconds(s float64) string { return fmt.Sprintf("%.2f s", s) }
+
+func bytesText(b float64) string {
+	for _, u := range []struct {
+		size float64
+		name string
+	}{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {10 << 10, "KiB"}} {
+		if b >= u.size || -b >= u.size {
+			unit := u.size
+			if u.name == "KiB" {
+				unit = 1 << 10
+			}
+			return fmt.Sprintf("%.1f %s", b/unit, u.name)
+		}
+	}
+	return fmt.Sprintf("%.0f B", b)
+}
+
+// commas writes n with thousands apart.
+func commas(n int64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// WriteJSON writes the result as indented JSON.
+func (r *Result) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}
