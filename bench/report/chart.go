@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"math"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -101,13 +102,32 @@ func (c *canvas) end() (template.HTML, error) {
 		`" xmlns="http://www.w3.org/2000/svg"><title>` + name + `</title>` + themed.Replace(body)), nil
 }
 
-// Standalone turns a chart into an SVG file that brings its colours with it, for
-// both themes. Width is in CSS pixels.
-func Standalone(chart template.HTML, width int) string {
-	head, body, _ := strings.Cut(string(chart), ">")
-	head = strings.Replace(head, `class="chart"`, fmt.Sprintf(`width="%d"`, width), 1)
-	return head + "><style>" + string(themeCSS(":root")) + "</style>" + body
+// Standalone puts charts side by side into one SVG file that brings its colours
+// with it, for both themes.
+func Standalone(charts ...template.HTML) string {
+	const gap = 12
+	var body strings.Builder
+	width, height := 0.0, 0.0
+	for _, c := range charts {
+		head, rest, _ := strings.Cut(string(c), ">")
+		var w, h float64
+		if m := boxed.FindStringSubmatch(head); m != nil {
+			w, _ = strconv.ParseFloat(m[1], 64)
+			h, _ = strconv.ParseFloat(m[2], 64)
+		}
+		if width > 0 {
+			width += gap
+		}
+		head = strings.Replace(head, `class="chart"`, fmt.Sprintf(`x="%g" width="%g" height="%g"`, width, w, h), 1)
+		body.WriteString(head + ">" + rest)
+		width, height = width+w, math.Max(height, h)
+	}
+	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%g" height="%g" viewBox="0 0 %g %g"><style>%s</style>`,
+		width, height, width, height, themeCSS(":root")) +
+		`<rect width="100%" height="100%" rx="8" fill="var(--paper)"/>` + body.String() + "</svg>\n"
 }
+
+var boxed = regexp.MustCompile(`viewBox="0 0 ([0-9.]+) ([0-9.]+)"`)
 
 // dressed is a gonum plot in the house's style.
 func dressed(xLabel, yLabel string) *plot.Plot {

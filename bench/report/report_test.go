@@ -148,8 +148,8 @@ func TestStandaloneBringsItsColours(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	svg := Standalone(chart, 400)
-	for _, want := range []string{`<svg width="400"`, "--ink:#", "prefers-color-scheme:dark", "var(--s0)", "</svg>"} {
+	svg := Standalone(chart, chart)
+	for _, want := range []string{`width="812"`, `x="412"`, "--ink:#", "prefers-color-scheme:dark", "var(--s0)", "</svg>"} {
 		if !strings.Contains(svg, want) {
 			t.Errorf("the file does not contain %q", want)
 		}

@@ -207,15 +207,15 @@ func timelineCharts(r *bench.Result) (charts []drawing) {
 	// What the tool's clock did not reach has nothing to show.
 	kept := charts[:0]
 	for _, c := range charts {
-		if l := c.(Lines); l.shows() {
+		if l := c.(Lines); l.Shows() {
 			kept = append(kept, c)
 		}
 	}
 	return kept
 }
 
-// shows reports whether any point can be placed.
-func (l Lines) shows() bool {
+// Shows reports whether there is any point to draw.
+func (l Lines) Shows() bool {
 	var xs, ys span
 	for _, c := range l.Curves {
 		c.placed(l.X.Scale, l.Y.Scale, &xs, &ys)

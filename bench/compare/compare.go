@@ -1,0 +1,244 @@
+// Package compare measures sluice and the goroutine-per-connection baselines
+// side by side: the same load on each in turn, each in a fresh process, in
+// several rounds whose order rotates, so that what changes on the machine in
+// between hits all of them.
+//
+// It reports medians with their spread, and says where sluice loses.
+package compare
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"sluice/bench"
+	"sluice/bench/baseline"
+	"sluice/bench/report"
+)
+
+// Sluice is the name of the server that the others are compared with.
+const Sluice = "sluice"
+
+// Options of a comparison. The zero value is the full one, of all servers.
+type Options struct {
+	Sluice  string   // the sluice binary; "" looks beside this program, in ./bin and in PATH
+	Self    string   // a program that knows `baseline NAME --listen A --app count --heartbeat D`; "" is this one
+	Only    []string // which baselines; nil is all
+	Quick   bool     // two minutes instead of eight, at fewer connections
+	Command string   // how the user asked for this, for the report
+	// Log, when set, is called with a line at a time about the progress, by the goroutine that called Run.
+	Log func(line string)
+
+	plan *Plan                                                    // for tests; nil is chosen by Quick
+	load func(context.Context, bench.Spec) (*bench.Result, error) // for tests; nil is bench.Run
+}
+
+// Plan is what is measured. Rounds beyond a step's first are left out when
+// Limit would be passed; the report shows how many there were.
+type Plan struct {
+	Steps  []Step        `json:"steps"`
+	Limit  time.Duration `json:"limit_ns"`
+	Settle time.Duration `json:"settle_ns"` // between a phase and the sample of the server's memory
+}
+
+// Step is one kind of load on a fresh server.
+type Step struct {
+	Kind     Kind          `json:"kind"`
+	Conns    int           `json:"conns"`
+	Rounds   int           `json:"rounds"`
+	Duration time.Duration `json:"duration_ns"` // of the traffic
+	Window   int           `json:"window"`      // Closed: messages outstanding
+	Rate     float64       `json:"rate"`        // Open: messages per second
+}
+
+// Kind of a step.
+type Kind string
+
+// The kinds: each ramps up as fast as the server accepts, and measures memory idle and after the traffic.
+const (
+	Closed Kind = "closed" // a window of messages outstanding: CPU per handshake and per message, throughput
+	Open   Kind = "open"   // messages on a fixed schedule: latencies, memory at several sizes
+	Beats  Kind = "beats"  // nothing but heartbeats, one a second for each connection
+)
+
+const payload = 32 // bytes of a message
+
+// beatEvery is the heartbeat interval of a Beats step; elsewhere it is the usual one.
+const (
+	beatEvery  = time.Second
+	usualBeats = 30 * time.Second
+)
+
+func fullPlan() *Plan {
+	return &Plan{
+		Limit: 8*time.Minute + 30*time.Second, Settle: time.Second,
+		Steps: []Step{
+			{Kind: Closed, Conns: 10_000, Rounds: 3, Duration: 3 * time.Second, Window: 64},
+			{Kind: Open, Conns: 19_000, Rounds: 2, Duration: 4 * time.Second, Rate: 20_000},
+			{Kind: Beats, Conns: 5_000, Rounds: 1, Duration: 4 * time.Second},
+			{Kind: Open, Conns: 5_000, Rounds: 1, Duration: 2 * time.Second, Rate: 20_000},
+			{Kind: Open, Conns: 1_000, Rounds: 1, Duration: 2 * time.Second, Rate: 20_000},
+		},
+	}
+}
+
+func quickPlan() *Plan {
+	return &Plan{
+		Limit: 110 * time.Second, Settle: 500 * time.Millisecond,
+		Steps: []Step{
+			{Kind: Closed, Conns: 2_000, Rounds: 2, Duration: time.Second, Window: 64},
+			{Kind: Open, Conns: 5_000, Rounds: 1, Duration: 1500 * time.Millisecond, Rate: 15_000},
+			{Kind: Beats, Conns: 2_000, Rounds: 1, Duration: 2 * time.Second},
+		},
+	}
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.plan == nil {
+		o.plan = fullPlan()
+		if o.Quick {
+			o.plan = quickPlan()
+		}
+	}
+	if o.load == nil {
+		o.load = bench.Run
+	}
+	if o.Log == nil {
+		o.Log = func(string) {}
+	}
+	if o.Only == nil {
+		o.Only = baseline.Names()
+	}
+	known := make(map[string]bool)
+	for _, name := range baseline.Names() {
+		known[name] = true
+	}
+	for _, name := range o.Only {
+		if !known[name] {
+			return o, fmt.Errorf("baseline %q is not known (use some of %v)", name, baseline.Names())
+		}
+	}
+	return o, o.findPrograms()
+}
+
+// Run makes the comparison. Any goroutine may call it; it starts processes and
+// ends all of them before it returns. When ctx ends it returns what was measured
+// until then, together with ctx's error. A server that cannot be measured is no
+// error but a line in Report.Troubles, unless it is sluice itself.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Started: time.Now(), Command: o.Command, Quick: o.Quick, Plan: *o.plan, Load: loadAverage()}
+	servers := []string{Sluice}
+	for _, name := range o.Only {
+		if name == baseline.Floor {
+			if err := baseline.FloorAvailable(); err != nil {
+				r.Troubles = append(r.Troubles, "floor was left out: "+err.Error())
+				continue
+			}
+		}
+		servers = append(servers, name)
+	}
+	err = o.rounds(ctx, r, servers)
+	r.Seconds = time.Since(r.Started).Seconds()
+	r.summarise(servers)
+	if err == nil && len(r.Servers) == 0 {
+		err = errors.New("compare: nothing could be measured")
+		for _, t := range r.Troubles {
+			err = fmt.Errorf("%w; %s", err, t)
+		}
+	}
+	return r, err
+}
+
+// rounds runs every step's rounds, first rounds first.
+func (o Options) rounds(ctx context.Context, r *Report, servers []string) error {
+	most, total, done := 0, 0, 0
+	for _, s := range o.plan.Steps {
+		most = max(most, s.Rounds)
+		total += s.Rounds * len(servers)
+	}
+	took := make([]time.Duration, len(o.plan.Steps))
+	for round := range most {
+		for i, s := range o.plan.Steps {
+			if round >= s.Rounds {
+				continue
+			}
+			if round > 0 && time.Since(r.Started)+took[i] > o.plan.Limit {
+				r.Troubles = append(r.Troubles, fmt.Sprintf("round %d at %s connections (%s) was left out: time was up",
+					round+1, report.Number(int64(s.Conns)), s.Kind))
+				continue
+			}
+			began := time.Now()
+			for n := range servers {
+				name := servers[(n+round)%len(servers)]
+				done++
+				if s.Kind == Beats && name == baseline.Floor { // it has none
+					continue
+				}
+				o.Log(fmt.Sprintf("[%d/%d] %s: %s connections, %s, round %d of %d",
+					done, total, name, report.Number(int64(s.Conns)), s.Kind, round+1, s.Rounds))
+				if err := o.trial(ctx, r, name, s, round); err != nil {
+					return err
+				}
+			}
+			took[i] = time.Since(began)
+		}
+	}
+	return nil
+}
+
+// trial measures one fresh server. It fails only when ctx ends.
+func (o Options) trial(ctx context.Context, r *Report, name string, s Step, round int) error {
+	beats := usualBeats
+	if s.Kind == Beats {
+		beats = beatEvery
+	}
+	p, err := o.start(ctx, name, beats)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.trouble(name, s, err)
+		return nil
+	}
+	defer p.stop()
+	spec := bench.Spec{
+		Targets: []string{"ws://" + p.addr + "/ws/chat/"}, Scenario: bench.Count,
+		Conns: s.Conns, Ramp: 1e6, Duration: s.Duration, Window: s.Window, Rate: s.Rate, Payload: payload,
+		ServerPID: p.pid(), Settle: o.plan.Settle,
+	}
+	if s.Kind == Beats {
+		spec.Scenario, spec.HeartbeatEvery = bench.Idle, beatEvery
+	}
+	var inside inside
+	spec.OnPhase = func(phase string) {
+		if phase == "after" {
+			inside, err = p.inside(ctx)
+		}
+	}
+	result, runErr := o.load(ctx, spec)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if runErr != nil {
+		r.trouble(name, s, fmt.Errorf("%w%s", runErr, p.lastWords()))
+		return nil
+	}
+	if err != nil {
+		r.trouble(name, s, err)
+	}
+	for _, f := range result.Failures {
+		r.trouble(name, s, errors.New(f))
+	}
+	r.Machine = result.Machine
+	r.Trials = append(r.Trials, newTrial(name, s, round, result, inside))
+	return nil
+}
+
+func (r *Report) trouble(name string, s Step, err error) {
+	r.Troubles = append(r.Troubles, fmt.Sprintf("%s at %s connections (%s): %v", name, report.Number(int64(s.Conns)), s.Kind, err))
+}
