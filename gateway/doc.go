@@ -1,0 +1,44 @@
+// Package gateway speaks WebSocket (RFC 6455) with very many clients: handshake, frames, heartbeats, limits, drain. What
+// it does with their messages is a Handler's; Count and Echo are two.
+//
+// # Reading it
+//
+// conn.go is the path of a byte, in order: readable → fill → feed → frames → message → Handler.Message, and back with
+// Conn.Send → flush, one write for all replies of an event. Beside it stand
+//
+//	request.go    a request head: bytes in, Request or Refusal out
+//	handshake.go  routing, the upgrade, the origin policy
+//	refusal.go    every answer that is not 101
+//	frame.go      a frame header, a Close payload, a piece of UTF-8: bytes in, values out
+//	input.go      what is held while a message has come only in part
+//	outbound.go   Send, the queue of a slow reader and how it ends
+//	life.go       the states after the handshake: timers, heartbeat, close, the end
+//	worker.go     one loop and its connections
+//	server.go     New, Start, Drain, Close
+//	count.go      the counting service
+//	admin.go      the address for operators
+//
+// # Ownership
+//
+// A Conn belongs to its loop. Handlers are called on it and must not block it; the one way in from elsewhere is Conn.Post. There is no
+// lock, no channel and no allocation on the way of a message, and no goroutine, buffer or runtime timer for a connection.
+//
+// An idle connection holds its Conn (184 bytes), its entry in netpoll (112, and 32 for two callbacks), its session (see
+// package sessions) and the counting service's 64. Partial input and unsent output live in pooled structs that go back
+// as soon as they are empty.
+//
+// # Decisions
+//
+//   - The end of the sending side is FIN, then waiting for the peer's (2 s at most), then close. Closing at once with
+//     unread bytes in the socket makes the kernel send a reset, which can destroy the Close frame, or the 503, on its
+//     way.
+//   - A queue is bounded by what waits in it already (MaxQueue), so that one reply of any size can be queued. Bounding the
+//     sum would cut off a client that reads steadily but echoes messages as large as the queue.
+//   - A slow consumer gets a reset and no 1008: its socket is full, so the frame could not leave, and a reset makes the kernel
+//     let go of the memory at once.
+//   - A Close without a code is answered without a code.
+//   - Close codes 1012 to 1014, which IANA registered after the RFC, are taken from clients; 5000 and above are not (ws.CheckCloseFrameData
+//     refuses the former and takes the latter).
+//   - A connection refused for want of room is let in (up to 128 over the bound) until its request has been read, for the reason given first.
+//   - /healthz and /readyz are answered over HTTP/1.0 and without Host too: some load balancers ask that way.
+package gateway
