@@ -15,6 +15,7 @@ gateway=
 cleanup() {
 	for pid in $gateway $redis; do
 		kill -KILL "$pid" 2>/dev/null || true
+		wait "$pid" 2>/dev/null || true # without it bash reports the kill
 	done
 	rm -rf "$dir"
 }
