@@ -23,8 +23,8 @@
 // A Conn belongs to its loop. Handlers are called on it and must not block it; the one way in from elsewhere is Conn.Post. There is no
 // lock, no channel and no allocation on the way of a message, and no goroutine, buffer or runtime timer for a connection.
 //
-// An idle connection holds its Conn (184 bytes), its entry in netpoll (112, and 32 for two callbacks), its session (see
-// package sessions) and the counting service's 64. Partial input and unsent output live in pooled structs that go back
+// An idle connection holds its Conn (176 bytes), its entry in netpoll (112, and 32 for two callbacks), its session (see
+// package sessions) and the counting service's 48. Partial input and unsent output live in pooled structs that go back
 // as soon as they are empty.
 //
 // # Decisions
