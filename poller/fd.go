@@ -24,7 +24,8 @@ type Events interface {
 }
 
 // FD is one registered descriptor: embed it in what owns the connection. It costs its 40 bytes, netpoll's operator of
-// 112 and two method values of 16. Loop only.
+// 112 and two method values of 16. It serves one registration: a hang-up of the last one may still be on its way
+// when the next begins, so a new connection needs a new FD. Loop only.
 type FD struct {
 	loop *Loop
 	op   *netpoll.FDOperator
@@ -105,7 +106,7 @@ func (f *FD) onHup(netpoll.Poll) error {
 }
 
 func (f *FD) hangup() {
-	if f.bits&fdClosed != 0 {
+	if f.bits&(fdClosed|fdHung) != 0 {
 		return
 	}
 	f.bits |= fdHung
@@ -115,7 +116,7 @@ func (f *FD) hangup() {
 // Loop is the loop that f is registered with.
 func (f *FD) Loop() *Loop { return f.loop }
 
-// SysFD is the descriptor's number, for socket options.
+// SysFD is the descriptor's number, for socket options; -1 from the end of the round in which it was closed.
 func (f *FD) SysFD() int { return int(f.fd) }
 
 // Closed reports whether Close or Abort has been called, or Register has failed.
@@ -196,9 +197,10 @@ func (f *FD) settle() {
 		_ = unix.Close(int(f.fd))
 		f.loop.poll.Free(f.op)
 		f.op = nil
+		f.fd = -1 // a Read or Write that comes too late must not reach whoever gets the number next
 		return
 	}
-	if f.bits&fdHung != 0 {
+	if f.bits&fdHung != 0 || f.loop.over {
 		return // off the reactor for good
 	}
 	next := f.want
@@ -211,14 +213,18 @@ func (f *FD) settle() {
 	if next != reading && f.op.OnWrite == nil { // most connections never need it
 		f.op.OnWrite = f.onWrite
 	}
-	// Errors are those of a descriptor that netpoll has just detached (ENOENT), whose Hangup is on its way.
+	// Errors are those of a descriptor that netpoll has just detached (ENOENT), whose Hangup is on its way. It must not be
+	// added again: netpoll would report the hang-up a second time, and would not detach it, for that works only once.
 	switch {
 	case next == edge:
-		_ = f.loop.poll.Control(f.op, netpoll.PollDetach)
+		if f.detach() != nil {
+			return
+		}
 		_ = f.loop.poll.Control(f.op, netpoll.PollWritable)
 	case f.have == edge:
-		// Through the Poll and not FDOperator.Control, whose detach works only once.
-		_ = f.loop.poll.Control(f.op, netpoll.PollDetach)
+		if f.detach() != nil {
+			return
+		}
 		_ = f.loop.poll.Control(f.op, netpoll.PollReadable)
 		if next&writing != 0 {
 			_ = f.loop.poll.Control(f.op, netpoll.PollR2RW)
@@ -230,6 +236,9 @@ func (f *FD) settle() {
 	}
 	f.have = next
 }
+
+// detach goes through the Poll and not FDOperator.Control, whose detach works only once.
+func (f *FD) detach() error { return f.loop.poll.Control(f.op, netpoll.PollDetach) }
 
 // SocketError takes the socket's pending error (SO_ERROR), nil when there is none: how a connect ended.
 func (f *FD) SocketError() error {

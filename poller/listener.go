@@ -161,6 +161,7 @@ func (l *Loop) Serve(ln *Listener, accept func(sysfd int)) (*Acceptor, error) {
 	a := &Acceptor{accept: accept, spare: openSpare(), warned: -time.Hour}
 	a.rest.Init((*acceptorRest)(a))
 	if err := l.Register(&a.FD, ln.fd, a); err != nil {
+		a.closeSpare()
 		return nil, fmt.Errorf("serve %s: epoll: %w", ln.addr, err)
 	}
 	return a, nil
@@ -169,11 +170,15 @@ func (l *Loop) Serve(ln *Listener, accept func(sysfd int)) (*Acceptor, error) {
 // Close stops accepting and closes the listener. Loop only.
 func (a *Acceptor) Close() {
 	a.loop.Disarm(&a.rest)
+	a.closeSpare()
+	a.FD.Close()
+}
+
+func (a *Acceptor) closeSpare() {
 	if a.spare >= 0 {
 		_ = unix.Close(a.spare)
 		a.spare = -1
 	}
-	a.FD.Close()
 }
 
 // Readable implements Events.
@@ -204,9 +209,15 @@ func (a *Acceptor) Readable() {
 	}
 }
 
-// Writable and Hangup implement Events; a listening socket reports neither.
+// Writable implements Events; a listening socket reports it never.
 func (a *Acceptor) Writable() {}
-func (a *Acceptor) Hangup()   {}
+
+// Hangup implements Events. It comes when a process that shares the socket has called shutdown on it, which ends
+// it for all of them.
+func (a *Acceptor) Hangup() {
+	acceptErrors.Inc()
+	slog.Error("accept: the listening socket was shut down, no connection comes any more (restart to listen again)")
+}
 
 const noDescriptors = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -220,9 +231,11 @@ func (a *Acceptor) turnAway(errno syscall.Errno) bool {
 		}
 	}
 	a.warn("accept: no descriptor left, turning connections away (raise the descriptor limit or lower --max-conns)", errno)
-	_ = unix.Close(a.spare)
+	a.closeSpare()
 	fd, failed := accept4(a.fd)
 	if failed == 0 {
+		// Closing with the request unread would send a reset, which can overtake and destroy the answer.
+		_, _ = unix.Read(fd, a.loop.readBuf)
 		_, _ = unix.Write(fd, []byte(noDescriptors))
 		_ = unix.Shutdown(fd, unix.SHUT_WR)
 		_ = unix.Close(fd)

@@ -46,6 +46,7 @@ type Loop struct {
 	later   []func()
 	spare   []func() // later's other half
 	onRound []func()
+	over    bool  // Run is about to return: the poll's descriptors are closed, and their numbers may be another's
 	dirty   []*FD // interests to settle and sockets to close when the round's callbacks have returned
 	readBuf []byte
 	Buffers Buffers // pooled buffers of this loop, for carrying partial input and unsent output
@@ -63,27 +64,46 @@ func NewLoop(cfg Config) (*Loop, error) {
 	if cfg.Tick < time.Millisecond || cfg.ReadBuffer < 4<<10 {
 		return nil, fmt.Errorf("open loop: tick %v below 1ms or read buffer %d below 4096 bytes", cfg.Tick, cfg.ReadBuffer)
 	}
+	l := &Loop{tick: cfg.Tick, readBuf: make([]byte, cfg.ReadBuffer)}
+	l.wheel.init()
+	if err := l.startClock(); err != nil {
+		return nil, fmt.Errorf("open loop: clock: %w", err)
+	}
 	poll, err := openPoll()
 	if err != nil {
 		return nil, fmt.Errorf("open loop: epoll: %w (raise the descriptor limit?)", err)
 	}
-	l := &Loop{poll: poll, tick: cfg.Tick, readBuf: make([]byte, cfg.ReadBuffer)}
-	l.wheel.init()
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return nil, fmt.Errorf("open loop: clock: %w", err)
+	l.poll = poll
+	if err = closeOnExec(poll); err == nil {
+		err = hookRounds(poll, l.round)
 	}
-	l.start, l.base = time.Now(), time.Duration(ts.Nano())
-	if err := closeOnExec(poll); err != nil {
-		return nil, err
+	if err == nil {
+		err = l.timerfd.open(l)
 	}
-	if err := hookRounds(poll, l.round); err != nil {
-		return nil, err
-	}
-	if err := l.timerfd.open(l); err != nil {
-		return nil, fmt.Errorf("open loop: timerfd: %w", err)
+	if err != nil {
+		_ = poll.Close() // takes effect in Wait, which then closes the poll's descriptors
+		_ = poll.Wait()
+		return nil, fmt.Errorf("open loop: %w", err)
 	}
 	return l, nil
+}
+
+// startClock ties Now to the timerfd's clock. base is read after start, and again when the two readings were interrupted:
+// were it the earlier one, the timerfd would go off before Now has come to the time it was set to, and the loop would
+// spin for the difference each time.
+func (l *Loop) startClock() error {
+	for range 10 {
+		var ts unix.Timespec
+		l.start = time.Now()
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+			return err
+		}
+		l.base = time.Duration(ts.Nano())
+		if time.Since(l.start) < 20*time.Microsecond {
+			break
+		}
+	}
+	return nil
 }
 
 // Run handles events until Close; the goroutine that calls it is the loop from then on. Call it once.
@@ -93,6 +113,7 @@ func (l *Loop) Run() error {
 	l.shut = true
 	l.inbox = nil
 	l.mail.Unlock()
+	l.over = true
 	l.settle()
 	l.timerfd.Close()
 	l.settle()
@@ -102,8 +123,9 @@ func (l *Loop) Run() error {
 	return nil
 }
 
-// Close ends Run after the round in hand. Descriptors that are still registered are not closed: their owner closes them first.
-// Any goroutine may call it, any number of times.
+// Close ends Run after the round in hand; what was posted and has not had its turn by then is dropped. Descriptors that are
+// still registered are not closed: their owner closes them first. A loop that is never run keeps its own four
+// until Run is called, which then returns at once. Any goroutine may call it, any number of times.
 func (l *Loop) Close() {
 	l.mail.Lock()
 	defer l.mail.Unlock()
@@ -114,7 +136,7 @@ func (l *Loop) Close() {
 }
 
 // Post runs fn on the loop, after the callbacks of the round in hand. It never blocks, and any goroutine may call it.
-// It reports false, and drops fn, once the loop is closed.
+// It reports false, and drops fn, once the loop is closed. True is no promise that fn runs: a Close may come before its turn.
 func (l *Loop) Post(fn func()) bool {
 	l.mail.Lock()
 	if l.shut {

@@ -318,7 +318,9 @@ func TestPauseAndCloseFromInsideTheCallbackDoNotSpin(t *testing.T) {
 	c, theirs := registered(t, l)
 	defer unix.Close(theirs)
 	done := make(chan struct{}, 4)
+	var sysfd int
 	on(t, l, func() {
+		sysfd = c.SysFD()
 		c.onData = func() { c.SetInterest(false, true); c.SetInterest(false, false); done <- struct{}{} }
 	})
 	unix.Write(theirs, []byte("a"))
@@ -329,13 +331,18 @@ func TestPauseAndCloseFromInsideTheCallbackDoNotSpin(t *testing.T) {
 	})
 	unix.Write(theirs, []byte("b"))
 	<-done
-	on(t, l, func() {})
-	if _, err := unix.FcntlInt(c.FD.fdForTest(), unix.F_GETFD, 0); err == nil {
+	on(t, l, func() {
+		if c.SysFD() != -1 {
+			t.Errorf("a round after Close: SysFD %d, want -1", c.SysFD())
+		}
+		if _, err := c.Write([]byte("late")); err != unix.EBADF {
+			t.Errorf("Write a round after Close: got %v, want EBADF", err)
+		}
+	})
+	if _, err := unix.FcntlInt(uintptr(sysfd), unix.F_GETFD, 0); err == nil {
 		t.Error("the descriptor is still open a round after Close")
 	}
 }
-
-func (f *FD) fdForTest() uintptr { return uintptr(f.fd) }
 
 func TestWriteInterestReportsSpace(t *testing.T) {
 	l := runLoop(t, Config{})

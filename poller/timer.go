@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -8,13 +9,15 @@ import (
 
 // Arm has t fire once, no earlier than after from Now and at most one tick later than that when the loop keeps up. A timer that is
 // armed already is moved. O(1), no allocation. Loop only.
-func (l *Loop) Arm(t *Timer, after time.Duration) { l.ArmAt(t, l.now+after) }
+func (l *Loop) Arm(t *Timer, after time.Duration) { l.ArmAt(t, l.now+min(after, farthest)) }
+
+// farthest keeps sums of times from overflowing: 73 years, in which nobody waits. A timer beyond it, or beyond the reach
+// of the wheel (21 years at the default tick), fires then.
+const farthest = time.Duration(1) << 61
 
 // ArmAt is Arm with an absolute time on Now's scale. A time that has passed fires with the next tick.
 func (l *Loop) ArmAt(t *Timer, at time.Duration) {
-	if at < 0 {
-		at = 0
-	}
+	at = min(max(at, 0), 2*farthest-1)
 	l.wheel.arm(t, uint64((at+l.tick-1)/l.tick))
 }
 
@@ -34,11 +37,11 @@ type timerFD struct {
 func (t *timerFD) open(l *Loop) error {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {
-		return err
+		return fmt.Errorf("timerfd: %w (raise the descriptor limit?)", err)
 	}
 	if err := l.Register(&t.FD, fd, t); err != nil {
 		unix.Close(fd)
-		return err
+		return fmt.Errorf("timerfd: epoll: %w", err)
 	}
 	return nil
 }
