@@ -358,3 +358,5 @@ func selfSigned(t testing.TB, dir string) (cert, key string) {
 	}
 	return cert, key
 }
+
+func contains(err error, text string) bool { return err != nil && strings.Contains(err.Error(), text) }
