@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"sluice/poller"
 )
 
 // Every series there will ever be is made here, before the first client: what clients send can add to none of the
@@ -35,7 +37,7 @@ var (
 	_           = metrics.NewGauge(`sluice_connections`, func() float64 { return float64(connections.Load()) })
 
 	connectionsTotal = metrics.NewCounter(`sluice_connections_total`)
-	handshakeTime    = metrics.NewHistogram(`sluice_handshake_duration_seconds`)
+	handshakeTime    = poller.NewHistogram(`sluice_handshake_duration_seconds`, poller.DurationBuckets)
 
 	messagesReceived = metrics.NewCounter(`sluice_messages_received_total`)
 	messagesSent     = metrics.NewCounter(`sluice_messages_sent_total`)

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/VictoriaMetrics/metrics"
 	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
 
@@ -180,7 +179,7 @@ func (w *worker) abort() {
 	}
 }
 
-func (w *worker) noteTime(h *metrics.Histogram, since time.Duration) {
+func (w *worker) noteTime(h *poller.Histogram, since time.Duration) {
 	h.Update((w.loop.Now() - since).Seconds())
 }
 
