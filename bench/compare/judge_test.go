@@ -32,8 +32,10 @@ func TestJudge(t *testing.T) {
 		{"more is better, clearly worse", "messages_per_second", []float64{5, 6, 7}, []float64{10, 11, 12}, true, false, false},
 		{"more is better, clearly better", "messages_per_second", []float64{10, 11, 12}, []float64{5, 6, 7}, false, false, true},
 		{"spreads overlap", "cpu_message_us", []float64{5, 8, 9}, []float64{4, 5, 6}, false, true, false},
-		{"within five per cent", "cpu_message_us", []float64{10.4}, []float64{10}, false, true, false},
-		{"just beyond five per cent", "cpu_message_us", []float64{10.6}, []float64{10}, true, false, false},
+		{"within five per cent", "cpu_message_us", []float64{10.4, 10.4}, []float64{10, 10}, false, true, false},
+		{"just beyond five per cent", "cpu_message_us", []float64{10.6, 10.6}, []float64{10, 10}, true, false, false},
+		{"one round, within a quarter", "cpu_message_us", []float64{12.4}, []float64{10}, false, true, false},
+		{"one round, beyond a quarter", "cpu_message_us", []float64{12.6}, []float64{10}, true, false, false},
 	} {
 		r := made(c.key, map[string][]float64{Sluice: c.mine, "gws": c.gws, "floor": {1}})
 		if got := len(r.Losses) == 1; got != c.loses {

@@ -137,7 +137,7 @@ func (r *Report) memoryBars(width float64) report.Bars {
 
 func (r *Report) cpuBars(width float64) report.Bars {
 	return r.bars(report.Chart{Title: "Server CPU", Width: width,
-		Subtitle: fmt.Sprintf("time for each counted message and handshake, %s connections; less is better", report.Number(int64(r.Plan.main(Closed))))},
+		Subtitle: fmt.Sprintf("for each message and each handshake, %s connections; less is better", report.Number(int64(r.Plan.main(Closed))))},
 		[]string{"message", "handshake"}, report.Micros, "cpu_message_us", "cpu_handshake_us")
 }
 

@@ -30,7 +30,7 @@ func measureOf(key string) measure {
 	return measures[slices.IndexFunc(measures, func(m measure) bool { return m.key == key })]
 }
 
-// table lays g out; the last rows are how much the nearest and the farthest baseline pays for sluice's one.
+// table lays g out, a row a server.
 func (r *Report) table(g grid) report.Table {
 	t := report.Table{Title: g.title, Head: []string{""}}
 	for _, key := range g.keys {
@@ -108,17 +108,24 @@ func (r *Report) conditions() []string {
 		}
 		switch s.Kind {
 		case Closed:
-			c = append(c, fmt.Sprintf("Memory, CPU per handshake and per message, throughput: %s connections, %d messages of %d bytes outstanding, %d rounds.",
-				report.Number(int64(s.Conns)), s.Window, payload, s.Rounds))
+			c = append(c, fmt.Sprintf("Memory, CPU per handshake and per message, throughput: %s connections, %d messages of %d bytes outstanding; %s.",
+				report.Number(int64(s.Conns)), s.Window, payload, rounds(s.Rounds)))
 		case Open:
-			c = append(c, fmt.Sprintf("Latencies: %s connections, %s messages/s on a fixed schedule, counted from the intended send time, %d rounds.",
-				report.Number(int64(s.Conns)), report.Number(int64(s.Rate)), s.Rounds))
+			c = append(c, fmt.Sprintf("Latencies: %s connections, %s messages/s on a fixed schedule, counted from the intended send time; %s.",
+				report.Number(int64(s.Conns)), report.Number(int64(s.Rate)), rounds(s.Rounds)))
 		case Beats:
-			c = append(c, fmt.Sprintf("Heartbeats: %s connections, one a second each, %d rounds.", report.Number(int64(s.Conns)), s.Rounds))
+			c = append(c, fmt.Sprintf("Heartbeats: %s connections, one a second each; %s.", report.Number(int64(s.Conns)), rounds(s.Rounds)))
 		}
 	}
 	return append(c, "Memory is what the process itself has written to (anonymous pages), without that of the empty process. "+
 		"The kernel's share is measured for the whole machine, so it holds both ends of each connection.")
+}
+
+func rounds(n int) string {
+	if n == 1 {
+		return "1 round"
+	}
+	return fmt.Sprintf("%d rounds", n)
 }
 
 // WriteTable writes the report as text for a terminal.
@@ -217,7 +224,7 @@ func (r *Report) words() (notes []note) {
 			add("Where sluice loses", r.Losses)
 		}
 	}
-	add("Too close to call (the spreads overlap, or the difference is within 5 %)", r.Unclear)
+	add("Too close to call (the spreads overlap, or the difference is within 5 %, or within 25 % of a single round)", r.Unclear)
 	add("Against the floor, which is no service but the price of the system calls ("+baseline.Floor+")", r.Floor)
 	add("What went wrong", r.Troubles)
 	return notes

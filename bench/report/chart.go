@@ -124,7 +124,7 @@ func Standalone(charts ...template.HTML) string {
 	}
 	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%g" height="%g" viewBox="0 0 %g %g"><style>%s</style>`,
 		width, height, width, height, themeCSS(":root")) +
-		`<rect width="100%" height="100%" rx="8" fill="var(--paper)"/>` + body.String() + "</svg>\n"
+		`<rect width="100%" height="100%" fill="var(--paper)"/>` + body.String() + "</svg>\n"
 }
 
 var boxed = regexp.MustCompile(`viewBox="0 0 ([0-9.]+) ([0-9.]+)"`)
