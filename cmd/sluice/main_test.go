@@ -338,3 +338,32 @@ func TestSecondGatewayOnTheSamePort(t *testing.T) {
 		t.Errorf("got status %d and %q, want 1 and the reason", status, log)
 	}
 }
+
+// A Redis that is away is waited for; the gateway says that it is not ready, and stops when asked.
+func TestServeWithoutItsRedis(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := ln.Addr().String()
+	ln.Close()
+	p, listen, admin := start(t, "--session-store=redis", "--redis-url=redis://user:hunter2@"+nobody)
+	for _, url := range []string{"http://" + listen + "/readyz", "http://" + admin + "/readyz"} {
+		if status, body := get(t, url); status != 503 || strings.Contains(body, "hunter2") {
+			t.Errorf("%s: got %d %q, want 503 and no password", url, status, body)
+		}
+	}
+	if status, body := get(t, "http://"+admin+"/sessions/00000000-0000-4000-8000-000000000000"); status != 503 {
+		t.Errorf("a session that nobody can look up: got %d %q, want 503", status, body)
+	}
+	if status, _ := get(t, "http://"+admin+"/healthz"); status != 200 {
+		t.Errorf("/healthz: got %d, want 200: restarting this process mends no Redis", status)
+	}
+	p.signal(syscall.SIGTERM)
+	if status := p.exit(); status != exitClean {
+		t.Errorf("got status %d, want 0", status)
+	}
+	if log := strings.Join(p.log, "\n"); strings.Contains(log, "hunter2") || !strings.Contains(log, nobody) {
+		t.Errorf("the log must name the address, and not the password:\n%s", log)
+	}
+}
