@@ -41,16 +41,22 @@ func startRedis(t testing.TB, args ...string) *redisServer {
 
 func (r *redisServer) start() {
 	r.t.Helper()
-	bin, err := exec.LookPath("redis-server")
-	if err != nil {
-		r.t.Fatalf("these tests need redis-server: make test installs it (%v)", err)
-	}
 	args := []string{"--port", r.port, "--bind", "127.0.0.1", "--dir", r.dir, "--save", ""}
 	if r.tls {
 		args = []string{"--port", "0", "--tls-port", r.port, "--bind", "127.0.0.1", "--dir", r.dir, "--save", ""}
 	}
+	r.command(append(args, r.args...)...)
+}
+
+// command runs redis-server with just these arguments, and waits until it listens.
+func (r *redisServer) command(args ...string) {
+	r.t.Helper()
+	bin, err := exec.LookPath("redis-server")
+	if err != nil {
+		r.t.Fatalf("these tests need redis-server: make test installs it (%v)", err)
+	}
 	r.log = new(bytes.Buffer)
-	r.cmd = exec.Command(bin, append(args, r.args...)...)
+	r.cmd = exec.Command(bin, args...)
 	r.cmd.Stdout, r.cmd.Stderr = r.log, r.log
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := r.cmd.Start(); err != nil {
