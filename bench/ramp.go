@@ -7,6 +7,7 @@ import (
 	mrand "math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -41,6 +42,7 @@ func (r *ramp) stop() {
 
 func (w *worker) beginRamp(c command) {
 	w.ramp.on, w.ramp.step, w.ramp.started = true, c, 0
+	w.conns = slices.Grow(w.conns, c.Conns)
 	w.ramp.began = max(w.now(), c.At-w.mono)
 	w.ramp.Expire()
 }

@@ -2,6 +2,8 @@ package bench
 
 import (
 	"time"
+
+	"github.com/gobwas/ws"
 )
 
 // visits reports whether a unit of traffic is a visit: a client that leaves and comes back.
@@ -134,27 +136,37 @@ func (w *worker) dropAll() {
 	w.anotherRound()
 }
 
-// slowBurst is how many messages a client that does not read sends at a time.
-const slowBurst = 32
+// slowBurst is how many messages the clients that do not read send in slowEvery, all together: 25,600 a second, enough to
+// fill the buffers of a few dozen of them in ten seconds and too few to be a load that the others would suffer from.
+const (
+	slowBurst = 256
+	slowEvery = 10 * time.Millisecond
+)
 
-// blastSlow has the clients that do not read send all the same, so that the replies pile up at the server.
+// blastSlow has the clients that do not read send all the same, so that the replies pile up at the server: one after the
+// other, each until its socket takes no more.
 func (w *worker) blastSlow() {
-	if len(w.slow) == 0 {
-		return
-	}
 	for _, c := range w.slow {
 		c.SetInterest(false, false)
 	}
-	b := &every{}
-	b.begin(w.loop, 10*time.Millisecond, func() {
+	if len(w.slow) == 0 || w.blast.do != nil {
+		return
+	}
+	next := 0
+	w.blast.begin(w.loop, slowEvery, func() {
 		if !w.traffic.on {
-			w.loop.Disarm(&b.Timer)
 			return
 		}
-		for _, c := range w.slow {
-			for i := 0; i < slowBurst && c.state == open && (c.x == nil || len(c.x.out) == 0); i++ {
-				c.sendFrame(1, w.payload)
+		for range slowBurst {
+			for tried := 0; !w.slow[next].takes(); tried++ {
+				if next = (next + 1) % len(w.slow); tried == len(w.slow) {
+					return
+				}
 			}
+			w.slow[next].sendFrame(ws.OpText, w.payload)
 		}
 	})
 }
+
+// takes reports whether the socket has taken all that was written so far.
+func (c *Conn) takes() bool { return c.state == open && (c.x == nil || len(c.x.out) == 0) }

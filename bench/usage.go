@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 )
@@ -24,7 +25,7 @@ type cost struct {
 }
 
 func ownCost() *cost {
-	runtime.GC()
+	debug.FreeOSMemory() // collects, and gives back what the kernel would otherwise count as ours
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	pid := os.Getpid()

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
 
 	"sluice/poller"
@@ -53,6 +54,7 @@ type worker struct {
 	pacer   pacer
 	sweep   every
 	report  every
+	blast   every
 }
 
 // every is a timer that repeats.
@@ -174,12 +176,16 @@ func (w *worker) expect(c *Conn, last state, within time.Duration) {
 // sweepAll ends what has taken too long.
 func (w *worker) sweepAll() {
 	now := w.now()
-	for len(w.deadlines) > 0 && w.deadlines[0].at <= now {
+	for len(w.deadlines) > 0 {
 		d := w.deadlines[0]
+		met := d.c.state > d.last || d.c.state == dead
+		if !met && d.at > now {
+			break
+		}
 		w.deadlines[0].c = nil
 		w.deadlines = w.deadlines[1:]
 		switch {
-		case d.c.state > d.last || d.c.state == dead:
+		case met:
 		case d.c.state == closing:
 			w.left(d.c)
 		default:
@@ -281,9 +287,11 @@ func (w *worker) left(c *Conn) {
 	}
 }
 
+var closeNormal = ws.NewCloseFrameBody(ws.StatusNormalClosure, "")
+
 // leave closes c the clean way: a Close, and then the server's answer to it.
 func (c *Conn) leave() {
-	c.sendFrame(8, []byte{0x03, 0xe8}) // 1000, normal
+	c.sendFrame(ws.OpClose, closeNormal)
 	if c.state != dead {
 		c.state = closing
 		c.w.expect(c, closing, c.w.spec.Timeout)
