@@ -26,7 +26,7 @@ func (c *Conn) due() {
 	case handshaking:
 		c.refuse(refuseTimeout, "")
 	case opening:
-		c.refuse(refuseSlowHandler, "")
+		c.Refuse(refuseSlowHandler)
 	case open:
 		c.dueWhileOpen()
 	case leaving:
@@ -53,6 +53,9 @@ func (c *Conn) dueWhileOpen() {
 		return
 	}
 	if c.state == open && !c.w.draining && c.w.cfg.Heartbeat > 0 {
+		if c.blocked() {
+			c.seen = now // we are not listening: its silence says nothing
+		}
 		if now >= c.seen+deadAfter(c.w.cfg.Heartbeat) {
 			deadPeers.Inc()
 			c.end(goneReset)
@@ -190,7 +193,8 @@ func (c *Conn) fail(code ws.StatusCode, reason string) {
 	c.linger()
 }
 
-// lingerTime is how long a peer may take to answer FIN with its own.
+// lingerTime is how long a peer may take to answer FIN with its own. Before that, one that reads slowly has CloseTimeout for
+// what is queued for it.
 const lingerTime = 2 * time.Second
 
 // linger ends the sending side and waits for the peer to end its own. Closing at once, with unread bytes in the socket,
@@ -199,11 +203,18 @@ func (c *Conn) linger() {
 	if c.state >= lingering {
 		return
 	}
+	if c.w.current == c {
+		c.flush() // nothing is sent after this, and what the socket does not take decides how long to wait
+	}
+	patience := lingerTime
+	if c.out != nil && c.state != closing { // a peer that did not answer our Close has had its time
+		patience = c.w.cfg.CloseTimeout
+	}
 	c.state = lingering
 	c.flags &^= paused
 	c.dropInput()
-	c.patience(lingerTime)
-	if c.out == nil && c.w.current != c {
+	c.patience(patience)
+	if c.out == nil {
 		c.sendFIN()
 	}
 	c.interest()
@@ -213,6 +224,7 @@ func (c *Conn) linger() {
 func (c *Conn) sendFIN() {
 	if c.flags&finSent == 0 {
 		c.flags |= finSent
+		c.patience(lingerTime)
 		_ = c.fd.CloseWrite() // ENOTCONN: the peer is gone, which epoll reports
 	}
 }
@@ -244,7 +256,6 @@ func (c *Conn) end(how gone) {
 	}
 	c.dropInput()
 	c.dropOutput()
-	w.remove(c)
 	if c.flags&accepted != 0 {
 		connections.Add(-1)
 		countClose(c.closeCode)
@@ -255,4 +266,5 @@ func (c *Conn) end(how gone) {
 	if c.flags&handled != 0 {
 		w.handler.Closed(c)
 	}
+	w.remove(c) // last: when Drain sees the last one go, the Handler has seen it too
 }

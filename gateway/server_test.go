@@ -211,3 +211,21 @@ func TestDrainTellsEveryone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// deaf is an App whose handler stops reading with the first message.
+type deaf struct{ Echo }
+
+func (d deaf) ForLoop(func(fn func()) bool) Handler        { return d }
+func (deaf) Message(c *Conn, op ws.OpCode, payload []byte) { c.PauseReading() }
+
+func TestPeerThatIsNotListenedToIsNotDead(t *testing.T) {
+	const interval = 20 * time.Millisecond
+	s := serve(t, Config{Heartbeat: interval}, deaf{})
+	c := open101(t, s, "/ws")
+	c.Write(text("x"))
+	for range 20 { // heartbeats go on for far longer than 2.5 intervals, though no Pong is read
+		if got := c.next(); !strings.HasPrefix(got, `text {"ts":`) && got != "ping" {
+			t.Fatalf("got %q, want heartbeats", got)
+		}
+	}
+}
