@@ -55,14 +55,16 @@ if s < told or n - s < known - told then
   if base > 0 then redis.call('HSET', key, 'b', int(base)) end
   if have[me] then s, t, sec, f = parse(have[me]) else s, t = 0, 0 end
   if s < told then -- its own share, which nobody else can restore
-    if not (forced and n >= known) then n = n + told - s end
+    if forced and n >= known and base >= told - s then -- it was folded alive: take it back out
+      redis.call('HSET', key, 'b', int(base - (told - s)))
+    else n = n + (told - s) end
     s, t = told, n
   end
   if n > 0 then redis.call('HSET', key, 'n', int(n)) end
 end
 
 if c > s then
-  n = n + c - s
+  n = n + (c - s) -- in this order: n + c may be beyond 2^53
   s, t = c, n
 end
 if s > 0 then
