@@ -12,7 +12,7 @@ import (
 
 // gcPercent trades CPU for memory: most of the heap is connections that hardly change, so collecting at half
 // of their growth costs little and keeps bytes per connection low.
-const gcPercent = 50
+const gcPercent = 25
 
 // raiseFiles raises the soft limit of open files to the hard one. The Go runtime does the same at start; this
 // makes sure, and says what it got.
