@@ -53,7 +53,7 @@ type Config struct {
 	// MaxHeaders bounds the number of request headers (then 431). Default 64.
 	MaxHeaders int
 
-	// CloseTimeout is how long the Handler may take for its last words, and then the peer for its Close, and then for its FIN.
+	// CloseTimeout is how long the Handler may take for its last words, and then the peer to read them and to send its Close.
 	// Default 5 s.
 	CloseTimeout time.Duration
 

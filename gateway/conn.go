@@ -64,6 +64,7 @@ const (
 	broken                           // a write failed; the end of the round closes it
 	revived                          // a resume is waiting for the end of the round
 	accepted                         // 101 has been sent
+	bodyless                         // the request was a HEAD: what answers it has no body
 )
 
 var errClosed = errors.New("gateway: the connection is closing")
@@ -162,6 +163,11 @@ func (c *Conn) feedCarried() {
 // the point where reading paused.
 func (c *Conn) frames(b []byte) []byte {
 	for len(b) > 0 && c.state < lingering && !c.blocked() {
+		if c.flags&peerClosed != 0 {
+			// RFC 6455, section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame." What comes
+			// all the same while the Handler looks for its last words is not worth an answer of its own.
+			return nil
+		}
 		if in := c.in; in != nil && in.remaining > 0 {
 			b = c.continueFrame(b)
 			continue
@@ -308,8 +314,12 @@ func (c *Conn) resume() {
 		return
 	}
 	c.w.begin(c)
-	if !c.blocked() && c.in != nil && len(c.in.raw) > 0 {
-		c.feedCarried()
+	if !c.blocked() && c.in != nil {
+		if len(c.in.raw) > 0 {
+			c.feedCarried()
+		} else {
+			c.releaseInput() // a late Accept leaves it empty
+		}
 	}
 	c.w.end(c)
 }

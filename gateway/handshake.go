@@ -46,6 +46,9 @@ func (c *Conn) request(b []byte) []byte {
 func (c *Conn) route(head []byte) {
 	r := &c.w.request
 	refusal := parseRequest(head, c.w.cfg.MaxHeaders, r)
+	if string(r.Method) == http.MethodHead {
+		c.flags |= bodyless
+	}
 	requestID := c.w.requestID(r.RequestID)
 	if refusal == nil {
 		switch string(r.Path) {
@@ -139,6 +142,8 @@ func (u *upgrader) upgrade(head []byte) int {
 	return http.StatusBadRequest
 }
 
+const requestIDHeader = "X-Request-ID: "
+
 // openUp gives the request to the Handler.
 func (c *Conn) openUp(r *Request, requestID string) {
 	c.w.noteTime(handshakeTime, c.deadline-c.w.cfg.HandshakeTimeout)
@@ -146,7 +151,7 @@ func (c *Conn) openUp(r *Request, requestID string) {
 		c.w.log.Debug("handshake", "fd", c.fd.SysFD(), "request_id", requestID, "path", quoted(r.Path), "host", quoted(r.Host), "origin", quoted(r.Origin))
 	}
 	u := &c.w.upgrader
-	u.out = append(append(append(u.out, "X-Request-ID: "...), requestID...), "\r\n"...)
+	u.out = append(append(append(u.out, requestIDHeader...), requestID...), "\r\n"...)
 	c.state = opening
 	c.flags |= handled
 	c.patience(c.w.cfg.HandshakeTimeout)
@@ -166,11 +171,7 @@ func (c *Conn) Accept(headers string) {
 	if c.state != opening {
 		return
 	}
-	head := c.w.upgrader.out
-	if c.w.accepting != c {
-		head = c.in.accept
-	}
-	w := c.w
+	w, head := c.w, c.acceptHead()
 	nested := w.begin(c)
 	w.scratch = append(append(append(w.scratch, head...), headers...), "\r\n"...)
 	if c.in != nil && c.in.accept != nil {
@@ -198,8 +199,17 @@ func (c *Conn) Accept(headers string) {
 // Refuse answers the request with r instead. Once, from Handler.Open or later.
 func (c *Conn) Refuse(r *Refusal) {
 	if c.state == opening {
-		c.refuse(r, "")
+		_, requestID, _ := bytes.Cut(c.acceptHead(), []byte(requestIDHeader))
+		c.refuse(r, string(bytes.TrimSuffix(requestID, []byte("\r\n"))))
 	}
+}
+
+// acceptHead is the 101 response while the Handler has not answered: all but its last line, X-Request-ID at its end.
+func (c *Conn) acceptHead() []byte {
+	if c.w.accepting == c {
+		return c.w.upgrader.out
+	}
+	return c.in.accept
 }
 
 // refuse sends an HTTP response and closes the socket after it.
@@ -212,6 +222,11 @@ func (c *Conn) refuse(r *Refusal, requestID string) {
 }
 
 func (c *Conn) answer(response []byte) {
+	if c.flags&bodyless != 0 {
+		// RFC 9110, section 9.3.2: "the server MUST NOT send content in the response" to a HEAD
+		head, _, _ := bytes.Cut(response, []byte("\r\n\r\n"))
+		response = response[:len(head)+4]
+	}
 	c.write(response)
 	c.linger()
 }
@@ -223,9 +238,6 @@ func (c *Conn) answerHealth(r *Request, requestID string, err error) {
 		c.refuse(refuseMethod, requestID)
 	case err != nil:
 		c.answer(appendResponse(nil, http.StatusServiceUnavailable, requestID, "Retry-After: 1\r\n", "not ready: "+err.Error()+"\n"))
-	case method == http.MethodHead:
-		response := appendResponse(nil, http.StatusOK, requestID, "", "ok\n")
-		c.answer(response[:len(response)-len("ok\n")])
 	default:
 		c.answer(appendResponse(nil, http.StatusOK, requestID, "", "ok\n"))
 	}
