@@ -4,7 +4,8 @@
 --          might be alive was folded) and, per writer, c:<writer> = contribution:total-right-after:seconds[:f]
 -- ARGV     1 field  2 contribution  3 contribution it was told is stored  4 total it was told  5 TTL ms
 --          6 "f" if this writer is done  7 "heal" or ""  8… heal: the other fields it was told, as pairs
--- Answers  {1, total, contribution stored, total right after it, fields, healed, other fields if they changed…}
+-- Answers  {1, total, contribution stored, total right after it, fields if the writer is new, healed,
+--          other fields if they changed…}
 --          {0} state was lost: nothing has been done, send again with "heal"
 local key, me = KEYS[1], ARGV[1]
 local c, told, known, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -63,6 +64,7 @@ if s < told or n - s < known - told then
   if n > 0 then redis.call('HSET', key, 'n', int(n)) end
 end
 
+local fresh = h[2] and healed == 0 and c > s and sec == now -- written this second: the TTL is right to a second
 if c > s then
   n = n + (c - s) -- in this order: n + c may be beyond 2^53
   s, t = c, n
@@ -71,10 +73,10 @@ if s > 0 then
   if done == 'f' then f = 'f' end
   redis.call('HSET', key, 'n', int(n), me, int(s) .. ':' .. int(t) .. ':' .. now .. (f == 'f' and ':f' or ''))
 end
-redis.call('PEXPIRE', key, ttl)
+if not fresh then redis.call('PEXPIRE', key, ttl) end
 
-local len = redis.call('HLEN', key)
-if len > FOLD_ABOVE and s > 0 and not h[2] then -- a writer more: fold those that cannot come back
+local len = h[2] and 0 or redis.call('HLEN', key)
+if len > FOLD_ABOVE and s > 0 then -- a writer more: fold those that cannot come back
   local all, base, left = redis.call('HGETALL', key), 0, {}
   local fold = function(w, x) base = base + x; len = len - redis.call('HDEL', key, w) end
   for i = 1, #all, 2 do

@@ -5,8 +5,83 @@
 //
 // Memory (the default store) counts in this process. A session is one 64-byte struct which is also the
 // Attachment of all its connections, so attaching allocates it and nothing else, and counting a message is
-// one atomic add. Measured with go test -bench 'Footprint|Add|AttachDetach' on the 2-core development machine: 99 to
-// 120 B a session, map slot included (110 at 19,000 sessions, 120 at 1,000,000), 6 ns a counted message,
-// 86 ns for attaching, counting and detaching. Ids fall on 64 shards; a shard's lock is taken at attach and
-// detach only. Idle sessions form a list per shard, longest idle first, so both expiry and eviction take its head.
+// one atomic add. Measured with go test -bench 'Memory' on the 2-core development machine: 99 to 120 B a
+// session, map slot included (110 at 19,000 sessions, 120 at 1,000,000), 6 ns a counted message, 86 ns for
+// attaching, counting and detaching. Ids fall on 64 shards; a shard's lock is taken at attach and detach
+// only. Idle sessions form a list per shard, longest idle first, so both expiry and eviction take its head.
+//
+// # Redis: the promise
+//
+// For a session let A be the highest number that was acknowledged, R the total in Redis and S the messages
+// received. Then A ≤ R ≤ S whatever processes, connections or commands are lost, late or doubled, and R = S
+// once all is quiet. A welcome is never below an acknowledgement that somebody received before asking.
+//
+// Redis itself must keep what it confirmed: appendonly, appendfsync always, noeviction (Durability strict
+// insists). When it does not (a flush, an eviction, a restart with an older file, a failover to a replica
+// that lags) R falls, and each writer that is still attached restores it with its next commit or Touch,
+// exactly as far as the writers still attached were told; what only departed ones knew is gone. Until the
+// last of them has spoken, two of them on different processes may be given the same number. R ≤ S holds
+// throughout, except for what is said about folding below.
+//
+// # Redis: the commit
+//
+// A writer is one attachment, with a random id. A session is a hash with the total n and, per writer, a field
+// c:<writer> = contribution:total right after it:time. So n is a sum of counters of which each is written by
+// one writer and only grows (a G-counter), and commit.lua, one script per session and batch, follows:
+//
+//   - A writer sends its contribution, not an increment. The script stores the larger of it and what it finds
+//     and adds the difference to n. Repeated commits add nothing; a late one finds a larger one; order does not matter.
+//   - A commit that is not answered is repeated as it was, with the same contribution: the messages that came
+//     meanwhile wait for the next one. Else, had the first one been stored and another writer come between,
+//     the numbers of the repeated one would not be contiguous. With it, the field says what the total was right
+//     after it was stored, so the m messages of it own the numbers (T−m, T] however often it was sent.
+//   - A writer says what it was told: its own contribution b, the total L. If the hash holds less of its own, or
+//     less of all others than L−b, state was lost. Then nothing is done (an old command cannot restore an old
+//     state) and the writer sends again with all fields that it was told. Those are merged field by field, the
+//     larger wins: the join of G-counters, which is idempotent and commutative and never exceeds what was sent.
+//     This is why writers remember fields and not just totals: a total may or may not include a commit of
+//     another writer that was stored and not answered, and adding that again would count it twice.
+//   - The other fields are in an answer only when their sum has changed, so a session with one writer, which is
+//     nearly every session, sends and receives none.
+//
+// Fields must not pile up. The final commit marks its field; when a hash has more than 16 fields, a new writer
+// folds those that ended a minute ago or more into a base b. A commit that arrives after its writer was folded
+// would be counted again: a minute is far above what a command can spend in a connection given up by us but
+// not yet read by Redis, and is measured by Redis' clock from the execution of the final commit. Above 64 fields the oldest
+// are folded though they may be alive. Only a session with that many connections at once can see it, and only
+// if an answer or the state is lost as well can its total then be wrong. With nothing pending and few fields
+// a writer leaves without a commit: a write would invalidate the session in every cache.
+//
+// TestCommitScriptAgainstModel draws histories of losses, repetitions, delays, flushes and rollbacks and runs
+// them in a real Redis.
+//
+// # Redis: batches, resumes, outages
+//
+// Each loop has one committer. While a batch is in flight the next one gathers; a batch is one DoMulti and
+// its acknowledgements return to the loop in one post. rueidis repeats nothing by itself. A batch has one
+// deadline; what was not taken is repeated after 10 ms to 1 s, drawn at random. Pending messages are bounded
+// per connection and per loop (Full); connections that leave in an outage leave their counts in that bound.
+//
+// A resume reads the hash through rueidis' client-side cache. Invalidations travel alone, so a cached count
+// may be older than an acknowledgement from another process, or this one. Hence the resumes that have gathered
+// are preceded by one PING on the connection that carries the invalidations: Redis queued those of every
+// confirmed write before it reads our PING, so they are here when the answer is. A storm of idle sessions
+// costs Redis one PING for up to 256 of them. If Redis does not answer, the cache is asked alone for as long as rueidis keeps it (a
+// few seconds); in that window, and if this process alone is cut off from Redis, a welcome may lag. The first
+// acknowledgement is exact even then. What the cache does not hold is ErrUnavailable.
+//
+// Measured with go test -bench RedisAcknowledged, 1,000 connections with one message in flight each, Redis 7.0 and all on
+// the same 2 cores: 100,000 acknowledged messages a second without append-only file, 84,000 with appendfsync
+// everysec, 45,000 with always (Redis syncs once per 16 KiB that it reads, some 70 commits). An attachment costs 160 B.
+//
+// # Redis: URLs
+//
+//	redis://host:6379/0                                    one server, database 0
+//	redis://user:password@host                             with credentials; redis://:password@host for the default user
+//	rediss://host                                          TLS; ?ca=FILE adds a certificate to trust, ?skip_verify=true trusts any
+//	redis://h1:7000?addr=h2:7001&addr=h3:7002              Redis Cluster, found from any of these (one that answers is enough)
+//	redis://h1:26379?addr=h2:26379&master_set=NAME         Sentinel; with &sentinel_user=…&sentinel_password=… if they want one
+//	unix:///run/redis.sock                                 a Unix socket
+//
+// Further parameters: db, client_name, dial_timeout (a duration; default: RedisConfig.Deadline).
 package sessions

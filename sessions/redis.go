@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ type RedisConfig struct {
 	// client waits for Redis after each few messages; too large and one client fills its loop's bound.
 	PendingPerConn int
 	// PendingPerLoop bounds the unacknowledged messages of a loop, and the resumes waiting on it. Default
-	// 65,536; with it a Redis that is down costs at most about 30 MB a loop.
+	// 65,536; with it a Redis that is down costs at most about 15 MB a loop.
 	PendingPerLoop int
 	// Deadline is the longest that one call to Redis may take. Default 2 s. A dead peer is noticed within
 	// about twice that. Too short and a slow disk looks like an outage.
@@ -60,13 +61,11 @@ func (cfg RedisConfig) withDefaults() (RedisConfig, error) {
 	if cfg.script == nil {
 		cfg.script = newCommitScript(foldAbove, foldAfter, foldHard)
 	}
-	positive := func(v *int, def int) { *v = map[bool]int{true: def, false: *v}[*v == 0] }
-	positive(&cfg.PendingPerConn, 256)
-	positive(&cfg.PendingPerLoop, 65_536)
-	duration := func(v *time.Duration, def time.Duration) { *v = map[bool]time.Duration{true: def, false: *v}[*v == 0] }
-	duration(&cfg.TTL, time.Hour)
-	duration(&cfg.Deadline, 2*time.Second)
-	duration(&cfg.DetachDeadline, 5*time.Second)
+	cfg.PendingPerConn = cmp.Or(cfg.PendingPerConn, 256)
+	cfg.PendingPerLoop = cmp.Or(cfg.PendingPerLoop, 65_536)
+	cfg.TTL = cmp.Or(cfg.TTL, time.Hour)
+	cfg.Deadline = cmp.Or(cfg.Deadline, 2*time.Second)
+	cfg.DetachDeadline = cmp.Or(cfg.DetachDeadline, 5*time.Second)
 	switch {
 	case cfg.Durability != "warn" && cfg.Durability != "strict":
 		return cfg, fmt.Errorf("redis durability %q: want strict or warn (set --redis-durability)", cfg.Durability)

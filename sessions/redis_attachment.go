@@ -21,7 +21,7 @@ type redisAttachment struct {
 	known  uint64   // the session's total, as Redis said last
 	others []string // the hash's other fields, as Redis said last
 	asked  uint64   // contribution of the commit that is in flight or unanswered: repeated as it is, see doc.go
-	fields int32    // of the hash
+	fields int32    // of the hash when this writer came to it
 	queued bool     // in the loop's queue, parked or in flight
 	again  bool     // touched while queued
 	final  bool     // the writer has gone

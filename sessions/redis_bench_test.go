@@ -1,6 +1,9 @@
 package sessions
 
 import (
+	"runtime"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -56,6 +59,7 @@ func BenchmarkRedisAcknowledged(b *testing.B) {
 				loops[i%2].on(func() { loops[i%2].Attach(NewID(), false, pumps[i]) })
 			}
 			b.ReportAllocs()
+			used := redisCPU(r)
 			b.ResetTimer()
 			for i := range loops {
 				loops[i].on(func() {
@@ -67,7 +71,67 @@ func BenchmarkRedisAcknowledged(b *testing.B) {
 			<-done
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "acks/s")
+			b.ReportMetric((redisCPU(r)-used)*1e6/float64(b.N), "redis-µs/ack")
 			b.ReportMetric(float64(elapsed.Load())/float64(b.N)/1e6, "ms/ack")
 		})
 	}
 }
+
+// redisCPU is what the server's main thread has used, in seconds.
+func redisCPU(r *redisServer) (sum float64) {
+	for line := range strings.Lines(r.cli("info", "cpu")) {
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), ":"); strings.HasSuffix(name, "_main_thread") {
+			v, _ := strconv.ParseFloat(value, 64)
+			sum += v
+		}
+	}
+	return sum
+}
+
+// BenchmarkRedisFootprint reports the heap bytes that an attachment costs: new and silent, after an
+// acknowledged message, and gone with a message that Redis has not taken.
+func BenchmarkRedisFootprint(b *testing.B) {
+	const size = 20_000
+	for b.Loop() {
+		r := startRedis(b)
+		s := newTestRedis(b, RedisConfig{URL: r.url(), ClientCache: true, DetachDeadline: time.Hour})
+		l := newTestLoop(b, s)
+		owners := make([]keeper, size)
+		heap := func() uint64 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		before := heap()
+		l.on(func() {
+			for i := range owners {
+				l.Attach(NewID(), false, &owners[i])
+			}
+		})
+		b.ReportMetric(float64(heap()-before)/size, "B/silent")
+		l.on(func() {
+			for i := range owners {
+				owners[i].a.Add()
+			}
+		})
+		eventually(b, "all is stored", func() bool { return redisPending.Load() == 0 })
+		l.on(func() {})
+		b.ReportMetric(float64(heap()-before)/size, "B/counted")
+		r.kill()
+		l.on(func() {
+			for i := range owners {
+				owners[i].a.Add()
+				owners[i].a.Detach(nil)
+			}
+		})
+		b.ReportMetric(float64(heap()-before)/size, "B/unstored")
+		runtime.KeepAlive(owners)
+	}
+}
+
+type keeper struct{ a Attachment }
+
+func (k *keeper) Attached(a Attachment, _ uint64, _ bool, _ error) { k.a = a }
+func (k *keeper) Acknowledged(uint64, uint64)                      {}
+func (k *keeper) Detached(uint64, error)                           {}

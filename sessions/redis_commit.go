@@ -177,7 +177,8 @@ func (l *redisLoop) settle(a *redisAttachment, s stored) acknowledgement {
 		a.told = a.asked
 		redisPending.Add(-int64(k.m))
 	}
-	a.known, a.fields, a.asked, a.heal = s.total, int32(s.fields), 0, false
+	a.known, a.asked, a.heal = s.total, 0, false
+	a.fields = max(a.fields, int32(s.fields))
 	if s.others != nil {
 		a.others = s.others
 	}

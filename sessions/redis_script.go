@@ -99,7 +99,7 @@ type stored struct {
 	total  uint64
 	count  uint64 // the writer's contribution in store
 	at     uint64 // the total right after it was stored: the number of its last message
-	fields int
+	fields int    // of the hash when the writer came to it, else 0
 	healed bool
 	others []string // nil: as the writer was told before
 }
