@@ -72,6 +72,7 @@ func TestEachBaseline(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Run("count", func(t *testing.T) { testCount(t, name) })
 			t.Run("echo", func(t *testing.T) { testEcho(t, name) })
+			t.Run("bytes", func(t *testing.T) { testByteAtATime(t, name) })
 			t.Run("http", func(t *testing.T) { testHTTP(t, name) })
 			if name != Floor {
 				t.Run("heartbeat", func(t *testing.T) { testHeartbeat(t, name) })
@@ -172,6 +173,43 @@ func testHTTP(t *testing.T, name string) {
 	}
 }
 
+// testByteAtATime: requests and frames may come in any pieces.
+func testByteAtATime(t *testing.T, name string) {
+	addr, _ := start(t, name, Options{Heartbeat: -1})
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(deadline))
+	trickle := func(s string) {
+		for i := range len(s) {
+			if _, err := io.WriteString(nc, s[i:i+1]); err != nil {
+				t.Fatalf("write byte %d: %v", i, err)
+			}
+		}
+	}
+	await := func(end string) {
+		got := ""
+		for b := make([]byte, 1); !strings.HasSuffix(got, end); got += string(b) {
+			if _, err := nc.Read(b); err != nil {
+				t.Fatalf("after %q: %v, want %q", got, err, end)
+			}
+		}
+	}
+	trickle(upgradeRequest)
+	await("}") // the welcome
+	for _, want := range []string{`{"count":1}`, `{"count":2}`} {
+		trickle("\x81\x83mask\x0c\x03\x10") // "abc"
+		await(want)
+	}
+	trickle("\x82\xfe\x00\x80mask" + strings.Repeat("x", 128)) // binary, length in two bytes
+	await(`{"count":3}`)
+}
+
+const upgradeRequest = "GET /ws/chat/ HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+
 func testHeartbeat(t *testing.T, name string) {
 	addr, _ := start(t, name, Options{Heartbeat: 50 * time.Millisecond})
 	c := dial(t, name, addr, "")
@@ -223,8 +261,7 @@ func testSilentPeerIsDropped(t *testing.T, name string) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	io.WriteString(nc, "GET /ws/chat/ HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	io.WriteString(nc, upgradeRequest)
 	nc.SetReadDeadline(time.Now().Add(deadline))
 	b, err := io.ReadAll(nc)
 	if ne, ok := err.(net.Error); ok && ne.Timeout() {

@@ -61,6 +61,7 @@ func beServer(args []string) error {
 
 func options(t *testing.T, only ...string) Options {
 	return Options{
+		busy:   func() float64 { return 0 },
 		Sluice: os.Args[0], Self: os.Args[0], Only: only, Command: "make bench", Log: func(s string) { t.Log(s) },
 		plan: &Plan{Limit: time.Hour, Settle: 10 * time.Millisecond, Steps: []Step{
 			{Kind: Closed, Conns: 50, Rounds: 2, Duration: 200 * time.Millisecond, Window: 8},
@@ -163,6 +164,7 @@ func testOutputs(t *testing.T, r *Report) {
 func TestBrokenBaselineIsTold(t *testing.T) {
 	t.Setenv("COMPARE_TEST_BROKEN", "gorilla")
 	o := options(t, "gorilla")
+	o.busy = func() float64 { return 1e3 }
 	o.plan.Steps = o.plan.Steps[:1]
 	r, err := Run(context.Background(), o)
 	if err != nil {
@@ -170,6 +172,9 @@ func TestBrokenBaselineIsTold(t *testing.T) {
 	}
 	if all := strings.Join(r.Troubles, "\n"); !strings.Contains(all, "gorilla at 50 connections") || !strings.Contains(all, "broken on purpose") {
 		t.Errorf("troubles: %s", all)
+	}
+	if !strings.Contains(r.Troubles[0], "the machine was not idle") {
+		t.Errorf("nothing is said of a load average of 1000: %s", r.Troubles[0])
 	}
 	if len(r.Servers) != 1 {
 		t.Errorf("%d servers, want sluice alone", len(r.Servers))
@@ -237,7 +242,9 @@ func TestOrderRotates(t *testing.T) {
 		order = append(order, strings.Fields(strings.ReplaceAll(line, ":", ""))[1])
 	}
 	o.load = func(context.Context, bench.Spec) (*bench.Result, error) { return &bench.Result{}, nil }
-	_, _ = Run(context.Background(), o) // nothing is measured, which it says
+	if _, err := Run(context.Background(), o); err == nil || !strings.Contains(err.Error(), "sluice could not be measured") {
+		t.Errorf("nothing was measured: %v", err)
+	}
 	want := "sluice gws gobwas gws gobwas sluice gobwas sluice gws"
 	if got := strings.Join(order, " "); got != want {
 		t.Errorf("order %s, want %s", got, want)

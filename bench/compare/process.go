@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,18 +74,31 @@ func (o Options) start(ctx context.Context, name string, heartbeat time.Duration
 	p.cmd.Env = fairEnvironment(os.Environ())
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	p.cmd.WaitDelay = time.Second
-	if err := p.cmd.Start(); err != nil {
+	// Should this program be killed, its servers must not stay.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go p.run(started)
+	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	go func() {
-		p.exit = p.cmd.Wait()
-		close(p.ended)
-	}()
 	if err := p.awaitReady(ctx); err != nil {
 		p.stop()
 		return nil, err
 	}
 	return p, nil
+}
+
+// run is the life of the process. It keeps its thread, because a child gets
+// its Pdeathsig when the thread that made it ends.
+func (p *process) run(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := p.cmd.Start()
+	started <- err
+	if err == nil {
+		p.exit = p.cmd.Wait()
+		close(p.ended)
+	}
 }
 
 // fairEnvironment is ours without what would tune one server's runtime or change sluice's settings.
