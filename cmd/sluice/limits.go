@@ -10,7 +10,7 @@ import (
 	"sluice/gateway"
 )
 
-// gcPercent trades CPU for memory: most of the heap is connections that hardly change, so collecting at half
+// gcPercent trades CPU for memory: most of the heap is connections that hardly change, so collecting at a quarter
 // of their growth costs little and keeps bytes per connection low.
 const gcPercent = 25
 
