@@ -36,3 +36,51 @@ func counting(c *metrics.Counter) func() uint64 {
 	before := c.Get()
 	return func() uint64 { return c.Get() - before }
 }
+
+// checkQuiet insists that a server without connections holds nothing for them: no connection in a list, no timer, no buffer
+// that was not given back, and nothing given back twice.
+func checkQuiet(t testing.TB, s *Server) {
+	t.Helper()
+	onLoops(s, func(w *worker) {
+		if len(w.conns) > 0 || w.current != nil || w.accepting != nil || len(w.scratch) > 0 {
+			t.Errorf("loop holds %d connections, current %p, accepting %p, %d bytes to write; want none", len(w.conns), w.current, w.accepting, len(w.scratch))
+		}
+		if n := w.loop.Timers(); n > 0 {
+			t.Errorf("got %d timers armed, want none", n)
+		}
+		inputs := make(map[*input]bool)
+		for _, in := range w.inputs {
+			if inputs[in] {
+				t.Error("an input is in the pool twice")
+			}
+			inputs[in] = true
+			if in.raw != nil || in.message != nil || in.accept != nil || in.op != 0 || in.remaining != 0 {
+				t.Errorf("pooled input is not empty: %+v", in)
+			}
+		}
+		outputs := make(map[*output]bool)
+		for _, out := range w.outputs {
+			if outputs[out] || out.buf != nil || out.sent != 0 {
+				t.Errorf("pooled output is there twice or not empty: %+v", out)
+			}
+			outputs[out] = true
+		}
+		// Two slices of one array in the pool would be two owners of it later.
+		arrays := make(map[*byte]bool)
+		var taken [][]byte
+		for size := 256; size <= 128<<10; size *= 2 {
+			for range 64 {
+				p := w.loop.Buffers.Get(size)
+				if first := &p[:1][0]; arrays[first] {
+					t.Errorf("a buffer of %d bytes is in the pool twice", size)
+				} else {
+					arrays[first] = true
+				}
+				taken = append(taken, p)
+			}
+		}
+		for _, p := range taken {
+			w.loop.Buffers.Put(p)
+		}
+	})
+}
