@@ -23,7 +23,7 @@ func (c *Conn) message(p []byte) {
 		c.beat()
 	case n.kind == bye:
 		w.n.Byes++
-		if !w.spec.NoVerify && !c.within(n.total, uint64(c.sent.n)) {
+		if !w.spec.NoVerify && w.spec.Scenario != Echo && !w.sawEcho && !c.within(n.total, uint64(c.sent.n)) {
 			w.n.ByesWrong++
 		}
 	case c.sent.n == 0 && c.flags&asked == 0:
@@ -86,6 +86,10 @@ func (c *Conn) count(n uint64) {
 	switch {
 	case n < expected:
 		w.n.Duplicated++
+	case inFlight == 0 && n <= c.acked+uint64(c.maybe):
+		// Too late: it has been given up and is Missing.
+		c.maybe -= uint32(n - c.acked)
+		c.acked = n
 	case inFlight == 0:
 		// Counted and answered, but never sent.
 		w.n.Overcount += int64(n - c.acked)
@@ -132,7 +136,11 @@ func (c *Conn) echoed(p []byte) {
 	case k == 0 && c.sent.n == 0:
 		w.n.Duplicated++
 	case ahead < uint64(c.sent.n):
+		w.sawEcho = true
 		c.reply(ahead)
+	case c.sent.n == 0 && ahead < uint64(c.maybe): // too late: it has been given up and is Missing
+		c.acked += ahead + 1
+		c.maybe -= uint32(ahead) + 1
 	case span-ahead <= min(c.acked, span/2, 1024):
 		w.n.Duplicated++
 	default:

@@ -82,6 +82,16 @@ func (c *Conn) Readable() {
 			return
 		}
 	}
+	if c.x != nil && c.x.tls != nil {
+		// What crypto/tls has read ahead makes no event of its own.
+		c.w.loop.Later(c.readOn)
+	}
+}
+
+func (c *Conn) readOn() {
+	if c.state != dead {
+		c.Readable()
+	}
 }
 
 // readOnce reads and handles what there is. It reports whether there may be more.
@@ -90,6 +100,7 @@ func (c *Conn) readOnce() (more bool) {
 	n, err := c.read(buf)
 	if n > 0 {
 		c.w.readAt = c.w.now()
+		c.w.n.BytesIn += int64(n)
 		c.take(buf[:n])
 	}
 	switch {
@@ -362,13 +373,23 @@ func (c *Conn) write(b []byte) {
 	c.w.n.BytesOut += int64(len(b))
 	if c.x != nil && c.x.tls != nil {
 		if _, err := c.x.tls.Write(b); err != nil { // queues what the socket does not take: see secure
-			c.broken(err)
+			c.writeFailed()
 		}
 		return
 	}
 	if err := c.push(b); err != nil {
-		c.broken(err)
+		c.writeFailed()
 	}
+}
+
+// writeFailed leaves the judgement to reading: the server may have said why it closed, and that is still to be read.
+// Not now, because the read buffer may be in use further up the stack.
+func (c *Conn) writeFailed() {
+	c.w.loop.Later(func() {
+		if c.state != dead {
+			c.Hangup()
+		}
+	})
 }
 
 // push writes to the socket, in order after what is queued.
@@ -396,7 +417,7 @@ func (c *Conn) flush() {
 	}
 	n, err := c.FD.Write(x.out)
 	if err != nil && !errors.Is(err, unix.EAGAIN) {
-		c.broken(err)
+		c.writeFailed()
 		return
 	}
 	if x.out = x.out[n:]; len(x.out) == 0 {

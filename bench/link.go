@@ -25,9 +25,9 @@ type command struct {
 	Do string // ramp, traffic, storm, close
 	At time.Duration
 
-	// ramp: clients First, First+Stride, …, Conns of them, Rate a second.
-	First, Stride, Conns int
-	Rate                 float64 // traffic: units a second; 0 is the closed loop
+	// ramp: clients First, First+1, …, Conns of them, Rate a second.
+	First, Conns int
+	Rate         float64 // traffic: units a second; 0 is the closed loop
 
 	Duration time.Duration // traffic
 	Offset   float64       // traffic: seconds from At to this worker's first unit

@@ -167,11 +167,9 @@ func (f *fleet) grow(n int) error {
 		}
 		index := len(f.workers)
 		f.workers = append(f.workers, l)
-		if err := l.commands.Encode(f.job); err != nil {
-			return fmt.Errorf("process %d of the load generator: send the job: %w", index+1, err)
-		}
 		f.reading.Add(1)
 		go f.read(index, l, out)
+		_ = l.commands.Encode(f.job) // see tell
 	}
 	return nil
 }
@@ -241,17 +239,13 @@ func (f *fleet) read(index int, l *link, out io.Reader) {
 	}
 }
 
-// tell sends every worker its command.
-func (f *fleet) tell(make func(index int, l *link) command) error {
+// tell sends every worker its command. One that does not listen has ended; read says so, and why.
+func (f *fleet) tell(make func(index int, l *link) command) {
 	for i, l := range f.workers {
-		if l.over {
-			continue
-		}
-		if err := l.commands.Encode(make(i, l)); err != nil {
-			return fmt.Errorf("process %d of the load generator does not listen: %w%s", i+1, err, l.stderr)
+		if !l.over {
+			_ = l.commands.Encode(make(i, l))
 		}
 	}
-	return nil
 }
 
 // close ends what is left of the workers: they end by themselves when nobody speaks to them, and are killed when they do not.

@@ -52,7 +52,7 @@ func (r *ramp) Expire() {
 	w := r.w
 	due := min(1+int((w.now()-r.began).Seconds()*r.step.Rate), r.step.Conns)
 	for r.started < due && w.dialing < dialsAtOnce {
-		w.newClient(r.step.First + r.started*r.step.Stride)
+		w.newClient(r.step.First + r.started)
 		r.started++
 	}
 	if r.started < r.step.Conns {

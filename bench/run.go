@@ -53,6 +53,7 @@ type run struct {
 	hists  map[string]*hist
 	ticker *time.Ticker
 
+	clients  int       // given to workers so far
 	began    time.Time // of the ramp
 	phase    string
 	entered  time.Time // the phase
@@ -93,7 +94,7 @@ func (r *run) phases(ctx context.Context) error {
 	r.tellPhase("before")
 	r.began = time.Now()
 	r.enter("ramp", time.Duration(float64(r.spec.Conns)/r.spec.Ramp*float64(time.Second)))
-	if err := r.ramp(ctx, 0, r.spec.Conns); err != nil {
+	if err := r.ramp(ctx, r.even(r.spec.Conns)); err != nil {
 		return err
 	}
 	r.result.RampSeconds = time.Since(r.began).Seconds()
@@ -113,18 +114,29 @@ func (r *run) phases(ctx context.Context) error {
 // soon is a moment by which all workers will have read their command.
 func soon() time.Duration { return monotonic() + 20*time.Millisecond }
 
-// ramp opens clients number first to first+n-1 and waits until each is open or given up.
-func (r *run) ramp(ctx context.Context, first, n int) error {
-	at, workers := soon(), len(r.fleet.workers)
-	err := r.fleet.tell(func(i int, l *link) command {
-		share := (n - i + workers - 1) / workers
-		l.conns += share
-		return command{Do: "ramp", At: at + time.Duration(float64(i)/r.spec.Ramp*float64(time.Second)),
-			First: first + i, Stride: workers, Conns: share, Rate: r.spec.Ramp / float64(workers)}
-	})
-	if err != nil {
-		return err
+// even deals n connections to the workers.
+func (r *run) even(n int) []int {
+	shares := make([]int, len(r.fleet.workers))
+	for i := range shares {
+		shares[i] = (n - i + len(shares) - 1) / len(shares)
 	}
+	return shares
+}
+
+// ramp opens shares[i] more connections in worker i and waits until each is open or given up.
+func (r *run) ramp(ctx context.Context, shares []int) error {
+	total := 0
+	for _, n := range shares {
+		total += n
+	}
+	at := soon()
+	r.fleet.tell(func(i int, l *link) command {
+		c := command{Do: "ramp", At: at + time.Duration(float64(i)/r.spec.Ramp*float64(time.Second)),
+			First: r.clients, Conns: shares[i], Rate: r.spec.Ramp * float64(shares[i]) / float64(total)}
+		l.conns += shares[i]
+		r.clients += shares[i]
+		return c
+	})
 	return r.await(ctx, "ramped")
 }
 
@@ -132,7 +144,7 @@ func (r *run) ramp(ctx context.Context, first, n int) error {
 func (r *run) traffic(ctx context.Context, d time.Duration) error {
 	at, workers := soon(), len(r.fleet.workers)
 	r.enter("traffic", d)
-	err := r.fleet.tell(func(i int, l *link) command {
+	r.fleet.tell(func(i int, l *link) command {
 		c := command{Do: "traffic", At: at, Duration: d}
 		if r.spec.Rate > 0 {
 			// Worker i sends every workers-th message of the schedule.
@@ -143,9 +155,6 @@ func (r *run) traffic(ctx context.Context, d time.Duration) error {
 		}
 		return c
 	})
-	if err != nil {
-		return err
-	}
 	defer func(began time.Time) {
 		if r.result.TrafficSeconds == 0 { // interrupted
 			r.result.TrafficSeconds = time.Since(began).Seconds()
@@ -158,9 +167,7 @@ func (r *run) storms(ctx context.Context, _ time.Duration) error {
 	began := time.Now()
 	for range r.spec.Storms {
 		r.enter("traffic", 0)
-		if err := r.fleet.tell(func(int, *link) command { return command{Do: "storm"} }); err != nil {
-			return err
-		}
+		r.fleet.tell(func(int, *link) command { return command{Do: "storm"} })
 		r.result.RecoverySeconds = append(r.result.RecoverySeconds, 0)
 		if err := r.await(ctx, "recovered"); err != nil {
 			return err
@@ -173,9 +180,7 @@ func (r *run) storms(ctx context.Context, _ time.Duration) error {
 // close has all workers say goodbye and waits for their results.
 func (r *run) close() error {
 	r.enter("closing", 0)
-	if err := r.fleet.tell(func(int, *link) command { return command{Do: "close"} }); err != nil {
-		return err
-	}
+	r.fleet.tell(func(int, *link) command { return command{Do: "close"} })
 	// Every connection has its time-out for the server's Close; beyond that a worker hangs.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*r.spec.Timeout+20*time.Second)
 	defer cancel()
@@ -189,8 +194,12 @@ func (r *run) close() error {
 
 // await handles what the workers tell until all have told kind.
 func (r *run) await(ctx context.Context, kind string) error {
-	told := 0
-	for told < len(r.fleet.workers) {
+	return r.awaitOf(ctx, kind, len(r.fleet.workers))
+}
+
+// awaitOf waits until n workers have told kind.
+func (r *run) awaitOf(ctx context.Context, kind string, n int) error {
+	for told := 0; told < n; {
 		select {
 		case <-ctx.Done():
 			return errInterrupted

@@ -146,3 +146,20 @@ func (r *Result) WriteJSON(w io.Writer) error {
 	e.SetIndent("", "  ")
 	return e.Encode(r)
 }
+
+// WriteText writes what was found for a terminal.
+func (c *Capacity) WriteText(out io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintln(&b)
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(w, "  connections\topen\tramp\tp50\tp99\tmax\tCPU in use\tmemory left\tserver RSS\tdescriptors\t\n")
+	for _, s := range c.Steps {
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%.0f %%\t%s\t%s\t%d\t\n", commas(int64(s.Conns)), commas(s.Open), seconds(s.RampSeconds),
+			micros(s.Message.P50US), micros(s.Message.P99US), micros(s.Message.MaxUS), 100*s.CPU, bytesText(float64(s.Available)),
+			bytesText(float64(s.Server.RSS)), s.Server.FDs)
+	}
+	w.Flush()
+	fmt.Fprintf(&b, "\n  held: %s connections\n  gave: %s. %s\n", commas(int64(c.Held)), c.Gave, c.Why)
+	_, err := io.WriteString(out, b.String())
+	return err
+}

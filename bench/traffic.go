@@ -177,7 +177,7 @@ func (w *worker) sweepTraffic(now time.Duration) {
 			}
 		}
 	case t.draining:
-		if done := w.n.Replies + w.n.Missing + w.n.Corrupt + w.n.Unanswered + w.n.Churned; done != t.settled {
+		if done := w.n.Replies + w.n.Missing + w.n.Corrupt + w.n.Unanswered + w.n.Churned + w.n.Opened; done != t.settled {
 			t.settled, t.quiet = done, now
 		}
 	}
@@ -190,7 +190,7 @@ func (w *worker) checkDrained() {
 	if !t.draining {
 		return
 	}
-	if w.outstanding > 0 || w.visits > 0 {
+	if w.outstanding > 0 || w.visits > 0 || w.spec.Reconnect && w.dialing+w.unconfirmed > 0 {
 		if w.now()-t.quiet < w.spec.Timeout {
 			return
 		}

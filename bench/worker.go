@@ -45,6 +45,7 @@ type worker struct {
 	firstLost   time.Duration
 	lastLost    time.Duration
 	sawWelcome  bool
+	sawEcho     bool // slow: the server echoes and does not count
 
 	ramp    ramp
 	traffic traffic

@@ -27,6 +27,7 @@ waiting. Exit status 1 and a sentence when anything was lost, late or closed tha
 
 type cli struct {
 	Run      runCmd      `cmd:"" help:"Load servers and report."`
+	Capacity capacityCmd `cmd:"" help:"Raise connections in steps until something gives, and say what gave."`
 	Baseline baselineCmd `cmd:"" help:"Serve the same service with one goroutine per connection, to compare with."`
 	Compare  compareCmd  `cmd:"" help:"Measure sluice and all baselines under the same load."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"sluice/bench"
+)
+
+type capacityCmd struct {
+	target
+	Max   int           `default:"1000000" help:"Connections to try at most."`
+	Step  int           `default:"5000" help:"Connections added in a step."`
+	Ramp  float64       `default:"5000" help:"Connects started per second."`
+	Rate  float64       `default:"1000" help:"Messages per second of the probe after each step."`
+	Probe time.Duration `default:"2s" help:"How long each probe is."`
+	Limit time.Duration `default:"100ms" help:"p99 of the probe beyond which latency has given."`
+	Echo  bool          `help:"The server echoes; without it, it counts."`
+	JSON  string        `name:"json" type:"path" placeholder:"FILE" help:"Write what was found as JSON."`
+}
+
+func (c *capacityCmd) Run(ctx context.Context, s *streams) error {
+	spec, err := c.spec()
+	if err != nil {
+		return err
+	}
+	spec.Conns, spec.Ramp = c.Max, c.Ramp
+	if c.Echo {
+		spec.Scenario = bench.Echo
+	}
+	done := c.progress(&spec, s)
+	found, err := bench.FindCapacity(ctx, bench.CapacitySpec{Spec: spec, Step: c.Step, Probe: c.Probe, Rate: c.Rate, Limit: c.Limit})
+	done()
+	if found == nil {
+		return err
+	}
+	return errors.Join(err, found.WriteText(s.out), writeFile(c.JSON, func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		if err := e.Encode(found); err != nil {
+			return fmt.Errorf("encode: %w", err)
+		}
+		return nil
+	}))
+}
