@@ -263,8 +263,13 @@ func (a *Acceptor) warn(what string, errno syscall.Errno) {
 // acceptorRest is the Acceptor as its timer sees it.
 type acceptorRest Acceptor
 
-// Expire implements Expirer: accepting goes on.
-func (a *acceptorRest) Expire() { (*Acceptor)(a).SetInterest(true, false) }
+// Expire implements Expirer: accepting goes on, and a lost spare has the first claim on a descriptor that has come free.
+func (a *acceptorRest) Expire() {
+	if a.spare < 0 {
+		a.spare = openSpare()
+	}
+	(*Acceptor)(a).SetInterest(true, false)
+}
 
 func openSpare() int {
 	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)

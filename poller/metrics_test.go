@@ -10,6 +10,13 @@ import (
 
 func TestHistogramCountsCumulativelyInFixedSeries(t *testing.T) {
 	h := NewHistogram("histogram_under_test", []float64{1, 2.5})
+	t.Cleanup(func() { // for the next of several runs
+		for _, name := range metrics.ListMetricNames() {
+			if strings.HasPrefix(name, "histogram_under_test") {
+				metrics.UnregisterMetric(name)
+			}
+		}
+	})
 	series := func() (lines []string) {
 		var b bytes.Buffer
 		metrics.WritePrometheus(&b, false)
