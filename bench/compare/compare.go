@@ -32,9 +32,10 @@ type Options struct {
 	// Log, when set, is called with a line at a time about the progress, by the goroutine that called Run.
 	Log func(line string)
 
-	busy func() float64                                           // for tests; nil is the load average
-	plan *Plan                                                    // for tests; nil is chosen by Quick
-	load func(context.Context, bench.Spec) (*bench.Result, error) // for tests; nil is bench.Run
+	try  func(ctx context.Context, r *Report, name string, s Step, round int) error // for tests; nil is trial
+	busy func() float64                                                             // for tests; nil is the load average
+	plan *Plan                                                                      // for tests; nil is chosen by Quick
+	load func(context.Context, bench.Spec) (*bench.Result, error)                   // for tests; nil is bench.Run
 }
 
 // Plan is what is measured. Rounds beyond a step's first are left out when
@@ -106,6 +107,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.load == nil {
 		o.load = bench.Run
+	}
+	if o.try == nil {
+		o.try = o.trial
 	}
 	if o.busy == nil {
 		o.busy = loadAverage
@@ -187,7 +191,7 @@ func (o Options) rounds(ctx context.Context, r *Report, servers []string) error 
 				}
 				o.Log(fmt.Sprintf("[%d/%d] %s: %s connections, %s, round %d of %d",
 					done, total, name, report.Number(int64(s.Conns)), s.Kind, round+1, s.Rounds))
-				if err := o.trial(ctx, r, name, s, round); err != nil {
+				if err := o.try(ctx, r, name, s, round); err != nil {
 					return err
 				}
 			}

@@ -135,8 +135,8 @@ func testOutputs(t *testing.T, r *Report) {
 	if err := json.Unmarshal([]byte(read(".json")), &back); err != nil || len(back.Servers) != len(r.Servers) {
 		t.Errorf("the JSON does not come back: %v", err)
 	}
-	for _, want := range []string{"make bench", "| **sluice** |", "Where sluice loses", "100", "gobwas"} {
-		if want != "100" && !strings.Contains(read(".md"), want) {
+	for _, want := range []string{"make bench", "| **sluice** |", "Where sluice loses", "gobwas"} {
+		if !strings.Contains(read(".md"), want) {
 			t.Errorf("the Markdown does not say %q", want)
 		}
 	}
@@ -218,9 +218,11 @@ func TestLimitLeavesOutRounds(t *testing.T) {
 	o := options(t, "gws")
 	o.plan.Limit = 0
 	loads := 0
-	o.load = func(_ context.Context, s bench.Spec) (*bench.Result, error) {
+	o.try = func(_ context.Context, r *Report, name string, s Step, round int) error {
 		loads++
-		return &bench.Result{Server: &bench.ServerUsage{UserIdlePerConn: 1}}, nil
+		result := &bench.Result{Server: &bench.ServerUsage{UserIdlePerConn: 1}}
+		r.Trials = append(r.Trials, newTrial(name, s, round, result, inside{}))
+		return nil
 	}
 	r, err := Run(context.Background(), o)
 	if err != nil {
@@ -238,10 +240,10 @@ func TestOrderRotates(t *testing.T) {
 	o := options(t, "gws", "gobwas")
 	o.plan.Steps = []Step{{Kind: Closed, Conns: 1, Rounds: 3}}
 	var order []string
-	o.Log = func(line string) {
-		order = append(order, strings.Fields(strings.ReplaceAll(line, ":", ""))[1])
+	o.try = func(_ context.Context, _ *Report, name string, _ Step, _ int) error {
+		order = append(order, name)
+		return nil
 	}
-	o.load = func(context.Context, bench.Spec) (*bench.Result, error) { return &bench.Result{}, nil }
 	if _, err := Run(context.Background(), o); err == nil || !strings.Contains(err.Error(), "sluice could not be measured") {
 		t.Errorf("nothing was measured: %v", err)
 	}

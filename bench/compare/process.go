@@ -203,10 +203,9 @@ func (t *tail) String() string {
 	return string(t.b)
 }
 
-// inside is what only the process itself knows. NaN stands for what it does not tell.
+// inside is what only the process itself knows; 0 is what it does not tell.
 type inside struct {
 	goroutines, gcPauses, gcPauseMax float64 // the latter two in microseconds
-	known                            bool
 }
 
 // inside asks a running server.
@@ -223,7 +222,6 @@ func (p *process) inside(ctx context.Context) (inside, error) {
 			goroutines: sample(b, "go_goroutines"),
 			gcPauses:   sample(b, "go_gc_duration_seconds_sum") * 1e6,
 			gcPauseMax: sample(b, `go_gc_duration_seconds{quantile="1"}`) * 1e6,
-			known:      true,
 		}, nil
 	}
 	b, err := get(ctx, "http://"+p.addr+"/stats")
@@ -234,7 +232,7 @@ func (p *process) inside(ctx context.Context) (inside, error) {
 	if err := json.Unmarshal(b, &st); err != nil {
 		return inside{}, fmt.Errorf("read the statistics of %s: %w", p.name, err)
 	}
-	return inside{float64(st.Goroutines), float64(st.GCPauseTotalNS) / 1e3, float64(st.GCPauseMaxNS) / 1e3, true}, nil
+	return inside{float64(st.Goroutines), float64(st.GCPauseTotalNS) / 1e3, float64(st.GCPauseMaxNS) / 1e3}, nil
 }
 
 // sample is the value of one series of a Prometheus text page, or 0.
