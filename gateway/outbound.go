@@ -17,6 +17,15 @@ type output struct {
 
 func (o *output) queued() int { return len(o.buf) - o.sent }
 
+// compact drops the bytes that were sent once they are the greater part. A peer that keeps up with what it is sent, but never catches up,
+// would otherwise have the buffer grow for as long as it stays.
+func (o *output) compact() {
+	if o.sent > len(o.buf)/2 {
+		o.buf = o.buf[:copy(o.buf, o.buf[o.sent:])]
+		o.sent = 0
+	}
+}
+
 // flushAt is how many bytes of replies collect before they are written in the middle of an event: enough to make the system
 // call cheap, and little enough for an ordinary socket buffer.
 const flushAt = 32 << 10
@@ -83,6 +92,7 @@ func (c *Conn) queue(b []byte) {
 		c.dropSlowConsumer(slowOverflow)
 		return
 	}
+	c.out.compact()
 	c.out.buf = c.w.loop.Buffers.Append(c.out.buf, b...)
 	c.out.high = c.out.high || c.out.queued() >= c.w.cfg.MaxQueue/4
 	c.interest()
@@ -141,6 +151,9 @@ const (
 // dropSlowConsumer is what happens to a client that does not read what it is sent: it is cut off with a reset, for there is no
 // room left to tell it 1008, and the kernel lets go of what it holds for it at once.
 func (c *Conn) dropSlowConsumer(why slowReason) {
+	if c.flags&broken != 0 {
+		return // it is on its way out already, and counted
+	}
 	slowConsumers[why].Inc()
 	c.closeCode = uint16(ws.StatusPolicyViolation)
 	c.breakOff()
