@@ -1,0 +1,232 @@
+package gateway
+
+import (
+	"encoding/json"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+var beatPattern = regexp.MustCompile(`^text (\{"ts":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"\})$`)
+
+// beat reads one heartbeat: the time and, right behind it, a Ping.
+func (c *wire) beat() time.Time {
+	c.t.Helper()
+	got := c.next()
+	m := beatPattern.FindStringSubmatch(got)
+	if m == nil {
+		c.t.Fatalf("got %q, want a heartbeat", got)
+	}
+	var body struct{ TS time.Time }
+	if err := json.Unmarshal([]byte(m[1]), &body); err != nil {
+		c.t.Fatalf("heartbeat %q: %v", got, err)
+	}
+	c.expect("ping")
+	return body.TS
+}
+
+func TestHeartbeats(t *testing.T) {
+	const interval = 50 * time.Millisecond
+	s := serve(t, Config{Heartbeat: interval, MaxControl: 255}, nil)
+	beats, sent := counting(heartbeatsSent), counting(messagesSent)
+	opened := time.Now()
+	c := open101(t, s, "/ws")
+	c.welcome(0, false)
+	var times []time.Time
+	for range 10 {
+		times = append(times, c.beat())
+		c.Write(frame(true, ws.OpPong, ""))
+	}
+	if first := times[0]; first.Before(opened.Add(-time.Second)) || first.After(time.Now().Add(time.Second)) {
+		t.Errorf("got %v, want the present time, %v", first, opened)
+	}
+	// A loop that is late may skip heartbeats, but it never sends two for one interval, nor any early (but for the rounding
+	// to milliseconds and the wheel's lateness of a tick, 10 ms, of the one before; a loaded machine's is longer).
+	if took := times[9].Sub(times[0]); took < 8*interval {
+		t.Errorf("ten heartbeats in %v, want nine intervals of %v", took, interval)
+	}
+	if !slices.IsSortedFunc(times, time.Time.Compare) {
+		t.Errorf("got times %v, want them in order", times)
+	}
+	c.Close()
+	await(t, "the counters are published", func() bool { return beats() >= 10 && sent() >= 11 })
+}
+
+// The text and the Ping leave in one write: a client that sleeps wakes once.
+func TestHeartbeatIsOneWrite(t *testing.T) {
+	s := serve(t, Config{Heartbeat: 30 * time.Millisecond}, Echo{})
+	c := open101(t, s, "/ws")
+	const size = 2 + len(`{"ts":"2006-01-02T15:04:05.000Z"}`) + 2
+	for range 3 {
+		p := make([]byte, 1000)
+		n, err := c.r.Read(p)
+		if err != nil || n%size != 0 || n == 0 || string(p[n-2:n]) != "\x89\x00" {
+			t.Fatalf("got %q, %v in one read, want %d bytes of text and Ping", p[:n], err, size)
+		}
+		c.Write(frame(true, ws.OpPong, ""))
+	}
+}
+
+// Connections that came together have their heartbeats spread over the interval.
+func TestHeartbeatPhasesAreSpread(t *testing.T) {
+	const interval, n = time.Hour, 400
+	s := serve(t, Config{Heartbeat: interval, Loops: 1}, Echo{})
+	for range n {
+		c := dial(t, s)
+		io.WriteString(c, handshake(getChat))
+		c.response()
+	}
+	var tenths [10]int
+	onLoops(s, func(w *worker) {
+		now := w.loop.Now()
+		for _, c := range w.conns {
+			in := c.beatAt - now
+			if in <= -time.Minute || in > interval {
+				t.Errorf("next heartbeat in %v, want within %v", in, interval)
+				continue
+			}
+			tenths[max(0, min(9, in*10/interval))]++
+		}
+	})
+	for i, got := range tenths {
+		// 40 each on average; fewer than 10 or more than 90 happens once in a million runs.
+		if got < 10 || got > 90 {
+			t.Errorf("tenth %d of the interval: got %d of %d connections, want about %d", i, got, n, n/10)
+		}
+	}
+}
+
+func TestHeartbeatsOff(t *testing.T) {
+	s := serve(t, Config{Heartbeat: -1, Loops: 1}, Echo{})
+	c := open101(t, s, "/ws")
+	c.Write(text("a"))
+	c.expect("text a")
+	onLoops(s, func(w *worker) {
+		if n := w.loop.Timers(); n != 0 {
+			t.Errorf("got %d timers for an open connection without heartbeats, want none", n)
+		}
+	})
+}
+
+// A peer that answers no Ping and sends nothing is dropped after 2.5 intervals; one that says anything is not.
+func TestDeadPeerIsDropped(t *testing.T) {
+	const interval = 100 * time.Millisecond
+	s := serve(t, Config{Heartbeat: interval, MaxControl: 255}, Echo{})
+	dead, lost := counting(deadPeers), counting(closes["1006"])
+	opened := time.Now()
+	silent, lively := open101(t, s, "/ws"), open101(t, s, "/ws")
+	stop := make(chan struct{})
+	talking := make(chan struct{})
+	go func() {
+		defer close(talking)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(interval / 4):
+				lively.Write(frame(true, ws.OpPong, ""))
+			}
+		}
+	}()
+	beats := 0
+	for {
+		got := silent.next()
+		if strings.HasPrefix(got, "error: ") {
+			break
+		}
+		if got == "ping" {
+			beats++
+		}
+	}
+	if took := time.Since(opened); took < interval*5/2 || beats < 1 || beats > 3 {
+		t.Errorf("dropped after %v and %d heartbeats, want 2.5 intervals of %v", took, beats, interval)
+	}
+	if dead() != 1 || lost() != 1 {
+		t.Errorf("got %d dead peers and %d closes with 1006, want 1 and 1", dead(), lost())
+	}
+	for range 10 {
+		lively.beat()
+	}
+	close(stop)
+	<-talking
+	if s.Connections() != 1 {
+		t.Errorf("got %d connections, want the one that talks", s.Connections())
+	}
+}
+
+// A connection that the application does not let the gateway read is silent for that reason, and not dead.
+func TestPausedConnectionIsNotTakenForDead(t *testing.T) {
+	const interval = 20 * time.Millisecond
+	s := serve(t, Config{Heartbeat: interval, MaxControl: 255}, pauser{})
+	dead := counting(deadPeers)
+	c := open101(t, s, "/ws")
+	c.Write(append(text("pause"), text("held back")...))
+	for range 10 { // four times what a dead peer gets
+		c.beat()
+	}
+	if dead() != 0 {
+		t.Fatalf("got %d dead peers, want 0", dead())
+	}
+	onLoops(s, func(w *worker) {
+		for _, conn := range w.conns {
+			conn.ResumeReading()
+		}
+	})
+	for {
+		if got := c.next(); got == "text held back" {
+			break
+		} else if got != "ping" && !beatPattern.MatchString(got) {
+			t.Fatalf("got %q, want what was held back", got)
+		}
+	}
+	// Once it is read again, silence counts.
+	for got := ""; !strings.HasPrefix(got, "error: "); {
+		got = c.next()
+	}
+	if dead() != 1 {
+		t.Errorf("got %d dead peers, want 1", dead())
+	}
+}
+
+// pauser is an Echo that pauses reading when it is told to.
+type pauser struct{ Echo }
+
+func (pauser) ForLoop(func(fn func()) bool) Handler { return pauser{} }
+
+func (pauser) Message(c *Conn, op ws.OpCode, payload []byte) {
+	if string(payload) == "pause" {
+		c.PauseReading()
+		return
+	}
+	c.Send(op, payload)
+}
+
+// A loop that could not run for a while sends one heartbeat, not all that it missed, and goes on in the same phase.
+func TestHeartbeatsMissedAreNotMadeUpFor(t *testing.T) {
+	const interval = 40 * time.Millisecond
+	s := serve(t, Config{Heartbeat: interval, Loops: 1, MaxControl: 255}, Echo{})
+	c := open101(t, s, "/ws")
+	c.beat()
+	var before, after, unblocked, now time.Duration
+	onLoops(s, func(w *worker) {
+		before = w.conns[0].beatAt
+		w.conns[0].seen += time.Hour // not what this is about
+		began := time.Now()
+		time.Sleep(10 * interval) // a Handler that blocks, which it must not
+		unblocked = w.loop.Now() + time.Since(began)
+	})
+	sent := counting(heartbeatsSent)
+	c.beat()
+	onLoops(s, func(w *worker) { after, now = w.conns[0].beatAt, w.loop.Now() })
+	if (after-before)%interval != 0 || after <= before {
+		t.Errorf("next heartbeat at %v, before at %v: want whole intervals of %v between them", after, before, interval)
+	}
+	if most := uint64((now-unblocked)/interval) + 2; sent() > most {
+		t.Errorf("got %d heartbeats in %v, want at most %d", sent(), now-unblocked, most)
+	}
+}
