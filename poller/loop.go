@@ -33,6 +33,7 @@ type Loop struct {
 	inbox   []func()
 	shut    bool        // under mail: nothing is taken any more
 	hasMail atomic.Bool // spares a quiet round the lock
+	awake   atomic.Bool // a round is in hand and will look for mail: no wake-up needed
 	poll    netpoll.Poll
 
 	// The loop only.
@@ -145,8 +146,8 @@ func (l *Loop) Post(fn func()) bool {
 	}
 	l.inbox = append(l.inbox, fn)
 	first := len(l.inbox) == 1
-	l.hasMail.Store(true)
-	if first {
+	l.hasMail.Store(true) // before awake is read: see deliver
+	if first && !l.awake.Load() {
 		// Under the lock, so that Close cannot end the poll between the check and the wake-up.
 		_ = l.poll.Trigger()
 	}
@@ -172,6 +173,7 @@ func (l *Loop) ReadBuf() []byte { return l.readBuf }
 // round handles one batch of events and then what had to wait for its callbacks to return: netpoll spins forever when
 // an operator is freed or re-added from inside its own callback.
 func (l *Loop) round(handle func() (closed bool)) (closed bool) {
+	l.awake.Store(true)
 	l.now = time.Since(l.start)
 	if handle() {
 		return true
@@ -191,6 +193,7 @@ func (l *Loop) round(handle func() (closed bool)) (closed bool) {
 
 // deliver runs what other goroutines posted.
 func (l *Loop) deliver() {
+	l.awake.Store(false) // before hasMail is read: whoever posts from here on wakes the loop, or is seen below
 	if !l.hasMail.Load() {
 		return
 	}

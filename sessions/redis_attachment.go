@@ -13,10 +13,11 @@ type redisAttachment struct {
 	added    uint64
 	acked    uint64 // acknowledged to the owner
 	detached bool
+	dirty    bool        // in loop.dirtied
 	deadline *time.Timer // of Detach
 
 	// Under loop.mu:
-	count  uint64   // messages to store: what added was when last told
+	count  uint64   // messages to store: what added was at the last handOver
 	told   uint64   // messages that Redis said are stored
 	known  uint64   // the session's total, as Redis said last
 	others []string // the hash's other fields, as Redis said last
@@ -30,16 +31,14 @@ type redisAttachment struct {
 
 var _ Attachment = (*redisAttachment)(nil)
 
-// Add counts one message and leaves it to the committer.
+// Add counts one message. The committer hears of it at the end of the round.
 func (a *redisAttachment) Add() (uint64, bool) {
-	l := a.loop
 	a.added++
-	l.unacked++
-	redisPending.Add(1)
-	l.mu.Lock()
-	a.count = a.added
-	l.enqueue(a)
-	l.mu.Unlock()
+	a.loop.unacked++
+	if !a.dirty {
+		a.dirty = true
+		a.loop.changed(a)
+	}
 	return 0, false
 }
 
@@ -67,6 +66,7 @@ func (a *redisAttachment) Detach(o Owner) {
 	a.owner, a.detached = o, true
 	attachedOrKept.Add(-1)
 	l.mu.Lock()
+	l.tell(a)
 	a.final = true
 	if a.count > 0 && (a.Pending() > 0 || a.fields > retireAbove) {
 		a.again = a.queued

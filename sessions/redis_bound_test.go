@@ -54,7 +54,7 @@ func TestMetricsHaveNoClientLabels(t *testing.T) {
 		}
 	}
 	for _, label := range regexp.MustCompile(`sluice_(sessions|redis)\w*\{(\w+)=`).FindAllStringSubmatch(text, -1) {
-		if label[2] != "vmrange" {
+		if label[2] != "le" {
 			t.Errorf("a series has a label: %s", label[0])
 		}
 	}

@@ -23,8 +23,12 @@ type redisLoop struct {
 	store *Redis
 	post  func(fn func()) bool
 
-	unacked int // the loop's: messages added and not acknowledged
+	// The loop's:
+	unacked int                // messages added and not acknowledged
+	dirtied []*redisAttachment // with messages that the committer has not heard of
 
+	// Taken by the loop once a round, at detach and for a resume, and by the committer around a batch, never while it
+	// encodes or waits: the loop must not wait for it in turn.
 	mu      sync.Mutex
 	queue   []*redisAttachment // to commit next
 	parked  []*redisAttachment // to repeat once retryAt has come
@@ -41,9 +45,40 @@ type redisLoop struct {
 	// The committer's:
 	failures int
 	failing  bool
+	commits  []commit
 }
 
 var _ Loop = (*redisLoop)(nil)
+
+// changed notes that a has counted. The loop's goroutine.
+func (l *redisLoop) changed(a *redisAttachment) {
+	l.dirtied = append(l.dirtied, a)
+	if len(l.dirtied) == 1 {
+		l.post(l.handOver)
+	}
+}
+
+// handOver tells the committer what the round counted, under one lock for all of it. The loop's goroutine.
+func (l *redisLoop) handOver() {
+	l.mu.Lock()
+	for i, a := range l.dirtied {
+		l.dirtied[i] = nil
+		a.dirty = false
+		if l.tell(a) {
+			l.enqueue(a)
+		}
+	}
+	l.mu.Unlock()
+	l.dirtied = l.dirtied[:0]
+}
+
+// tell brings what the committer knows of a up to date, and reports whether there was anything new. Under l.mu.
+func (l *redisLoop) tell(a *redisAttachment) bool {
+	more := a.added - a.count
+	a.count = a.added
+	redisPending.Add(int64(more))
+	return more > 0
+}
 
 // enqueue puts a on the queue unless it is on its way already. Under l.mu.
 func (l *redisLoop) enqueue(a *redisAttachment) {
@@ -128,8 +163,8 @@ func (l *redisLoop) gather(batch []*redisAttachment) ([]*redisAttachment, time.D
 func (l *redisLoop) commit(batch []*redisAttachment) {
 	began := time.Now()
 	answers, errs := l.send(batch)
-	redisCommitSeconds.UpdateDuration(began)
-	redisBatchSize.Update(float64(len(batch)))
+	redisCommitSeconds.update(time.Since(began).Seconds())
+	redisBatchSize.update(float64(len(batch)))
 	acks := make([]acknowledgement, 0, len(batch))
 	var firstErr error
 	failed := 0
@@ -266,18 +301,24 @@ func (l *redisLoop) send(batch []*redisAttachment) ([]stored, []error) {
 
 // commands builds the commits of the attachments at which.
 func (l *redisLoop) commands(b rueidis.Builder, batch []*redisAttachment, which []int, source bool) []rueidis.Completed {
-	s := l.store
-	commands := make([]rueidis.Completed, 0, len(which))
+	l.commits = l.commits[:0]
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	for _, i := range which {
 		a := batch[i]
-		k := commit{
-			key: s.key(a.id), writer: a.writer, count: a.asked, told: a.told, known: a.known,
+		l.commits = append(l.commits, commit{
+			writer: a.writer, count: a.asked, told: a.told, known: a.known,
 			others: a.others, heal: a.heal, final: a.final && a.asked == a.count,
-		}
+		})
+	}
+	l.mu.Unlock()
+	s := l.store
+	commands := make([]rueidis.Completed, 0, len(which))
+	for j, i := range which {
+		k := &l.commits[j]
+		k.key = s.key(batch[i].id)
 		commands = append(commands, k.command(b, s.cfg.script, s.ttl, source))
 	}
+	clear(l.commits)
 	return commands
 }
 
