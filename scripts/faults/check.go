@@ -1,0 +1,274 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// ledger is the journal added up, and what is wrong with it. With A the highest acknowledged total of a session, R the
+// stored total and S what was sent, A ≤ R ≤ S must hold for every session, and more where more can be known:
+// a connection that ended with a bye leaves nothing uncertain, one that was cut leaves exactly its unacknowledged messages.
+type ledger struct {
+	sessions map[int]*account
+
+	messages, acknowledged uint64
+	lost                   uint64 // messages that the client was told are stored, or the gateway had, and that are not
+	doubled                uint64 // messages counted more than once, and numbers given out more than once
+	broken                 uint64 // other promises not kept: order, gaps, byes
+	restarted              uint64 // sessions that nobody had counted on since the store was emptied, and that began again at 0
+	forgotten              uint64 // messages of those
+	findings               []string
+}
+
+// account is one session.
+type account struct {
+	id       string
+	lines    map[int]*line
+	open     int
+	told     uint64   // the highest total that the client was told: A
+	sent     uint64   // S
+	acked    uint64   // acknowledgements
+	numbers  []uint64 // bit set of the numbers that were acknowledged
+	unhealed bool     // nothing that was sent since the store was emptied has been acknowledged
+}
+
+// line is one connection of a session.
+type line struct {
+	told      uint64 // told of the account when it was opened
+	uncertain uint64 // messages of earlier connections that may be stored, now or later
+	shared    bool   // another connection was open at the same time
+	last      uint64 // the total that it was told last
+	skipped   uint64 // numbers between two acknowledgements: they belong to other connections
+	sent      uint64
+	acked     uint64
+	before    uint64 // of sent, when the store was emptied
+	welcomed  bool
+	leaving   bool
+	bye       bool
+	over      bool
+}
+
+// maxFindings bounds what is printed; the counts go on.
+const maxFindings = 20
+
+func (l *ledger) find(count *uint64, by uint64, format string, args ...any) {
+	*count += by
+	if len(l.findings) < maxFindings {
+		l.findings = append(l.findings, fmt.Sprintf(format, args...))
+	}
+}
+
+// ok reports whether every promise was kept.
+func (l *ledger) ok() bool { return l.lost == 0 && l.doubled == 0 && l.broken == 0 }
+
+// checkJournal reads the journal and checks all that it can show by itself; settle compares it with the store.
+func checkJournal(r io.Reader) (*ledger, error) {
+	l := &ledger{sessions: map[int]*account{}}
+	return l, readJournal(r, l.take)
+}
+
+func (l *ledger) take(e event) {
+	if e.kind == evFlush {
+		for _, a := range l.sessions {
+			a.flushed()
+		}
+		return
+	}
+	a := l.sessions[e.session]
+	if a == nil {
+		a = &account{lines: map[int]*line{}}
+		l.sessions[e.session] = a
+	}
+	switch e.kind {
+	case evName:
+		if a.id != "" && a.id != e.text {
+			l.find(&l.broken, 1, "session %d was %s and is now %s", e.session, a.id, e.text)
+		}
+		a.id = e.text
+		return
+	case evOpen:
+		a.opened(e.conn)
+		return
+	}
+	c := a.lines[e.conn]
+	if c == nil {
+		l.find(&l.broken, 1, "session %d: connection %d was never opened", e.session, e.conn)
+		return
+	}
+	switch e.kind {
+	case evWelcome:
+		l.welcome(a, c, e)
+	case evSend:
+		c.sent += e.n
+		a.sent += e.n
+		l.messages += e.n
+	case evAck:
+		l.ack(a, c, e)
+	case evLeave:
+		c.leaving = true
+	case evBye:
+		l.bye(a, c, e)
+	case evOver:
+		l.over(a, c, e)
+	}
+}
+
+// over: a Close of the client's own is answered when everything before it is stored. (In a drain the gateway may have stopped
+// listening before; then the code is another.)
+func (l *ledger) over(a *account, c *line, e event) {
+	if c.over {
+		return
+	}
+	c.over = true
+	a.open--
+	if c.leaving && c.bye && c.acked < c.sent && strings.Contains(e.text, "close 1000") {
+		l.find(&l.lost, c.sent-c.acked, "session %d: connection %d: a bye with %d of %d messages acknowledged", e.session, e.conn, c.acked, c.sent)
+	}
+}
+
+// flushed: what a connection has sent by now may have been stored before, so its acknowledgement does not show that the
+// session is whole again.
+func (a *account) flushed() {
+	a.unhealed = true
+	for _, c := range a.lines {
+		c.before = c.sent
+	}
+}
+
+func (a *account) opened(conn int) {
+	c := &line{told: a.told, uncertain: a.uncertain(), shared: a.open > 0}
+	if a.open > 0 {
+		for _, other := range a.lines {
+			other.shared = other.shared || !other.over
+		}
+	}
+	a.open++
+	a.lines[conn] = c
+}
+
+// uncertain is the number of messages that were sent and not acknowledged, and that may be stored all the same.
+func (a *account) uncertain() (n uint64) {
+	for _, c := range a.lines {
+		if !c.bye {
+			n += c.sent - min(c.sent, c.acked)
+		}
+	}
+	return n
+}
+
+func (l *ledger) welcome(a *account, c *line, e event) {
+	if c.welcomed {
+		l.find(&l.broken, 1, "session %d: connection %d was welcomed twice", e.session, e.conn)
+	}
+	if a.unhealed && e.n < c.told {
+		l.restarted++
+		l.forgotten += a.told
+		*a = account{id: a.id, lines: map[int]*line{e.conn: c}, open: a.open}
+		c.told, c.uncertain = 0, 0
+	}
+	c.welcomed, c.last = true, e.n
+	if e.n < c.told {
+		l.find(&l.lost, c.told-e.n, "session %d: connection %d was welcomed with %d, and the client had been told %d before", e.session, e.conn, e.n, c.told)
+	}
+	if (e.text == "resumed") != (e.n > 0) {
+		l.find(&l.broken, 1, "session %d: connection %d was welcomed as %s with a total of %d", e.session, e.conn, e.text, e.n)
+	}
+	if e.n > a.sent || !c.shared && e.n > c.told+c.uncertain {
+		l.find(&l.doubled, 1, "session %d: connection %d was welcomed with %d; told %d, of %d sent %d were uncertain",
+			e.session, e.conn, e.n, c.told, a.sent, c.uncertain)
+	}
+	if e.n > c.told { // so many of the uncertain ones are stored already, and will not come in between
+		c.uncertain -= min(c.uncertain, e.n-c.told)
+	}
+	a.told = max(a.told, e.n)
+}
+
+func (l *ledger) ack(a *account, c *line, e event) {
+	l.acknowledged++
+	c.acked++
+	a.acked++
+	if c.acked > c.before {
+		a.unhealed = false
+	}
+	if !c.welcomed || c.bye {
+		l.find(&l.broken, 1, "session %d: connection %d: acknowledgement %d before the welcome or after the bye", e.session, e.conn, e.n)
+	}
+	if c.acked > c.sent {
+		l.find(&l.doubled, 1, "session %d: connection %d: %d acknowledgements for %d messages", e.session, e.conn, c.acked, c.sent)
+	}
+	if e.n <= c.last {
+		l.find(&l.broken, 1, "session %d: connection %d: acknowledgement %d after %d", e.session, e.conn, e.n, c.last)
+	} else {
+		c.skipped += e.n - c.last - 1
+	}
+	if others := a.sent - c.sent; !c.shared && c.skipped > c.uncertain || c.skipped > others {
+		l.find(&l.broken, 1, "session %d: connection %d: acknowledgement %d after %d, a gap that no other connection can fill", e.session, e.conn, e.n, c.last)
+	}
+	c.last = max(c.last, e.n)
+	a.told = max(a.told, e.n)
+	switch {
+	case e.n > a.sent:
+		l.find(&l.doubled, e.n-a.sent, "session %d: connection %d: acknowledgement %d of %d sent", e.session, e.conn, e.n, a.sent)
+	case !a.first(e.n):
+		l.find(&l.doubled, 1, "session %d: connection %d: number %d was given out before", e.session, e.conn, e.n)
+	}
+}
+
+// first notes a number and reports whether it is the first time. n is at most what was sent, so the set is bounded.
+func (a *account) first(n uint64) bool {
+	for uint64(len(a.numbers)) <= n/64 {
+		a.numbers = append(a.numbers, 0)
+	}
+	bit := uint64(1) << (n % 64)
+	known := a.numbers[n/64]&bit != 0
+	a.numbers[n/64] |= bit
+	return !known
+}
+
+// bye: the total that a client leaves with is an acknowledgement too.
+func (l *ledger) bye(a *account, c *line, e event) {
+	if !c.welcomed || c.bye {
+		l.find(&l.broken, 1, "session %d: connection %d: a bye before the welcome, or a second one", e.session, e.conn)
+	}
+	if e.n < c.last {
+		l.find(&l.lost, c.last-e.n, "session %d: connection %d: the bye says %d after %d", e.session, e.conn, e.n, c.last)
+	}
+	if e.n > a.sent || !c.shared && e.n > c.last+c.uncertain-min(c.uncertain, c.skipped) {
+		l.find(&l.doubled, 1, "session %d: connection %d: the bye says %d after %d, of %d sent", e.session, e.conn, e.n, c.last, a.sent)
+	}
+	c.bye = true
+	a.told = max(a.told, e.n)
+}
+
+// settle compares the book with what the store holds once things are quiet. stored is by session id.
+func (l *ledger) settle(stored map[string]uint64) (sum uint64) {
+	for i, a := range l.sessions {
+		r := stored[a.id]
+		sum += r
+		if r < a.told {
+			l.find(&l.lost, a.told-r, "session %d (%s): %d stored, %d acknowledged: A ≤ R does not hold", i, a.id, r, a.told)
+		}
+		if r > a.sent {
+			l.find(&l.doubled, r-a.sent, "session %d (%s): %d stored, %d sent: R ≤ S does not hold", i, a.id, r, a.sent)
+		}
+		// The same twice more exactly: every acknowledgement stands for a message of its own.
+		if r < a.acked {
+			l.find(&l.lost, a.acked-r, "session %d (%s): %d stored, %d messages acknowledged", i, a.id, r, a.acked)
+		} else if u := a.uncertain(); r-a.acked > u {
+			l.find(&l.doubled, r-a.acked-u, "session %d (%s): %d stored, %d messages acknowledged and %d uncertain", i, a.id, r, a.acked, u)
+		}
+	}
+	return sum
+}
+
+// reconcile compares what the store holds with what the gateways say they received: once quiet it is the same.
+func (l *ledger) reconcile(stored, received uint64) {
+	stored += l.forgotten
+	if stored < received {
+		l.find(&l.lost, received-stored, "the gateways received %d messages and %d are stored", received, stored)
+	}
+	if stored > received {
+		l.find(&l.doubled, stored-received, "the gateways received %d messages and %d are stored", received, stored)
+	}
+}

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// fault is something that goes wrong under load. It leaves everything as it found it, so that the run can be finished.
+type fault struct {
+	name  string
+	short bool
+	load  func(*clientSpec) // changes the usual load
+	do    func(r *rig) error
+}
+
+// faults are all that are tried, from the harmless to the rude.
+var faults = []fault{
+	{name: "none", do: func(r *rig) error { return r.part(1) }},
+	{name: "reconnect in flight", short: true, do: reconnectInFlight},
+	{name: "two connections on two gateways", load: func(s *clientSpec) { s.Seats = 2 }, do: twoConnections},
+	{name: "gateway SIGKILL", short: true, do: killGateways},
+	{name: "gateway SIGSTOP", do: func(r *rig) error { return r.stopped(r.gateways[0].process, 3*time.Second) }},
+	{name: "gateway SIGTERM drain", short: true, do: drain},
+	{name: "blue/green", do: blueGreen},
+	{name: "redis SIGKILL and restart", short: true, do: killRedis},
+	{name: "redis SIGSTOP", do: func(r *rig) error { return r.stopped(r.redis.process, 10*time.Second) }},
+	{name: "CLIENT PAUSE", do: func(r *rig) error { return r.repeat(2, r.command("CLIENT", "PAUSE", "1500", "ALL")) }},
+	{name: "CLIENT KILL", do: func(r *rig) error { return r.repeat(20, r.command("CLIENT", "KILL", "TYPE", "normal")) }},
+	{name: "SCRIPT FLUSH", do: func(r *rig) error { return r.repeat(20, r.command("SCRIPT", "FLUSH")) }},
+	{name: "FLUSHALL", short: true, do: flushAll},
+	{name: "replies dropped", short: true, do: dropReplies},
+	{name: "200 ms delay", do: delay},
+	{name: "redis refused", do: func(r *rig) error { return r.outage(refusing, 3*time.Second) }},
+	{name: "redis black-holed", do: func(r *rig) error { return r.outage(blackHole, 6*time.Second) }},
+	{name: "redis black-holed for one gateway", load: restless, do: blackHoleOne},
+}
+
+// repeat does something n times over the run.
+func (r *rig) repeat(n int, do func() error) error {
+	for range n {
+		if err := r.part(1 / float64(n+1)); err != nil {
+			return err
+		}
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	return r.part(1 / float64(n+1))
+}
+
+// command is a command to Redis.
+func (r *rig) command(args ...string) func() error {
+	return func() error {
+		_, err := r.redis.do(args...)
+		return err
+	}
+}
+
+// lasting shortens what only lasts, for the tests of every day.
+func (r *rig) lasting(d time.Duration) time.Duration {
+	if r.plan.short {
+		return min(d, time.Second)
+	}
+	return d
+}
+
+func (r *rig) stopped(p *process, d time.Duration) error {
+	return r.repeat(1, func() error {
+		if err := p.signal(syscall.SIGSTOP); err != nil {
+			return err
+		}
+		defer p.signal(syscall.SIGCONT) //nolint:errcheck // a process that has ended is found out by what comes next
+		return r.wait(r.lasting(d))
+	})
+}
+
+func (r *rig) outage(f flow, d time.Duration) error {
+	return r.repeat(1, func() error {
+		if err := r.flow(f, 0); err != nil {
+			return err
+		}
+		if err := r.wait(r.lasting(d)); err != nil {
+			return err
+		}
+		return r.flow(passing, 0)
+	})
+}
+
+// reconnectInFlight cuts all clients again and again, each time with commits on their way: 20 ms are longer than a commit takes.
+func reconnectInFlight(r *rig) error {
+	if err := r.flow(passing, 20*time.Millisecond); err != nil {
+		return err
+	}
+	if err := r.repeat(10, func() error { return r.tell(order{Do: "cut"}) }); err != nil {
+		return err
+	}
+	return r.flow(passing, 0)
+}
+
+// twoConnections counts each session on both gateways at once, and cuts their connections to Redis meanwhile.
+func twoConnections(r *rig) error {
+	return r.repeat(5, func() error {
+		if err := r.flow(refusing, 0); err != nil {
+			return err
+		}
+		return r.flow(passing, 0)
+	})
+}
+
+// killGateways kills one gateway after the other, while its commits are on their way, and starts it again.
+func killGateways(r *rig) error {
+	if err := r.flow(passing, 10*time.Millisecond); err != nil {
+		return err
+	}
+	n := 0
+	err := r.repeat(6, func() error {
+		i := n % len(r.gateways)
+		n++
+		r.unknown = true
+		r.gateways[i].kill()
+		r.gateways[i] = nil
+		if err := r.retarget(); err != nil {
+			return err
+		}
+		if err := r.startGateway(i); err != nil {
+			return err
+		}
+		return r.retarget()
+	})
+	if err != nil {
+		return err
+	}
+	return r.flow(passing, 0)
+}
+
+// drain ends one gateway in order, under load, and starts it again.
+func drain(r *rig) error {
+	n := 0
+	return r.repeat(2, func() error {
+		i := n % len(r.gateways)
+		n++
+		return r.replace(i)
+	})
+}
+
+// replace drains gateway i, whose clients go to the others, and starts another in its place.
+func (r *rig) replace(i int) error {
+	old := r.gateways[i]
+	r.gateways[i] = nil
+	if err := r.retarget(); err != nil {
+		return err
+	}
+	r.unknown = true
+	if err := old.terminate(); err != nil {
+		return err
+	}
+	if err := r.startGateway(i); err != nil {
+		return err
+	}
+	return r.retarget()
+}
+
+// blueGreen starts a second gateway on the same Redis, waits until it is ready, sends new clients there, and drains the first.
+func blueGreen(r *rig) error {
+	blue := true
+	return r.repeat(3, func() error {
+		from, to := 0, 1
+		if !blue {
+			from, to = 1, 0
+		}
+		blue = !blue
+		if r.gateways[to] == nil {
+			if err := r.startGateway(to); err != nil {
+				return err
+			}
+		}
+		green := r.gateways[to]
+		if err := eventually("the new gateway is ready", patience, green.readyz); err != nil {
+			return err
+		}
+		old := r.gateways[from]
+		r.gateways[from] = nil
+		if err := r.retarget(); err != nil {
+			return err
+		}
+		r.unknown = true
+		return old.terminate()
+	})
+}
+
+func killRedis(r *rig) error {
+	return r.repeat(2, func() error {
+		r.redis.kill()
+		if err := r.part(0.05); err != nil {
+			return err
+		}
+		return r.redis.start()
+	})
+}
+
+// flushAll empties Redis, which had promised not to forget. What can be kept then, and what cannot:
+// a session that is connected is whole again as soon as one of its connections has counted one more message (or, silent,
+// at its next refresh): that connection knows the total that it was told. A session that nobody is connected to, or whose
+// connections all end before they count, is forgotten: its next client is welcomed as new, with 0, and is not told otherwise.
+// So a tenth of the sessions leave before, and come back after.
+func flushAll(r *rig) error {
+	return r.repeat(2, func() error {
+		for _, o := range []order{{Do: "life"}, {Do: "away", Share: 0.1}, {Do: "flush"}} {
+			if err := r.tell(o); err != nil {
+				return err
+			}
+		}
+		if err := r.command("FLUSHALL")(); err != nil {
+			return err
+		}
+		for _, o := range []order{{Do: "flush"}, {Do: "counted", Within: patience}, {Do: "back"}, {Do: "life", Life: r.plan.load.Life}} {
+			if err := r.tell(o); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// dropReplies lets commits through and swallows what Redis says to them: the gateways cannot know what was applied.
+func dropReplies(r *rig) error {
+	return r.repeat(4, func() error {
+		if err := r.flow(droppingBack, 0); err != nil {
+			return err
+		}
+		if err := r.part(0.05); err != nil {
+			return err
+		}
+		return r.flow(passing, 0)
+	})
+}
+
+func delay(r *rig) error {
+	if err := r.flow(passing, 200*time.Millisecond); err != nil {
+		return err
+	}
+	if err := r.part(1); err != nil {
+		return err
+	}
+	return r.flow(passing, 0)
+}
+
+// restless clients move more often than they count, so that the gateways hold totals of sessions that count elsewhere.
+func restless(s *clientSpec) {
+	s.Sessions, s.Pause, s.Life = 3*s.Sessions, time.Second, 300*time.Millisecond
+}
+
+// blackHoleOne cuts one of two gateways off, while clients go on moving between both.
+func blackHoleOne(r *rig) error {
+	return r.repeat(1, func() error {
+		if err := r.proxies[0].set(blackHole, 0); err != nil {
+			return err
+		}
+		if err := r.wait(r.lasting(6 * time.Second)); err != nil {
+			return err
+		}
+		return r.proxies[0].set(passing, 0)
+	})
+}
+
+// named finds the faults to run.
+func named(name string) ([]fault, error) {
+	if name == "" {
+		return faults, nil
+	}
+	known := ""
+	for _, f := range faults {
+		if f.name == name {
+			return []fault{f}, nil
+		}
+		known += fmt.Sprintf("\n  %q", f.name)
+	}
+	return nil, fmt.Errorf("no fault %q; there are:%s", name, known)
+}

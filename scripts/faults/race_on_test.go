@@ -1,0 +1,6 @@
+//go:build race
+
+package main
+
+// With the race detector in the tests, the gateway has it too.
+var buildFlags = []string{"-race"}

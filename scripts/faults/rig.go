@@ -1,0 +1,216 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// rig is what one run needs: a Redis, gateways with a proxy each before it, and the client.
+type rig struct {
+	ctx   context.Context
+	plan  plan
+	dir   string
+	redis *redisServer
+
+	proxies  []*proxy
+	gateways []*gatewayProcess
+	client   *clientProcess
+
+	received float64 // by gateways that have ended and could be asked before
+	unknown  bool    // a gateway ended that could not
+}
+
+// plan is how a rig is to be built.
+type plan struct {
+	bin      string
+	gateways int
+	flags    []string // of the gateways, besides those that all have
+	load     clientSpec
+	seconds  time.Duration // of load
+	short    bool          // in the tests of every day: less patience with faults that only last
+}
+
+func newRig(ctx context.Context, p plan) (r *rig, err error) {
+	r = &rig{ctx: ctx, plan: p}
+	if r.dir, err = os.MkdirTemp("", "sluice-faults-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	if r.redis, err = startRedis(r.dir); err != nil {
+		return nil, err
+	}
+	for i := range p.gateways {
+		proxy, err := startProxy(r.redis.addr)
+		if err != nil {
+			return nil, err
+		}
+		r.proxies = append(r.proxies, proxy)
+		r.gateways = append(r.gateways, nil)
+		if err := r.startGateway(i); err != nil {
+			return nil, err
+		}
+	}
+	if p.load.Sessions == 0 {
+		return r, nil
+	}
+	p.load.Journal = filepath.Join(r.dir, "journal")
+	p.load.Targets = r.targets()
+	r.client, err = startClient(p.load, filepath.Join(r.dir, "client.log"))
+	if err != nil {
+		return nil, err
+	}
+	// Ctrl-C ends what the harness waits for, and so the run.
+	context.AfterFunc(ctx, func() { _ = r.client.signal(syscall.SIGKILL) })
+	return r, nil
+}
+
+func (r *rig) close() {
+	if r.client != nil {
+		r.client.kill()
+	}
+	for i, g := range r.gateways {
+		if g != nil {
+			g.kill()
+		}
+		r.proxies[i].close()
+	}
+	if r.redis != nil {
+		r.redis.kill()
+		if r.redis.client != nil {
+			r.redis.client.Close()
+		}
+	}
+}
+
+// startGateway starts the gateway behind proxy i.
+func (r *rig) startGateway(i int) error {
+	log := filepath.Join(r.dir, fmt.Sprintf("gateway%d-%d.log", i, time.Now().UnixNano()))
+	g, err := startGateway(r.plan.bin, r.proxies[i].addr, log, r.plan.flags...)
+	if err != nil {
+		return err
+	}
+	r.gateways[i] = g
+	return nil
+}
+
+// targets are the addresses of the gateways that run.
+func (r *rig) targets() (all []string) {
+	for _, g := range r.gateways {
+		if g != nil {
+			all = append(all, g.addr)
+		}
+	}
+	return all
+}
+
+func (r *rig) tell(o order) error {
+	_, err := r.client.tell(o)
+	return err
+}
+
+// retarget tells the client which gateways there are.
+func (r *rig) retarget() error { return r.tell(order{Do: "targets", Targets: r.targets()}) }
+
+// wait lets the load go on for a while.
+func (r *rig) wait(d time.Duration) error {
+	select {
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// part waits for a share of the run's time.
+func (r *rig) part(share float64) error {
+	return r.wait(time.Duration(float64(r.plan.seconds) * share))
+}
+
+// flow sets all proxies.
+func (r *rig) flow(f flow, delay time.Duration) (err error) {
+	for _, p := range r.proxies {
+		err = errors.Join(err, p.set(f, delay))
+	}
+	return err
+}
+
+// finish ends the load and judges the run.
+func (r *rig) finish() (*ledger, error) {
+	if err := r.tell(order{Do: "finish", Within: 2 * patience}); err != nil {
+		return nil, err
+	}
+	received, err := r.quiet()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(r.dir, "journal"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	l, err := checkJournal(f)
+	if err != nil {
+		return nil, err
+	}
+	totals, err := r.redis.totals()
+	if err != nil {
+		return nil, err
+	}
+	stored := l.settle(totals)
+	if !r.unknown {
+		l.reconcile(stored, received)
+	}
+	return l, r.healthy()
+}
+
+// quiet waits until no gateway has anything left to store, and says how many messages they received.
+func (r *rig) quiet() (received uint64, err error) {
+	sum := 0.0
+	err = eventually("the gateways have stored everything", patience, func() bool {
+		sum = r.received
+		for _, g := range r.gateways {
+			if g == nil {
+				continue
+			}
+			m, merr := g.metrics()
+			if merr != nil || m["sluice_redis_pending_messages"] != 0 || m["sluice_connections"] != 0 {
+				return false
+			}
+			sum += m["sluice_messages_received_total"]
+		}
+		return true
+	})
+	return uint64(sum), err
+}
+
+// healthy looks for what must not happen whatever is done to a gateway's neighbours.
+func (r *rig) healthy() (err error) {
+	logs, _ := filepath.Glob(filepath.Join(r.dir, "gateway*.log"))
+	for _, name := range logs {
+		b, rerr := os.ReadFile(name)
+		if rerr != nil {
+			return rerr
+		}
+		for _, word := range []string{"DATA RACE", "panic:", "fatal error:"} {
+			if i := bytes.Index(b, []byte(word)); i >= 0 {
+				err = errors.Join(err, fmt.Errorf("a gateway said: %s", b[i:min(len(b), i+3000)]))
+			}
+		}
+	}
+	for _, g := range r.gateways {
+		if g != nil {
+			err = errors.Join(err, g.dead())
+		}
+	}
+	return err
+}
