@@ -109,23 +109,30 @@ func (r *run) toolUsage() {
 }
 
 // derive computes the figures per connection and per message. Growth is taken from before the ramp, so what the
-// server needs with nobody connected is not in them.
+// server needs with nobody connected is not in them. Of several targets the measured process serves a part, which its
+// descriptors tell.
 func (s *ServerUsage) derive(r *Result) {
 	if s.Idle.Processes == 0 {
 		return
 	}
 	n := &r.Counters
-	conns := float64(n.Ramped - n.SlowCut)
+	share := 1.0
+	if grown := s.Idle.FDs - s.Before.FDs; len(r.Spec.Targets) > 1 && grown > 0 {
+		share = min(ratio(float64(grown), float64(n.Ramped)), 1)
+	}
+	conns := share * float64(n.Ramped)
 	per := func(a, b int64) float64 { return ratio(float64(b-a), conns) }
-	kernel := func(u Usage) int64 { return u.KernelTCP + u.KernelSlab }
+	kernel := func(a, b Usage) float64 { // machine-wide: all connections
+		return ratio(float64(b.KernelTCP+b.KernelSlab-a.KernelTCP-a.KernelSlab), float64(n.Ramped))
+	}
 	s.UserIdlePerConn, s.UserAfterPerConn = per(s.Before.Anon, s.Idle.Anon), per(s.Before.Anon, s.After.Anon)
 	s.RSSIdlePerConn, s.RSSAfterPerConn = per(s.Before.RSS, s.Idle.RSS), per(s.Before.RSS, s.After.RSS)
-	s.KernelIdlePerConn, s.KernelAfterPerConn = per(kernel(s.Before), kernel(s.Idle)), per(kernel(s.Before), kernel(s.After))
-	s.CPUPerHandshakeUS = ratio((s.Idle.CPUSeconds-s.Before.CPUSeconds)*1e6, float64(n.Ramped))
+	s.KernelIdlePerConn, s.KernelAfterPerConn = kernel(s.Before, s.Idle), kernel(s.Before, s.After)
+	s.CPUPerHandshakeUS = ratio((s.Idle.CPUSeconds-s.Before.CPUSeconds)*1e6, conns)
 	traffic := s.After.CPUSeconds - s.Idle.CPUSeconds
-	s.CPUPerMessageUS = ratio(traffic*1e6, float64(n.Replies))
+	s.CPUPerMessageUS = ratio(traffic*1e6, share*float64(n.Replies))
 	if n.Sent == 0 {
-		s.CPUPerBeatUS = ratio(traffic*1e6, float64(n.Beats))
+		s.CPUPerBeatUS = ratio(traffic*1e6, share*float64(n.Beats))
 	}
 	s.CPUTrafficCores = ratio(traffic, r.TrafficSeconds+r.Spec.Settle.Seconds())
 }

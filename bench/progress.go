@@ -54,7 +54,7 @@ func (p Progress) line() string {
 	if p.Failed > 0 {
 		s += "  failed " + commas(p.Failed)
 	}
-	if p.Sent > 0 {
+	if p.RateHz > 0 {
 		s += fmt.Sprintf("  %s/s  p50 %s p99 %s max %s", commas(int64(p.RateHz)), micros(p.P50US), micros(p.P99US), micros(p.MaxUS))
 	}
 	if p.BeatsHz > 0 {

@@ -21,17 +21,15 @@ type cost struct {
 	CPU  float64 // seconds
 	Anon int64
 	Heap int64 // live Go heap
-	Open int64
 }
 
 func ownCost() *cost {
-	debug.FreeOSMemory() // collects, and gives back what the kernel would otherwise count as ours
+	pid := os.Getpid()
+	used, _ := cpuSeconds(pid) // before what follows, which is not part of the load
+	debug.FreeOSMemory()       // collects, and gives back what the kernel would otherwise count as ours
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	pid := os.Getpid()
-	c := &cost{Heap: int64(m.HeapAlloc), Anon: smaps(pid)["Anonymous"]}
-	c.CPU, _ = cpuSeconds(pid)
-	return c
+	return &cost{CPU: used, Heap: int64(m.HeapAlloc), Anon: smaps(pid)["Anonymous"]}
 }
 
 // SampleUsage measures pid and all its descendants. It fails when pid does not exist or may not be read.
