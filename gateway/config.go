@@ -109,6 +109,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MaxControl > 255 {
 		return c, fmt.Errorf("gateway: MaxControl is %d, must be at most 255", c.MaxControl)
 	}
+	for _, limit := range []struct {
+		name string
+		got  time.Duration
+	}{{"HandshakeTimeout", c.HandshakeTimeout}, {"CloseTimeout", c.CloseTimeout}, {"StallTimeout", c.StallTimeout}} {
+		if limit.got < 0 {
+			return c, fmt.Errorf("gateway: %s is %v, must not be negative", limit.name, limit.got)
+		}
+	}
 	if c.Heartbeat > 0 && c.Heartbeat < 10*time.Millisecond {
 		return c, fmt.Errorf("gateway: Heartbeat is %v, must be at least 10ms (or negative for none)", c.Heartbeat)
 	}

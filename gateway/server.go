@@ -135,6 +135,9 @@ func (s *Server) Ready() error {
 // Drain stops accepting, has the Handler say its last words on every connection, closes each with 1001 and waits for the peers.
 // It returns nil when no connection is left, or what ended ctx before that. Close comes after it in either case.
 func (s *Server) Drain(ctx context.Context) error {
+	if s.phase.Load() == phaseNew {
+		return nil // nothing was ever accepted
+	}
 	if s.phase.CompareAndSwap(phaseServing, phaseDraining) {
 		for _, w := range s.workers {
 			w.loop.Post(w.drain)
@@ -143,7 +146,11 @@ func (s *Server) Drain(ctx context.Context) error {
 		for _, w := range s.workers {
 			done := make(chan struct{})
 			if w.loop.Post(func() { close(done) }) {
-				<-done
+				select {
+				case <-done:
+				case <-s.emptied: // by Close, which drops what is posted behind it
+				case <-ctx.Done():
+				}
 			}
 		}
 		s.checkEmpty()
@@ -173,6 +180,7 @@ func (s *Server) Close() error {
 	s.endOne.Do(func() {
 		if s.phase.Swap(phaseClosed) == phaseNew {
 			s.release()
+			s.checkEmpty()
 			return
 		}
 		for _, w := range s.workers {
@@ -183,5 +191,6 @@ func (s *Server) Close() error {
 		}
 	})
 	s.loops.Wait()
+	s.checkEmpty() // a Drain may be waiting, or come later
 	return nil
 }

@@ -151,7 +151,11 @@ func (w *worker) heartbeat() []byte {
 func (w *worker) drain() {
 	w.draining = true
 	if w.acceptor != nil {
-		w.acceptor.Readable() // those that the kernel has completed are told 503, not reset
+		// Those that the kernel has completed are told 503, not reset. The acceptor takes them in bursts.
+		for before := -1; before < len(w.conns); {
+			before = len(w.conns)
+			w.acceptor.Readable()
+		}
 		w.acceptor.Close()
 	}
 	for i := len(w.conns) - 1; i >= 0; i-- { // backwards: refusing may remove the connection in hand
