@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"strings"
 	"time"
 
 	"sluice/bench"
@@ -108,9 +107,6 @@ func (o Options) withDefaults() (Options, error) {
 	if o.load == nil {
 		o.load = bench.Run
 	}
-	if o.try == nil {
-		o.try = o.trial
-	}
 	if o.busy == nil {
 		o.busy = loadAverage
 	}
@@ -129,7 +125,11 @@ func (o Options) withDefaults() (Options, error) {
 			return o, fmt.Errorf("baseline %q is not known (use some of %v)", name, baseline.Names())
 		}
 	}
-	return o, o.findPrograms()
+	err := o.findPrograms()
+	if o.try == nil {
+		o.try = o.trial // a copy of o: all else must be set
+	}
+	return o, err
 }
 
 // Run makes the comparison. Any goroutine may call it; it starts processes and
@@ -159,7 +159,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	r.Seconds = time.Since(r.Started).Seconds()
 	r.summarise(servers)
 	if _, ok := r.server(Sluice); err == nil && !ok {
-		err = fmt.Errorf("compare: sluice could not be measured: %s", strings.Join(r.Troubles, "; "))
+		err = errors.New("compare: sluice could not be measured; what went wrong is in the report")
 	}
 	return r, err
 }
@@ -184,7 +184,7 @@ func (o Options) rounds(ctx context.Context, r *Report, servers []string) error 
 			}
 			began := time.Now()
 			for n := range servers {
-				name := servers[(n+round)%len(servers)]
+				name := servers[(n+round+i)%len(servers)] // nobody is always first
 				done++
 				if s.Kind == Beats && name == baseline.Floor { // it has none
 					continue
@@ -201,7 +201,7 @@ func (o Options) rounds(ctx context.Context, r *Report, servers []string) error 
 	return nil
 }
 
-// trial measures one fresh server. It fails only when ctx ends.
+// trial measures one fresh server. It fails only when ctx ends or sluice does not start.
 func (o Options) trial(ctx context.Context, r *Report, name string, s Step, round int) error {
 	beats := usualBeats
 	if s.Kind == Beats {
@@ -211,6 +211,9 @@ func (o Options) trial(ctx context.Context, r *Report, name string, s Step, roun
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if name == Sluice { // the others would be compared with nothing
+			return err
 		}
 		r.trouble(name, s, err)
 		return nil

@@ -62,7 +62,7 @@ func beServer(args []string) error {
 func options(t *testing.T, only ...string) Options {
 	return Options{
 		busy:   func() float64 { return 0 },
-		Sluice: os.Args[0], Self: os.Args[0], Only: only, Command: "make bench", Log: func(s string) { t.Log(s) },
+		Sluice: os.Args[0], Only: only, Command: "make bench", Log: func(s string) { t.Log(s) },
 		plan: &Plan{Limit: time.Hour, Settle: 10 * time.Millisecond, Steps: []Step{
 			{Kind: Closed, Conns: 50, Rounds: 2, Duration: 200 * time.Millisecond, Window: 8},
 			{Kind: Open, Conns: 80, Rounds: 1, Duration: 200 * time.Millisecond, Rate: 500},
@@ -181,6 +181,18 @@ func TestBrokenBaselineIsTold(t *testing.T) {
 	}
 	if err := r.WriteHTML(new(bytes.Buffer)); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestSluiceThatDoesNotStartEndsTheComparison(t *testing.T) {
+	o := options(t, "gws")
+	o.Sluice = filepath.Join(t.TempDir(), "sluice")
+	if err := os.WriteFile(o.Sluice, []byte("#!/bin/sh\necho no such flag >&2\nexit 2\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(context.Background(), o)
+	if err == nil || !strings.Contains(err.Error(), "no such flag") || len(r.Trials) > 0 {
+		t.Errorf("error %v after %d trials, want its last words and none", err, len(r.Trials))
 	}
 }
 

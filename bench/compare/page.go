@@ -37,7 +37,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		Tiles: r.tiles(),
 		Sections: []report.Section{
 			{Charts: charts},
-			{Title: "Figures", Tables: []report.Table{r.table(grids[0]), r.table(grids[1]), transposed(r.ratios())}},
+			{Title: "Figures", Tables: r.tables()},
 		},
 		Foot: []string{"Spreads are from the least to the greatest of the rounds."},
 	}

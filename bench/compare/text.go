@@ -121,6 +121,14 @@ func (r *Report) conditions() []string {
 		"The kernel's share is measured for the whole machine, so it holds both ends of each connection.")
 }
 
+// tables are all there are; none when nothing was measured.
+func (r *Report) tables() []report.Table {
+	if len(r.Servers) == 0 {
+		return nil
+	}
+	return []report.Table{r.table(grids[0]), r.table(grids[1]), transposed(r.ratios())}
+}
+
 func rounds(n int) string {
 	if n == 1 {
 		return "1 round"
@@ -131,8 +139,7 @@ func rounds(n int) string {
 // WriteTable writes the report as text for a terminal.
 func (r *Report) WriteTable(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	tables := []report.Table{r.table(grids[0]), r.table(grids[1])}
-	for _, t := range append(tables, transposed(r.ratios())) {
+	for _, t := range r.tables() {
 		fmt.Fprintf(tw, "\n%s\n", t.Title)
 		fmt.Fprintln(tw, strings.Join(t.Head, "\t")+"\t")
 		for _, row := range t.Rows {
@@ -173,8 +180,7 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 	for _, c := range r.conditions() {
 		fmt.Fprintf(&b, "- %s\n", markdown(c))
 	}
-	tables := []report.Table{r.table(grids[0]), r.table(grids[1])}
-	for _, t := range append(tables, transposed(r.ratios())) {
+	for _, t := range r.tables() {
 		fmt.Fprintf(&b, "\n**%s**\n\n| %s |\n|---|%s\n", t.Title, strings.Join(t.Head, " | "), strings.Repeat("---:|", len(t.Head)-1))
 		for _, row := range t.Rows {
 			cells := slices.Clone(row.Cells)
