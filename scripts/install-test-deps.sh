@@ -4,7 +4,7 @@
 set -eu -o pipefail
 
 # command:Debian package
-wanted=(redis-server:redis-server redis-cli:redis-tools chromium:chromium node:nodejs)
+wanted=(redis-server:redis-server redis-cli:redis-tools chromium:chromium node:nodejs npm:npm)
 
 missing() {
 	local w
