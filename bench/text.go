@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -140,11 +141,17 @@ func commas(n int64) string {
 	return s
 }
 
-// WriteJSON writes the result as indented JSON.
+// WriteJSON writes the result as indented JSON. Of the request headers it writes the names only: values may be credentials, and
+// results are shown around.
 func (r *Result) WriteJSON(w io.Writer) error {
+	shown := *r
+	shown.Spec.Headers = make(http.Header, len(r.Spec.Headers))
+	for name := range r.Spec.Headers {
+		shown.Spec.Headers[name] = []string{"…"}
+	}
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	return e.Encode(r)
+	return e.Encode(&shown)
 }
 
 // WriteText writes what was found for a terminal.
