@@ -33,6 +33,7 @@ type plan struct {
 	flags    []string // of the gateways, besides those that all have
 	load     clientSpec
 	seconds  time.Duration // of load
+	bare     bool          // no proxies: to measure
 	short    bool          // in the tests of every day: less patience with faults that only last
 }
 
@@ -95,7 +96,11 @@ func (r *rig) close() {
 // startGateway starts the gateway behind proxy i.
 func (r *rig) startGateway(i int) error {
 	log := filepath.Join(r.dir, fmt.Sprintf("gateway%d-%d.log", i, time.Now().UnixNano()))
-	g, err := startGateway(r.plan.bin, r.proxies[i].addr, log, r.plan.flags...)
+	redis := r.proxies[i].addr
+	if r.plan.bare {
+		redis = r.redis.addr
+	}
+	g, err := startGateway(r.plan.bin, redis, log, r.plan.flags...)
 	if err != nil {
 		return err
 	}
