@@ -1,3 +1,11 @@
+package bench
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+	"testing"
+)
 
 func TestJSONHasNoHeaderValues(t *testing.T) {
 	r := Result{Spec: Spec{Headers: http.Header{"Authorization": {"Bearer secret"}}}}
