@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"syscall"
 	"time"
 )
@@ -34,6 +33,8 @@ var faults = []fault{
 	{name: "redis refused", do: func(r *rig) error { return r.outage(refusing, 3*time.Second) }},
 	{name: "redis black-holed", do: func(r *rig) error { return r.outage(blackHole, 6*time.Second) }},
 	{name: "redis black-holed for one gateway", load: restless, do: blackHoleOne},
+	{name: "all at random", do: atRandom},
+	{name: "all at random, two connections", load: func(s *clientSpec) { s.Seats = 2 }, do: atRandom},
 }
 
 // repeat does something n times over the run.
@@ -115,23 +116,27 @@ func killGateways(r *rig) error {
 	}
 	n := 0
 	err := r.repeat(6, func() error {
-		i := n % len(r.gateways)
 		n++
-		r.unknown = true
-		r.gateways[i].kill()
-		r.gateways[i] = nil
-		if err := r.retarget(); err != nil {
-			return err
-		}
-		if err := r.startGateway(i); err != nil {
-			return err
-		}
-		return r.retarget()
+		return r.crash(n % len(r.gateways))
 	})
 	if err != nil {
 		return err
 	}
 	return r.flow(passing, 0)
+}
+
+// crash kills gateway i, whose clients go to the others at once, and starts another in its place.
+func (r *rig) crash(i int) error {
+	r.unknown = true
+	r.gateways[i].kill()
+	r.gateways[i] = nil
+	if err := r.retarget(); err != nil {
+		return err
+	}
+	if err := r.startGateway(i); err != nil {
+		return err
+	}
+	return r.retarget()
 }
 
 // drain ends one gateway in order, under load, and starts it again.
@@ -262,19 +267,4 @@ func blackHoleOne(r *rig) error {
 		}
 		return r.proxies[0].set(passing, 0)
 	})
-}
-
-// named finds the faults to run.
-func named(name string) ([]fault, error) {
-	if name == "" {
-		return faults, nil
-	}
-	known := ""
-	for _, f := range faults {
-		if f.name == name {
-			return []fault{f}, nil
-		}
-		known += fmt.Sprintf("\n  %q", f.name)
-	}
-	return nil, fmt.Errorf("no fault %q; there are:%s", name, known)
 }

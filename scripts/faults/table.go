@@ -114,3 +114,18 @@ func printRows(out io.Writer, list []fault, rows []row) {
 }
 
 const dashes = "----------------------------------------"
+
+// named finds the faults to run.
+func named(name string) ([]fault, error) {
+	if name == "" {
+		return faults, nil
+	}
+	known := ""
+	for _, f := range faults {
+		if f.name == name {
+			return []fault{f}, nil
+		}
+		known += fmt.Sprintf("\n  %q", f.name)
+	}
+	return nil, fmt.Errorf("no fault %q; there are:%s", name, known)
+}
