@@ -30,17 +30,27 @@ func (c *wire) beat() time.Time {
 	return body.TS
 }
 
+// immortal is an Echo whose clients count as heard for an hour: a loaded machine must not make them dead in tests of something
+// else.
+type immortal struct{ Echo }
+
+func (immortal) ForLoop(func(fn func()) bool) Handler { return immortal{} }
+
+func (immortal) Open(c *Conn, _ *Request) {
+	c.Accept("")
+	c.seen += time.Hour
+	c.rearm()
+}
+
 func TestHeartbeats(t *testing.T) {
 	const interval = 50 * time.Millisecond
-	s := serve(t, Config{Heartbeat: interval, MaxControl: 255}, nil)
+	s := serve(t, Config{Heartbeat: interval}, immortal{})
 	beats, sent := counting(heartbeatsSent), counting(messagesSent)
 	opened := time.Now()
 	c := open101(t, s, "/ws")
-	c.welcome(0, false)
 	var times []time.Time
 	for range 10 {
 		times = append(times, c.beat())
-		c.Write(frame(true, ws.OpPong, ""))
 	}
 	if first := times[0]; first.Before(opened.Add(-time.Second)) || first.After(time.Now().Add(time.Second)) {
 		t.Errorf("got %v, want the present time, %v", first, opened)
@@ -54,12 +64,12 @@ func TestHeartbeats(t *testing.T) {
 		t.Errorf("got times %v, want them in order", times)
 	}
 	c.Close()
-	await(t, "the counters are published", func() bool { return beats() >= 10 && sent() >= 11 })
+	await(t, "the counters are published", func() bool { return beats() >= 10 && sent() >= 10 })
 }
 
 // The text and the Ping leave in one write: a client that sleeps wakes once.
 func TestHeartbeatIsOneWrite(t *testing.T) {
-	s := serve(t, Config{Heartbeat: 30 * time.Millisecond}, Echo{})
+	s := serve(t, Config{Heartbeat: 30 * time.Millisecond}, immortal{})
 	c := open101(t, s, "/ws")
 	const size = 2 + len(`{"ts":"2006-01-02T15:04:05.000Z"}`) + 2
 	for range 3 {
@@ -68,7 +78,6 @@ func TestHeartbeatIsOneWrite(t *testing.T) {
 		if err != nil || n%size != 0 || n == 0 || string(p[n-2:n]) != "\x89\x00" {
 			t.Fatalf("got %q, %v in one read, want %d bytes of text and Ping", p[:n], err, size)
 		}
-		c.Write(frame(true, ws.OpPong, ""))
 	}
 }
 
@@ -115,7 +124,7 @@ func TestHeartbeatsOff(t *testing.T) {
 
 // A peer that answers no Ping and sends nothing is dropped after 2.5 intervals; one that says anything is not.
 func TestDeadPeerIsDropped(t *testing.T) {
-	const interval = 100 * time.Millisecond
+	const interval = 400 * time.Millisecond
 	s := serve(t, Config{Heartbeat: interval, MaxControl: 255}, Echo{})
 	dead, lost := counting(deadPeers), counting(closes["1006"])
 	opened := time.Now()
@@ -128,7 +137,7 @@ func TestDeadPeerIsDropped(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(interval / 4):
+			case <-time.After(interval / 20):
 				lively.Write(frame(true, ws.OpPong, ""))
 			}
 		}
@@ -149,7 +158,7 @@ func TestDeadPeerIsDropped(t *testing.T) {
 	if dead() != 1 || lost() != 1 {
 		t.Errorf("got %d dead peers and %d closes with 1006, want 1 and 1", dead(), lost())
 	}
-	for range 10 {
+	for range 4 { // three intervals at least
 		lively.beat()
 	}
 	close(stop)
@@ -161,12 +170,12 @@ func TestDeadPeerIsDropped(t *testing.T) {
 
 // A connection that the application does not let the gateway read is silent for that reason, and not dead.
 func TestPausedConnectionIsNotTakenForDead(t *testing.T) {
-	const interval = 20 * time.Millisecond
+	const interval = 200 * time.Millisecond
 	s := serve(t, Config{Heartbeat: interval, MaxControl: 255}, pauser{})
 	dead := counting(deadPeers)
 	c := open101(t, s, "/ws")
 	c.Write(append(text("pause"), text("held back")...))
-	for range 10 { // four times what a dead peer gets
+	for range 5 { // four intervals, and a dead peer has 2.5
 		c.beat()
 	}
 	if dead() != 0 {
@@ -209,13 +218,12 @@ func (pauser) Message(c *Conn, op ws.OpCode, payload []byte) {
 // A loop that could not run for a while sends one heartbeat, not all that it missed, and goes on in the same phase.
 func TestHeartbeatsMissedAreNotMadeUpFor(t *testing.T) {
 	const interval = 40 * time.Millisecond
-	s := serve(t, Config{Heartbeat: interval, Loops: 1, MaxControl: 255}, Echo{})
+	s := serve(t, Config{Heartbeat: interval, Loops: 1}, immortal{})
 	c := open101(t, s, "/ws")
 	c.beat()
 	var before, after, unblocked, now time.Duration
 	onLoops(s, func(w *worker) {
 		before = w.conns[0].beatAt
-		w.conns[0].seen += time.Hour // not what this is about
 		began := time.Now()
 		time.Sleep(10 * interval) // a Handler that blocks, which it must not
 		unblocked = w.loop.Now() + time.Since(began)
