@@ -222,6 +222,9 @@ func (h *house) episode(t *testing.T, spareLost bool, lines *atomic.Int64) {
 			if got := answer(t, fd); got != noDescriptors {
 				t.Fatalf("client %d got %q, want 503", room+i, got)
 			}
+			if code := option(t, fd, unix.SOL_SOCKET, unix.SO_ERROR); code != 0 {
+				t.Fatalf("client %d got a reset: %v", room+i, unix.Errno(code))
+			}
 		}
 	}
 	h.quietSecond(t)
