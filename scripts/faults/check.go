@@ -18,6 +18,7 @@ type ledger struct {
 	broken                 uint64 // other promises not kept: order, gaps, byes
 	restarted              uint64 // sessions that nobody had counted on since the store was emptied, and that began again at 0
 	forgotten              uint64 // messages of those
+	renumbered             uint64 // numbers from before the store was emptied that a shared session gave out again
 	findings               []string
 }
 
@@ -30,6 +31,7 @@ type account struct {
 	sent     uint64   // S
 	acked    uint64   // acknowledgements
 	numbers  []uint64 // bit set of the numbers that were acknowledged
+	renumber uint64   // numbers up to this may be given out again, see flushAll
 	unhealed bool     // nothing that was sent since the store was emptied has been acknowledged
 }
 
@@ -131,6 +133,9 @@ func (l *ledger) over(a *account, c *line, e event) {
 // session is whole again.
 func (a *account) flushed() {
 	a.unhealed = true
+	if a.open > 1 {
+		a.renumber = a.sent
+	}
 	for _, c := range a.lines {
 		c.before = c.sent
 	}
@@ -164,8 +169,7 @@ func (l *ledger) welcome(a *account, c *line, e event) {
 	if a.unhealed && e.n < c.told {
 		l.restarted++
 		l.forgotten += a.told
-		*a = account{id: a.id, lines: map[int]*line{e.conn: c}, open: a.open}
-		c.told, c.uncertain = 0, 0
+		a.restart()
 	}
 	c.welcomed, c.last = true, e.n
 	if e.n < c.told {
@@ -182,6 +186,19 @@ func (l *ledger) welcome(a *account, c *line, e event) {
 		c.uncertain -= min(c.uncertain, e.n-c.told)
 	}
 	a.told = max(a.told, e.n)
+}
+
+// restart begins a new account for what is connected now, all of it since the store was emptied.
+func (a *account) restart() {
+	fresh := account{id: a.id, lines: map[int]*line{}, open: a.open}
+	for conn, c := range a.lines {
+		if !c.over {
+			c.told, c.uncertain = 0, 0
+			fresh.lines[conn] = c
+			fresh.sent += c.sent
+		}
+	}
+	*a = fresh
 }
 
 func (l *ledger) ack(a *account, c *line, e event) {
@@ -210,7 +227,10 @@ func (l *ledger) ack(a *account, c *line, e event) {
 	switch {
 	case e.n > a.sent:
 		l.find(&l.doubled, e.n-a.sent, "session %d: connection %d: acknowledgement %d of %d sent", e.session, e.conn, e.n, a.sent)
-	case !a.first(e.n):
+	case a.first(e.n):
+	case e.n <= a.renumber:
+		l.renumbered++
+	default:
 		l.find(&l.doubled, 1, "session %d: connection %d: number %d was given out before", e.session, e.conn, e.n)
 	}
 }

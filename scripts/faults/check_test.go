@@ -118,6 +118,14 @@ func TestSharedSessionsMayShareNumbersOnlyOnce(t *testing.T) {
 	if l := check(t, shared+"a 0 1 1 \na 0 2 1 \na 0 2 2 \na 0 1 3 \n"+end, 4, 4); l.doubled == 0 {
 		t.Error("one number for both was not found")
 	}
+	// After a flush the first connection cannot know of 2 and 3 until the second has counted as well. 5 is another matter.
+	const flushed = shared + "a 0 1 1 \na 0 2 2 \na 0 2 3 \nf 0 0 0 \nf 0 0 1 \na 0 1 2 \ns 0 2 2 \na 0 2 5 \n"
+	if l := check(t, flushed+"a 0 2 6 \nc 0 1 0 \nc 0 2 0 ", 6, 6); !l.ok() || l.renumbered != 1 {
+		t.Errorf("a number given out again after a flush: renumbered %d, want 1; found %q", l.renumbered, l.findings)
+	}
+	if l := check(t, flushed+"s 0 1 1 \na 0 1 5 \nc 0 1 0 \nc 0 2 0 ", 6, 6); l.doubled == 0 {
+		t.Error("a number from after the flush for both was not found")
+	}
 }
 
 func FuzzJournal(f *testing.F) {

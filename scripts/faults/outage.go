@@ -39,9 +39,7 @@ func outage(ctx context.Context, out io.Writer, bin string, d time.Duration) err
 		if o.ledger != nil {
 			fmt.Fprintf(out, "| %s | %d | %d | %.1f MiB | %.1f MiB | %.1f MiB | %.1f MiB | %d ms | %d ms | %d | %d |\n", how.name, o.acknowledged, o.disconnects,
 				mib(o.before), mib(o.settled), mib(o.highest), mib(o.last), o.first.Milliseconds(), o.all.Milliseconds(), o.ledger.lost, o.ledger.doubled)
-			for _, text := range o.ledger.findings {
-				o.broken = append(o.broken, text)
-			}
+			o.broken = append(o.broken, o.ledger.findings...)
 		}
 		if err != nil {
 			o.broken = append(o.broken, err.Error())

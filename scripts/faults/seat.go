@@ -61,14 +61,14 @@ func (s *seat) connect(life int, last bool) bool {
 		url += "?session_id=" + id
 	}
 	dialer := websocket.Dialer{HandshakeTimeout: attempt, NetDial: (&net.Dialer{Timeout: attempt}).Dial}
-	conn, response, err := dialer.Dial(url, nil)
+	conn, response, err := dialer.Dial(url, nil) //nolint:bodyclose // it has none after 101, and is read and closed before anything else
 	if err == nil {
 		l.conn = conn
 		err = l.welcome(response)
 	}
 	if err != nil {
 		if l.conn != nil {
-			l.conn.Close()
+			_ = l.conn.Close()
 		}
 		l.put(evOver, 0, "not welcomed: "+err.Error())
 		c.refused.Add(1)
@@ -193,7 +193,7 @@ func (l *wire) next() (f frame, err error) {
 
 // welcome reads the first frame.
 func (l *wire) welcome(r *http.Response) error {
-	l.conn.SetReadDeadline(time.Now().Add(attempt))
+	_ = l.conn.SetReadDeadline(time.Now().Add(attempt))
 	f, err := l.next()
 	if err != nil {
 		return err
@@ -201,7 +201,7 @@ func (l *wire) welcome(r *http.Response) error {
 	if f.SessionID == "" || f.Count == nil || f.SessionID != r.Header.Get("X-Session-Id") {
 		return fmt.Errorf("not a welcome: %+v", f)
 	}
-	l.conn.SetReadDeadline(time.Time{})
+	_ = l.conn.SetReadDeadline(time.Time{})
 	l.seat.s.name(l.seat.c.j, f.SessionID)
 	l.put(evWelcome, *f.Count, map[bool]string{true: "resumed", false: "new"}[f.Resumed])
 	return nil
@@ -210,7 +210,7 @@ func (l *wire) welcome(r *http.Response) error {
 // read writes down what comes, until the connection ends.
 func (l *wire) read() {
 	defer close(l.ended)
-	defer l.conn.Close()
+	defer func() { _ = l.conn.Close() }()
 	acked := false
 	for {
 		f, err := l.next()
@@ -242,7 +242,7 @@ func (l *wire) send(n int) error {
 	l.seat.c.sent.Add(int64(n))
 	for range n {
 		if err := l.conn.WriteMessage(websocket.TextMessage, []byte("one more")); err != nil {
-			l.conn.Close()
+			_ = l.conn.Close()
 			return err
 		}
 	}
@@ -254,7 +254,7 @@ func (l *wire) abort(hard bool) {
 	if t, ok := l.conn.NetConn().(*net.TCPConn); ok && hard {
 		_ = t.SetLinger(0)
 	}
-	l.conn.Close()
+	_ = l.conn.Close()
 }
 
 // newUUID is a version 4 UUID.

@@ -138,7 +138,7 @@ func (s *crowd) connect(ctx context.Context, want uint64) (time.Duration, error)
 	dialer := websocket.Dialer{HandshakeTimeout: patience, ReadBufferSize: 256, WriteBufferSize: 256, NetDial: (&net.Dialer{Timeout: patience}).Dial}
 	began := time.Now()
 	err := s.each(ctx, func(i int) error {
-		c, _, err := dialer.Dial(s.url+s.ids[i], nil)
+		c, _, err := dialer.Dial(s.url+s.ids[i], nil) //nolint:bodyclose // it has none after 101
 		if err != nil {
 			return err
 		}
@@ -154,7 +154,7 @@ func (s *crowd) connect(ctx context.Context, want uint64) (time.Duration, error)
 
 // read returns the next frame that is no heartbeat.
 func (s *crowd) read(i int) (f frame, err error) {
-	s.conns[i].SetReadDeadline(time.Now().Add(patience))
+	_ = s.conns[i].SetReadDeadline(time.Now().Add(patience))
 	for {
 		_, b, err := s.conns[i].ReadMessage()
 		if err != nil {
@@ -183,7 +183,7 @@ func (s *crowd) drop() {
 	for i, c := range s.conns {
 		if c != nil {
 			_ = c.NetConn().(*net.TCPConn).SetLinger(0)
-			c.Close()
+			_ = c.Close()
 			s.conns[i] = nil
 		}
 	}

@@ -15,7 +15,7 @@ var usualLoad = clientSpec{Sessions: 80, Seats: 1, Pause: 60 * time.Millisecond,
 type row struct {
 	runs, failed                                  int
 	messages, acknowledged, lost, doubled, broken uint64
-	restarted, forgotten                          uint64
+	restarted, forgotten, renumbered              uint64
 }
 
 func (w *row) add(l *ledger) {
@@ -26,6 +26,7 @@ func (w *row) add(l *ledger) {
 	w.broken += l.broken
 	w.restarted += l.restarted
 	w.forgotten += l.forgotten
+	w.renumbered += l.renumbered
 }
 
 // runAll runs each fault of list runs times, and prints the table and what was wrong.
@@ -67,11 +68,7 @@ func runAll(ctx context.Context, out io.Writer, list []fault, runs int, p plan, 
 		}
 	}
 	printRows(out, list, rows)
-	for i, f := range list {
-		if w := rows[i]; w.restarted > 0 {
-			fmt.Fprintf(out, "%s: %d times a session to which nobody was connected began again at 0 (%d messages forgotten), as a store that forgets must have it.\n", f.name, w.restarted, w.forgotten)
-		}
-	}
+	printForgotten(out, list, rows)
 	switch {
 	case bad > 0:
 		return errBroken
@@ -110,6 +107,18 @@ func printRows(out io.Writer, list []fault, rows []row) {
 			fmt.Fprintf(out, " %d promises broken, %d runs failed", w.broken, w.failed)
 		}
 		fmt.Fprintln(out)
+	}
+}
+
+// printForgotten says what a store that forgets takes with it whatever the gateways do.
+func printForgotten(out io.Writer, list []fault, rows []row) {
+	for i, f := range list {
+		if w := rows[i]; w.restarted > 0 {
+			fmt.Fprintf(out, "%s: %d times a session to which nobody was connected began again at 0, %d messages in all.\n", f.name, w.restarted, w.forgotten)
+		}
+		if w := rows[i]; w.renumbered > 0 {
+			fmt.Fprintf(out, "%s: %d numbers were given out again in sessions of several connections; their totals are right.\n", f.name, w.renumbered)
+		}
 	}
 }
 
