@@ -62,6 +62,7 @@ func (w *worker) accept(sysfd int) {
 	if w.server.conns.Add(1) > int64(w.cfg.MaxConns+refusalRoom) {
 		w.server.conns.Add(-1)
 		rejected[RefuseFull.reason].Inc()
+		_, _ = unix.Read(sysfd, w.loop.ReadBuf()) // a request left unread makes close a reset, which destroys the answer
 		_, _ = unix.Write(sysfd, RefuseFull.append(nil, ""))
 		_ = unix.Close(sysfd)
 		return
