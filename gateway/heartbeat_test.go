@@ -168,6 +168,19 @@ func TestDeadPeerIsDropped(t *testing.T) {
 	}
 }
 
+// The time of death does not wait for the next heartbeat.
+func TestDeadPeerIsDroppedBetweenHeartbeats(t *testing.T) {
+	const interval = time.Hour
+	s := serve(t, Config{Heartbeat: interval, Loops: 1}, Echo{})
+	open101(t, s, "/ws")
+	onLoops(s, func(w *worker) {
+		c, now := w.conns[0], w.loop.Now()
+		c.beatAt, c.seen = now+interval/2, now-2*interval-interval/2+50*time.Millisecond
+		c.rearm()
+	})
+	await(t, "it is dropped", func() bool { return s.Connections() == 0 })
+}
+
 // A connection that the application does not let the gateway read is silent for that reason, and not dead.
 func TestPausedConnectionIsNotTakenForDead(t *testing.T) {
 	const interval = 200 * time.Millisecond

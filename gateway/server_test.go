@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve starts a gateway for one test.
+// serve starts a gateway for one test, without heartbeats unless it asks for them.
 func serve(t testing.TB, cfg Config, app App) *Server {
 	t.Helper()
 	if cfg.Listen == "" {
@@ -30,6 +30,9 @@ func serve(t testing.TB, cfg Config, app App) *Server {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = -1 // the default's first comes at a random time, and now and then within the test
 	}
 	if app == nil {
 		app = Count{Store: memory(t)}
