@@ -7,33 +7,39 @@ import (
 
 // fault is something that goes wrong under load. It leaves everything as it found it, so that the run can be finished.
 type fault struct {
-	name  string
-	short bool
-	load  func(*clientSpec) // changes the usual load
-	do    func(r *rig) error
+	name   string
+	short  bool
+	effect string            // a metric that the fault must move, or it proves nothing
+	load   func(*clientSpec) // changes the usual load
+	do     func(r *rig) error
 }
+
+const (
+	retries = "sluice_redis_commit_retries_total"
+	heals   = "sluice_redis_heals_total"
+)
 
 // faults are all that are tried, from the harmless to the rude.
 var faults = []fault{
 	{name: "none", do: func(r *rig) error { return r.part(1) }},
 	{name: "reconnect in flight", short: true, do: reconnectInFlight},
-	{name: "two connections on two gateways", load: func(s *clientSpec) { s.Seats = 2 }, do: twoConnections},
+	{name: "two connections on two gateways", effect: retries, load: func(s *clientSpec) { s.Seats = 2 }, do: twoConnections},
 	{name: "gateway SIGKILL", short: true, do: killGateways},
 	{name: "gateway SIGSTOP", do: func(r *rig) error { return r.stopped(r.gateways[0].process, 3*time.Second) }},
 	{name: "gateway SIGTERM drain", short: true, do: drain},
 	{name: "blue/green", do: blueGreen},
-	{name: "redis SIGKILL and restart", short: true, do: killRedis},
-	{name: "redis SIGSTOP", do: func(r *rig) error { return r.stopped(r.redis.process, 10*time.Second) }},
+	{name: "redis SIGKILL and restart", effect: retries, short: true, do: killRedis},
+	{name: "redis SIGSTOP", effect: retries, do: func(r *rig) error { return r.stopped(r.redis.process, 10*time.Second) }},
 	{name: "CLIENT PAUSE", do: func(r *rig) error { return r.repeat(2, r.command("CLIENT", "PAUSE", "1500", "ALL")) }},
-	{name: "CLIENT KILL", do: func(r *rig) error { return r.repeat(20, r.command("CLIENT", "KILL", "TYPE", "normal")) }},
+	{name: "CLIENT KILL", effect: retries, do: func(r *rig) error { return r.repeat(20, r.command("CLIENT", "KILL", "TYPE", "normal")) }},
 	{name: "SCRIPT FLUSH", do: func(r *rig) error { return r.repeat(20, r.command("SCRIPT", "FLUSH")) }},
-	{name: "FLUSHALL", short: true, do: flushAll},
-	{name: "FLUSHALL, two connections", load: func(s *clientSpec) { s.Seats = 2 }, do: flushAll},
-	{name: "replies dropped", short: true, do: dropReplies},
+	{name: "FLUSHALL", effect: heals, short: true, do: flushAll},
+	{name: "FLUSHALL, two connections", effect: heals, load: func(s *clientSpec) { s.Seats = 2 }, do: flushAll},
+	{name: "replies dropped", effect: retries, short: true, do: dropReplies},
 	{name: "200 ms delay", do: delay},
-	{name: "redis refused", do: func(r *rig) error { return r.outage(refusing, 3*time.Second) }},
-	{name: "redis black-holed", do: func(r *rig) error { return r.outage(blackHole, 6*time.Second) }},
-	{name: "redis black-holed for one gateway", load: restless, do: blackHoleOne},
+	{name: "redis refused", effect: retries, do: func(r *rig) error { return r.outage(refusing, 3*time.Second) }},
+	{name: "redis black-holed", effect: retries, do: func(r *rig) error { return r.outage(blackHole, 6*time.Second) }},
+	{name: "redis black-holed for one gateway", effect: retries, load: restless, do: blackHoleOne},
 	{name: "all at random", do: atRandom},
 	{name: "all at random, two connections", load: func(s *clientSpec) { s.Seats = 2 }, do: atRandom},
 }
@@ -219,6 +225,7 @@ func flushAll(r *rig) error {
 				return err
 			}
 		}
+		r.flushed = true
 		if err := r.command("FLUSHALL")(); err != nil {
 			return err
 		}

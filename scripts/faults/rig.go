@@ -22,8 +22,10 @@ type rig struct {
 	gateways []*gatewayProcess
 	client   *clientProcess
 
-	received float64 // by gateways that have ended and could be asked before
-	unknown  bool    // a gateway ended that could not
+	received float64            // by gateways that have ended and could be asked before
+	unknown  bool               // a gateway ended that could not
+	flushed  bool               // the store was emptied on purpose
+	counters map[string]float64 // the metrics of all gateways at the end, added up
 }
 
 // plan is how a rig is to be built.
@@ -33,6 +35,7 @@ type plan struct {
 	flags    []string // of the gateways, besides those that all have
 	load     clientSpec
 	seconds  time.Duration // of load
+	effect   string        // a metric that cannot be 0 at the end if the fault was felt
 	bare     bool          // no proxies: to measure
 	short    bool          // in the tests of every day: less patience with faults that only last
 }
@@ -182,7 +185,7 @@ func (r *rig) finish() (*ledger, error) {
 func (r *rig) quiet() (received uint64, err error) {
 	sum := 0.0
 	err = eventually("the gateways have stored everything", patience, func() bool {
-		sum = r.received
+		sum, r.counters = r.received, map[string]float64{}
 		for _, g := range r.gateways {
 			if g == nil {
 				continue
@@ -192,6 +195,9 @@ func (r *rig) quiet() (received uint64, err error) {
 				return false
 			}
 			sum += m["sluice_messages_received_total"]
+			for name, value := range m {
+				r.counters[name] += value
+			}
 		}
 		return true
 	})
@@ -201,12 +207,16 @@ func (r *rig) quiet() (received uint64, err error) {
 // healthy looks for what must not happen whatever is done to a gateway's neighbours.
 func (r *rig) healthy() (err error) {
 	logs, _ := filepath.Glob(filepath.Join(r.dir, "gateway*.log"))
+	words := []string{"DATA RACE", "panic:", "fatal error:"}
+	if !r.flushed {
+		words = append(words, "lost a session's state") // it had not: a commit was misjudged
+	}
 	for _, name := range logs {
 		b, rerr := os.ReadFile(name)
 		if rerr != nil {
 			return rerr
 		}
-		for _, word := range []string{"DATA RACE", "panic:", "fatal error:"} {
+		for _, word := range words {
 			if i := bytes.Index(b, []byte(word)); i >= 0 {
 				err = errors.Join(err, fmt.Errorf("a gateway said: %s", b[i:min(len(b), i+3000)]))
 			}
@@ -216,6 +226,9 @@ func (r *rig) healthy() (err error) {
 		if g != nil {
 			err = errors.Join(err, g.dead())
 		}
+	}
+	if e := r.plan.effect; e != "" && r.counters[e] == 0 {
+		err = errors.Join(err, fmt.Errorf("the fault did nothing: %s is 0 at the end", e))
 	}
 	return err
 }

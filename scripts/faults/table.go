@@ -82,6 +82,7 @@ func runAll(ctx context.Context, out io.Writer, list []fault, runs int, p plan, 
 
 // runOnce runs one fault. dir has the journal and the logs; the caller removes it.
 func runOnce(ctx context.Context, f fault, p plan) (l *ledger, dir string, err error) {
+	p.effect = f.effect
 	if p.gateways = 2; f.load != nil {
 		f.load(&p.load)
 	}
