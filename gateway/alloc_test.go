@@ -236,7 +236,7 @@ func series() []string {
 
 // Whatever clients send, there is no series more for it, and none with anything of theirs in its name.
 func TestClientsCannotAddSeries(t *testing.T) {
-	s := serve(t, Config{HandshakeTimeout: 50 * time.Millisecond, Heartbeat: 20 * time.Millisecond}, nil)
+	s := serve(t, Config{Heartbeat: 20 * time.Millisecond}, nil)
 	before := series()
 	if len(before) < 40 {
 		t.Fatalf("got %d series, want those of metrics.go", len(before))

@@ -319,7 +319,7 @@ func TestStoreThatCannotAnswer(t *testing.T) {
 // A client that does not wait leaves no attachment behind, whatever it did not wait for.
 func TestClientThatDoesNotWait(t *testing.T) {
 	store := newLazyStore(3)
-	s := serve(t, Config{HandshakeTimeout: 100 * time.Millisecond}, Count{Store: store})
+	s := serve(t, Config{}, Count{Store: store})
 	gone := func() { await(t, "it is gone", func() bool { return s.Connections() == 0 }) }
 
 	t.Run("for the store's answer", func(t *testing.T) {
@@ -336,12 +336,13 @@ func TestClientThatDoesNotWait(t *testing.T) {
 		a.on(func() { a.owner.Attached(nil, 0, false, sessions.ErrUnavailable) })
 	})
 	t.Run("because the answer came too late", func(t *testing.T) {
+		s := serve(t, Config{HandshakeTimeout: time.Second}, Count{Store: store})
 		c, a := store.ask(t, s, "/ws")
 		if resp, _ := c.answer("GET"); resp.StatusCode != 503 {
 			t.Errorf("got %d, want 503", resp.StatusCode)
 		}
 		c.Close()
-		gone()
+		await(t, "it is gone", func() bool { return s.Connections() == 0 })
 		a.attach(0, false)
 		wait(t, "it is detached", a.detached)
 	})

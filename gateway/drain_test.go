@@ -181,7 +181,7 @@ func TestDrainWhileTheHandlerThinks(t *testing.T) {
 func TestDrainWithAHandlerThatNeverAnswers(t *testing.T) {
 	app := newSlowApp()
 	app.holdOpen = true
-	s := serve(t, Config{DrainSpread: -1, HandshakeTimeout: 100 * time.Millisecond}, app)
+	s := serve(t, Config{DrainSpread: -1, HandshakeTimeout: time.Second}, app)
 	c := dial(t, s)
 	io.WriteString(c, handshake(getChat))
 	<-app.opened

@@ -159,7 +159,7 @@ func TestLateRefuse(t *testing.T) {
 func TestHandlerTimeouts(t *testing.T) {
 	app := newSlowApp()
 	app.holdOpen, app.holdLeave = true, true
-	s := serve(t, Config{HandshakeTimeout: 50 * time.Millisecond, CloseTimeout: 50 * time.Millisecond}, app)
+	s := serve(t, Config{HandshakeTimeout: time.Second, CloseTimeout: 50 * time.Millisecond}, app)
 	n := counting(rejected["handler"])
 
 	c, conn := app.ask(t, s)
