@@ -85,11 +85,15 @@ if len > FOLD_ABOVE and s > 0 then -- a writer more: fold those that cannot come
     elseif w ~= 'n' and w ~= 'x' and w ~= me then
       local x, _, at, fin = parse(v)
       if now - at >= (fin == 'f' and FOLD_AFTER or 2 * ttl / 1000 + FOLD_AFTER) then fold(w, x)
-      else left[#left + 1] = {at, w, x} end
+      else left[#left + 1] = {at, w, x, fin} end
     end
   end
   if len > FOLD_HARD then
-    table.sort(left, function(p, q) if p[1] ~= q[1] then return p[1] < q[1] end return p[2] < q[2] end)
+    table.sort(left, function(p, q) -- those that are done first: nobody repeats a commit of theirs
+      if p[4] ~= q[4] then return p[4] == 'f' end
+      if p[1] ~= q[1] then return p[1] < q[1] end
+      return p[2] < q[2]
+    end)
     for i = 1, math.min(#left, len - FOLD_HARD) do fold(left[i][2], left[i][3]) end
     redis.call('HSET', key, 'x', '1')
   end

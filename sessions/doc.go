@@ -44,13 +44,15 @@
 //   - The other fields are in an answer only when their sum has changed, so a session with one writer, which is
 //     nearly every session, sends and receives none.
 //
-// Fields must not pile up. The final commit marks its field; when a hash has more than 16 fields, a new writer
-// folds those that ended a minute ago or more into a base b. A commit that arrives after its writer was folded
-// would be counted again: a minute is far above what a command can spend in a connection given up by us but
-// not yet read by Redis, and is measured by Redis' clock from the execution of the final commit. Above 64 fields the oldest
-// are folded though they may be alive. Only a session with that many connections at once can see it, and only
-// if an answer or the state is lost as well can its total then be wrong. With nothing pending and few fields
-// a writer leaves without a commit: a write would invalidate the session in every cache.
+// Fields must not pile up. A writer that has gone marks its field once it was told that everything is stored; when
+// a hash has more than 16 fields, a new writer folds those that were marked a minute ago or more into a base b. A
+// commit that arrives after its writer was folded would be counted again. So the mark never travels with messages: while
+// their commit is unanswered it is repeated, and the field must be there for as long as Redis may be out of reach. A minute is far
+// above what a command can spend in a connection given up by us but not yet read by Redis, and is measured by Redis'
+// clock from the execution of the mark. Above 64 fields some are folded sooner, the marked ones first. Only a session
+// with so many unmarked ones, that is connections at once or left behind by gateways that died, can lose one that may be
+// alive, and only if an answer or the state is lost as well can its total then be wrong. With nothing pending and few
+// fields a writer leaves without a commit: a write would invalidate the session in every cache.
 //
 // TestCommitScriptAgainstModel draws histories of losses, repetitions, delays, flushes and rollbacks and runs
 // them in a real Redis.

@@ -59,6 +59,15 @@ func (a *redisAttachment) Touch() {
 	l.mu.Unlock()
 }
 
+// says is the commit to send. A writer says that it is done only once it has been told that everything is stored: until then
+// it repeats, for as long as Redis is out of reach, and what has been folded by then would be counted again. Under l.mu.
+func (a *redisAttachment) says() commit {
+	return commit{
+		writer: a.writer, count: a.asked, told: a.told, known: a.known,
+		others: a.others, heal: a.heal, final: a.final && a.told == a.count,
+	}
+}
+
 // Detach ends at once when everything is acknowledged. Otherwise the committer carries on, for the owner
 // until the deadline and for the session until Close gives up.
 func (a *redisAttachment) Detach(o Owner) {

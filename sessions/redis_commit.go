@@ -218,7 +218,8 @@ func (l *redisLoop) settle(a *redisAttachment, s stored) acknowledgement {
 		a.others = s.others
 	}
 	a.queued = false
-	if a.count > a.told || a.again {
+	retire := k.m > 0 && a.final && a.fields > retireAbove
+	if a.count > a.told || a.again || retire {
 		l.enqueue(a)
 	}
 	return k
@@ -305,10 +306,7 @@ func (l *redisLoop) commands(b rueidis.Builder, batch []*redisAttachment, which 
 	l.mu.Lock()
 	for _, i := range which {
 		a := batch[i]
-		l.commits = append(l.commits, commit{
-			writer: a.writer, count: a.asked, told: a.told, known: a.known,
-			others: a.others, heal: a.heal, final: a.final && a.asked == a.count,
-		})
+		l.commits = append(l.commits, a.says())
 	}
 	l.mu.Unlock()
 	s := l.store

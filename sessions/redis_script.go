@@ -22,8 +22,8 @@ const (
 	// arrives later would be counted again, so this is far above the time that a command can spend in a
 	// connection that both ends have not yet given up.
 	foldAfter = time.Minute
-	// foldHard bounds the hash: somebody who holds more connections than this on one session, all counting,
-	// may find the oldest of them folded alive. Their acknowledgements stay safe unless Redis loses its
+	// foldHard bounds the hash, finished writers going first: somebody who holds more connections than this on
+	// one session, all counting, may find the oldest of them folded alive. Their acknowledgements stay safe unless Redis loses its
 	// state as well.
 	foldHard = 64
 	// retireAbove is the number of fields above which a writer with nothing left to store still says that it
