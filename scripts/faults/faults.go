@@ -40,6 +40,7 @@ var faults = []fault{
 	{name: "redis refused", effect: retries, do: func(r *rig) error { return r.outage(refusing, 3*time.Second) }},
 	{name: "redis black-holed", effect: retries, do: func(r *rig) error { return r.outage(blackHole, 6*time.Second) }},
 	{name: "redis black-holed for one gateway", effect: retries, load: restless, do: blackHoleOne},
+	{name: "one gateway cut off, the rest goes on", effect: retries, load: hasty, do: cutOffOne},
 	{name: "all at random", do: atRandom},
 	{name: "all at random, two connections", load: func(s *clientSpec) { s.Seats = 2 }, do: atRandom},
 }
@@ -276,5 +277,36 @@ func blackHoleOne(r *rig) error {
 			return err
 		}
 		return r.proxies[0].set(passing, 0)
+	})
+}
+
+// hasty clients live for a few messages only: each session has had more connections in seconds than its hash may have fields.
+func hasty(s *clientSpec) {
+	s.Sessions, s.Pause, s.Life = s.Sessions/4, 5*time.Millisecond, 25*time.Millisecond
+}
+
+// cutOffOne has one gateway hear nothing of what Redis stored for it, and then not reach Redis at all, while its clients have
+// gone to the other one and count there. What it repeats in the end must still be known to be a repetition.
+func cutOffOne(r *rig) error {
+	return r.repeat(1, func() error {
+		if err := r.proxies[0].set(droppingBack, 0); err != nil {
+			return err
+		}
+		if err := r.tell(order{Do: "targets", Targets: []string{r.gateways[1].addr}}); err != nil {
+			return err
+		}
+		if err := r.wait(r.lasting(6 * time.Second)); err != nil {
+			return err
+		}
+		if err := r.proxies[0].set(refusing, 0); err != nil {
+			return err
+		}
+		if err := r.wait(r.lasting(4 * time.Second)); err != nil {
+			return err
+		}
+		if err := r.proxies[0].set(passing, 0); err != nil {
+			return err
+		}
+		return r.retarget()
 	})
 }

@@ -99,11 +99,11 @@ func runOnce(ctx context.Context, f fault, p plan) (l *ledger, dir string, err e
 }
 
 func printRows(out io.Writer, list []fault, rows []row) {
-	fmt.Fprintf(out, "| %-33s | runs | messages | acknowledged |  lost | doubled |\n", "fault")
-	fmt.Fprintf(out, "|-%.33s-|-----:|---------:|-------------:|------:|--------:|\n", dashes)
+	fmt.Fprintf(out, "| %-37s | runs | messages | acknowledged |  lost | doubled |\n", "fault")
+	fmt.Fprintf(out, "|-%.37s-|-----:|---------:|-------------:|------:|--------:|\n", dashes)
 	for i, f := range list {
 		w := rows[i]
-		fmt.Fprintf(out, "| %-33s | %4d | %8d | %12d | %5d | %7d |", f.name, w.runs, w.messages, w.acknowledged, w.lost, w.doubled)
+		fmt.Fprintf(out, "| %-37s | %4d | %8d | %12d | %5d | %7d |", f.name, w.runs, w.messages, w.acknowledged, w.lost, w.doubled)
 		if w.broken > 0 || w.failed > 0 {
 			fmt.Fprintf(out, " %d promises broken, %d runs failed", w.broken, w.failed)
 		}
