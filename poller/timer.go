@@ -68,7 +68,7 @@ func (t *timerFD) arm(l *Loop) {
 // Readable implements Events: the wheel itself is advanced at the end of the round.
 func (t *timerFD) Readable() {
 	var expirations [8]byte
-	if _, err := t.Read(expirations[:]); err != nil {
+	if _, err := unix.Read(t.SysFD(), expirations[:]); err != nil {
 		return
 	}
 	loopLag.Update((t.loop.now - t.at).Seconds())
