@@ -11,7 +11,8 @@ import (
 )
 
 // gcPercent trades CPU for memory: most of the heap is connections that hardly change, so collecting at a quarter
-// of their growth costs little and keeps bytes per connection low.
+// of their growth costs little and keeps bytes per connection low. With Redis each batch makes garbage, so there the
+// runtime's own pace stands.
 const gcPercent = 25
 
 // raiseFiles raises the soft limit of open files to the hard one. The Go runtime does the same at start; this
@@ -50,9 +51,9 @@ func fitConns(asked int, files uint64) (int, error) {
 	return asked, nil
 }
 
-// tuneGC sets the pace of the garbage collector unless the user did.
-func tuneGC() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+// tuneGC sets the pace of the garbage collector for the kind of session store, unless the user did.
+func tuneGC(store string) {
+	if store != "redis" && os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 }

@@ -37,7 +37,7 @@ type server struct {
 
 // serve runs a gateway until a signal ends it, and returns the exit status.
 func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer) int {
-	tuneGC()
+	tuneGC(cfg.SessionStore)
 	log, held := newLogger(stderr, cfg.LogLevel, cfg.LogFormat)
 	defer held.flush(context.Background())
 	slog.SetDefault(log)
