@@ -10,11 +10,19 @@ import (
 // maxPoints bounds the timeline: when it is full, two points become one.
 const maxPoints = 600
 
+// tickIfSilent adds a point when the workers have not made one for a while.
+func (r *run) tickIfSilent() {
+	if !r.began.IsZero() && time.Since(r.began).Seconds()-r.point.Seconds > 3*reportEvery.Seconds() {
+		r.tick()
+	}
+}
+
 // tick adds a point to the timeline and tells the progress.
 func (r *run) tick() {
 	if r.began.IsZero() {
 		return
 	}
+	r.reports = 0
 	n, now := r.fleet.sum(), time.Now()
 	failed := int64(0)
 	for _, v := range n.Reasons {

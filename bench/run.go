@@ -47,11 +47,12 @@ var errInterrupted = errors.New("interrupted")
 
 // run is one run as the parent sees it. One goroutine.
 type run struct {
-	spec   Spec
-	fleet  *fleet
-	result *Result
-	hists  map[string]*hist
-	ticker *time.Ticker
+	spec    Spec
+	fleet   *fleet
+	result  *Result
+	hists   map[string]*hist
+	ticker  *time.Ticker
+	reports int // of workers, since the last point
 
 	clients  int       // given to workers so far
 	began    time.Time // of the ramp
@@ -204,7 +205,7 @@ func (r *run) awaitOf(ctx context.Context, kind string, n int) error {
 		case <-ctx.Done():
 			return errInterrupted
 		case <-r.ticker.C:
-			r.tick()
+			r.tickIfSilent()
 		case e := <-r.fleet.events:
 			if err := r.handle(&e); err != nil {
 				return err
@@ -228,7 +229,7 @@ func (r *run) pause(ctx context.Context, d time.Duration) error {
 		case <-end.C:
 			return nil
 		case <-r.ticker.C:
-			r.tick()
+			r.tickIfSilent()
 		case e := <-r.fleet.events:
 			if err := r.handle(&e); err != nil {
 				return err
@@ -263,6 +264,11 @@ func (r *run) handle(e *event) error {
 		}
 	}
 	switch e.Kind {
+	case "progress":
+		// A point is made of one report of each worker: on a clock of its own it would show what the last ones said a while ago.
+		if r.reports++; r.reports >= len(r.fleet.workers) {
+			r.tick()
+		}
 	case "stopped":
 		r.result.TrafficSeconds = max(r.result.TrafficSeconds, time.Since(r.entered).Seconds())
 	case "recovered":

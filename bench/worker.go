@@ -79,7 +79,7 @@ func (e *every) Expire() {
 }
 
 const (
-	reportEvery = 500 * time.Millisecond
+	reportEvery = 250 * time.Millisecond
 	sweepEvery  = 100 * time.Millisecond
 
 	// goodbyes is how many connections are ended, or started, in one round, so that the loop reads in between.
