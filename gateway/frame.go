@@ -8,9 +8,6 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// maxHeader is the longest frame header: two bytes, eight of length, four of mask (RFC 6455, section 5.2).
-const maxHeader = 14
-
 var errLength = errors.New("payload length is not encoded minimally, or is over 2^63-1")
 
 // decodeHeader reads a frame header off b. n is its size; 0 without an error means that b ends before the header does.

@@ -19,7 +19,6 @@ type modelWriter struct {
 	gone      bool
 	joined    uint64
 	numbers   []uint64
-	fromState int // the loss after which it learned what it knows
 }
 
 // world is a session in a real Redis, its writers, and commands still on the wire.
