@@ -13,12 +13,12 @@ import (
 
 // modelWriter is a writer as the committer is one: it repeats a commit unchanged until it is answered.
 type modelWriter struct {
-	commit           // what it knows; commit.count is the contribution asked for, 0 when none is
-	sent      uint64 // messages received by the gateway
-	acked     uint64 // highest number acknowledged
-	gone      bool
-	joined    uint64
-	numbers   []uint64
+	commit         // what it knows; commit.count is the contribution asked for, 0 when none is
+	sent    uint64 // messages received by the gateway
+	acked   uint64 // highest number acknowledged
+	gone    bool
+	joined  uint64
+	numbers []uint64
 }
 
 // world is a session in a real Redis, its writers, and commands still on the wire.
