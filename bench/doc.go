@@ -30,7 +30,10 @@
 // resident memory: a Conn of 144, the poller's 160 (netpoll's operator and two or three method values), the rest the process' own growth divided
 // by the connections. 55 to 66 µs of CPU for a connect with its handshake, 10 µs for a message with its reply when the loop is busy, and
 // several times that at low rates, where every message wakes it. Result.Tool says what it
-// was in each run. A wss:// connection adds crypto/tls's state, some 3 KB.
+// was in each run. It does not bend what it measures: built with the race detector, the tool took 1.4 times the CPU for a message and 1.7
+// times for a handshake, and the server's figures stayed within their noise (5,000 messages/s over 10,000 connections, two runs
+// each: 592 and 602 against 575 and 614 bytes a connection, 39 and 41 against 39 and 45 µs a handshake, 17.5 and 22.5 against
+// 20.3 and 21.5 µs a message). A wss:// connection adds crypto/tls's state, some 3 KB.
 //
 // # Limits
 //
