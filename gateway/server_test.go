@@ -222,7 +222,7 @@ func (d deaf) ForLoop(func(fn func()) bool) Handler        { return d }
 func (deaf) Message(c *Conn, op ws.OpCode, payload []byte) { c.PauseReading() }
 
 func TestPeerThatIsNotListenedToIsNotDead(t *testing.T) {
-	const interval = 20 * time.Millisecond
+	const interval = 100 * time.Millisecond
 	s := serve(t, Config{Heartbeat: interval}, deaf{})
 	c := open101(t, s, "/ws")
 	c.Write(text("x"))
