@@ -9,7 +9,7 @@ if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; th
 	exit 1
 fi
 
-dir=$(mktemp -d "${TMPDIR:-/tmp}/sluice-redis.XXXXXX")
+dir=$(mktemp -d)
 redis=
 gateway=
 cleanup() {

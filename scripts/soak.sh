@@ -6,7 +6,7 @@ set -eu -o pipefail
 cd "$(dirname "$0")/.."
 
 : "${SOAK_DURATION:=300}" "${SOAK_CONNS:=5000}" "${SOAK_RATE:=10000}" "${SOAK_ROUND:=20}"
-log=$(mktemp "${TMPDIR:-/tmp}/sluice-soak.XXXXXX")
+log=$(mktemp)
 gateway=
 cleanup() {
 	[ -z "$gateway" ] || kill -KILL "$gateway" 2>/dev/null || true
