@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
@@ -89,13 +90,13 @@ const readBudget = 8
 
 // readable reads what has come and sends what the Handler replied, in one write.
 func (c *Conn) readable() {
-	c.w.begin(c)
+	nested := c.w.begin(c)
 	for range readBudget {
 		if more := c.fill(); !more {
 			break
 		}
 	}
-	c.w.end(c)
+	c.w.end(c, nested)
 }
 
 // fill reads once into the loop's buffer and handles what came. It reports whether there may be more.
@@ -224,7 +225,7 @@ func (c *Conn) checkState() ws.State {
 // message hands a whole message to the Handler.
 func (c *Conn) message(op ws.OpCode, payload []byte) {
 	// RFC 6455, section 8.1: "the endpoint MUST _Fail the WebSocket Connection_" on bytes that are not UTF-8
-	if op == ws.OpText && !validText(payload) {
+	if op == ws.OpText && !utf8.Valid(payload) {
 		c.fail(ws.StatusInvalidFramePayloadData, "utf8")
 		return
 	}
@@ -313,7 +314,7 @@ func (c *Conn) resume() {
 	if c.state == closed {
 		return
 	}
-	c.w.begin(c)
+	nested := c.w.begin(c)
 	if !c.blocked() && c.in != nil {
 		if len(c.in.raw) > 0 {
 			c.feedCarried()
@@ -321,7 +322,7 @@ func (c *Conn) resume() {
 			c.releaseInput() // a late Accept leaves it empty
 		}
 	}
-	c.w.end(c)
+	c.w.end(c, nested)
 }
 
 // hangup reads what the peer sent before it hung up, then ends the connection.

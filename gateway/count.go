@@ -92,9 +92,7 @@ func (n *counter) Attached(a sessions.Attachment, total uint64, resumed bool, er
 		c.Send(ws.OpText, p)
 	}
 	c.WakeAfter(l.touch)
-	if !nested {
-		c.w.end(c)
-	}
+	c.w.end(c, nested)
 }
 
 // Message implements Handler.
@@ -127,9 +125,7 @@ func (n *counter) Acknowledged(first, last uint64) {
 	if a := n.attachment; a != nil && (a.Pending() == 0 || !a.Full()) {
 		c.ResumeReading()
 	}
-	if !nested {
-		c.w.end(c)
-	}
+	c.w.end(c, nested)
 }
 
 // Leave implements Handler: the final commit comes before the bye, which is an acknowledgement too.
@@ -155,9 +151,7 @@ func (n *counter) Detached(total uint64, err error) {
 		c.Send(ws.OpText, p)
 	}
 	c.Close(n.code, "")
-	if !nested {
-		c.w.end(c)
-	}
+	c.w.end(c, nested)
 }
 
 // Closed implements Handler.

@@ -68,11 +68,11 @@ func appendFrame(b []byte, op ws.OpCode, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// appendClose appends a Close frame. The code 1005 stands for a Close without a code; a reason that is too long is cut
+// appendCloseBody appends the payload of a Close frame. The code 1005 stands for a Close without a code; a reason that is too long is cut
 // between characters.
-func appendClose(b []byte, code ws.StatusCode, reason string) []byte {
+func appendCloseBody(b []byte, code ws.StatusCode, reason string) []byte {
 	if code == ws.StatusNoStatusRcvd {
-		return append(b, 0x80|byte(ws.OpClose), 0)
+		return b
 	}
 	if limit := ws.MaxControlFramePayloadSize - 2; len(reason) > limit {
 		for limit > 0 && !utf8.RuneStart(reason[limit]) {
@@ -80,8 +80,7 @@ func appendClose(b []byte, code ws.StatusCode, reason string) []byte {
 		}
 		reason = reason[:limit]
 	}
-	b = append(b, 0x80|byte(ws.OpClose), byte(2+len(reason)), byte(code>>8), byte(code))
-	return append(b, reason...)
+	return append(append(b, byte(code>>8), byte(code)), reason...)
 }
 
 // parseClose reads the payload of a Close frame. An empty one has the code 1005. bad is the code to fail the connection with, or 0.

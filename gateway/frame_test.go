@@ -107,7 +107,7 @@ func TestAppendClose(t *testing.T) {
 		{1000, strings.Repeat("r", 124), "\x03\xe8" + strings.Repeat("r", 123)},
 		{1000, long, "\x03\xe8" + long[:122]}, // 61 whole characters; half of one is not text
 	} {
-		f, err := ws.ReadFrame(bytes.NewReader(appendClose(nil, tc.code, tc.reason)))
+		f, err := ws.ReadFrame(bytes.NewReader(appendFrame(nil, ws.OpClose, appendCloseBody(nil, tc.code, tc.reason))))
 		if err != nil || f.Header.OpCode != ws.OpClose || string(f.Payload) != tc.want {
 			t.Errorf("%d %q: got %+v %q, %v, want %q", tc.code, tc.reason, f.Header, f.Payload, err, tc.want)
 		}
@@ -161,7 +161,7 @@ func TestParseClose(t *testing.T) {
 	}
 }
 
-// FuzzClose: what parseClose accepts, appendClose sends back the same, and gobwas/ws agrees on what is acceptable but for the
+// FuzzClose: what parseClose accepts, appendCloseBody sends back the same, and gobwas/ws agrees on what is acceptable but for the
 // codes that it does not know.
 func FuzzClose(f *testing.F) {
 	f.Add([]byte{})                                        // no code
@@ -191,7 +191,7 @@ func FuzzClose(f *testing.F) {
 		if len(payload) == 0 {
 			return
 		}
-		again, err := ws.ReadFrame(bytes.NewReader(appendClose(nil, code, string(payload[2:]))))
+		again, err := ws.ReadFrame(bytes.NewReader(appendFrame(nil, ws.OpClose, appendCloseBody(nil, code, string(payload[2:])))))
 		if err != nil || !bytes.Equal(again.Payload, payload) {
 			t.Errorf("% x: got % x back, %v", payload, again.Payload, err)
 		}

@@ -146,7 +146,8 @@ const requestIDHeader = "X-Request-ID: "
 
 // openUp gives the request to the Handler.
 func (c *Conn) openUp(r *Request, requestID string) {
-	c.w.noteTime(handshakeTime, c.deadline-c.w.cfg.HandshakeTimeout)
+	arrived := c.deadline - c.w.cfg.HandshakeTimeout
+	handshakeTime.Update((c.w.loop.Now() - arrived).Seconds())
 	if c.w.debug {
 		c.w.log.Debug("handshake", "fd", c.fd.SysFD(), "request_id", requestID, "path", quoted(r.Path), "host", quoted(r.Host), "origin", quoted(r.Origin))
 	}
@@ -191,9 +192,7 @@ func (c *Conn) Accept(headers string) {
 	if w.accepting != c {
 		c.revive() // frames may have come with the request
 	}
-	if !nested {
-		w.end(c)
-	}
+	w.end(c, nested)
 }
 
 // Refuse answers the request with r instead. Once, from Handler.Open or later.

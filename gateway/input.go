@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"unicode/utf8"
-
 	"github.com/gobwas/ws"
 )
 
@@ -132,5 +130,3 @@ func (c *Conn) endFrame() {
 	c.deliver(op, payload)
 	c.w.loop.Buffers.Put(payload)
 }
-
-func validText(b []byte) bool { return utf8.Valid(b) }

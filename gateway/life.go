@@ -8,9 +8,9 @@ import (
 
 // expire is the connection's one timer: what is due depends on the state.
 func (c *Conn) expire() {
-	c.w.begin(c)
+	nested := c.w.begin(c)
 	c.due()
-	c.w.end(c)
+	c.w.end(c, nested)
 }
 
 func (c *Conn) due() {
@@ -31,7 +31,7 @@ func (c *Conn) due() {
 		c.dueWhileOpen()
 	case leaving:
 		// The last words do not come. Without them: a total that is not certain must not be told.
-		c.Close(c.leaveCode(), "")
+		c.Close(ws.StatusCode(c.closeCode), "")
 	case closing:
 		c.linger() // the peer does not answer the Close
 	case lingering:
@@ -132,9 +132,7 @@ func (c *Conn) Post(fn func(c *Conn)) bool {
 		if c.state != closed {
 			nested := c.w.begin(c)
 			fn(c)
-			if !nested {
-				c.w.end(c)
-			}
+			c.w.end(c, nested)
 		}
 	})
 }
@@ -164,18 +162,11 @@ func (c *Conn) Close(code ws.StatusCode, reason string) {
 	c.patience(c.w.cfg.CloseTimeout)
 }
 
+// sayClose sends the Close frame.
 func (c *Conn) sayClose(code ws.StatusCode, reason string) {
-	w := c.w
-	if w.current == c {
-		w.scratch = appendClose(w.scratch, code, reason)
-		return
-	}
-	w.single = appendClose(w.single[:0], code, reason)
-	c.write(w.single)
+	var body [ws.MaxControlFramePayloadSize]byte
+	c.sendFrame(ws.OpClose, appendCloseBody(body[:0], code, reason))
 }
-
-// leaveCode is the code to answer a Leave with.
-func (c *Conn) leaveCode() ws.StatusCode { return ws.StatusCode(c.closeCode) }
 
 // fail ends a connection whose peer broke the protocol or a limit. What else it sends is not read as frames.
 func (c *Conn) fail(code ws.StatusCode, reason string) {

@@ -121,8 +121,12 @@ func (w *worker) begin(c *Conn) (nested bool) {
 	return false
 }
 
-// end writes what has collected, and then does what had to wait for it.
-func (w *worker) end(c *Conn) {
+// end writes what has collected since begin, and then does what had to wait for it. nested is what begin returned: a nested one leaves
+// all that to the outermost.
+func (w *worker) end(c *Conn, nested bool) {
+	if nested {
+		return
+	}
 	if w.current == c {
 		c.flush()
 		w.current = nil
@@ -193,10 +197,6 @@ func (w *worker) abort() {
 	for len(w.conns) > 0 {
 		w.conns[len(w.conns)-1].end(goneReset)
 	}
-}
-
-func (w *worker) noteTime(h *poller.Histogram, since time.Duration) {
-	h.Update((w.loop.Now() - since).Seconds())
 }
 
 // quoted makes what a client sent safe and short enough for a log line.
