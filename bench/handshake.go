@@ -138,9 +138,6 @@ func (r *response) header(name, value []byte) {
 		if strings.EqualFold(string(name), "X-Session-Id") {
 			r.sessionID = value
 		}
-		if strings.EqualFold(string(name), "Retry-After") {
-			r.retryAfter = retryAfter(string(value))
-		}
 	case len("Retry-After"):
 		if strings.EqualFold(string(name), "Retry-After") {
 			r.retryAfter = retryAfter(string(value))

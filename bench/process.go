@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -61,7 +60,7 @@ type link struct {
 	in       io.WriteCloser
 	commands *json.Encoder
 	cmd      *exec.Cmd // nil for a worker in this process
-	stderr   *tail
+	stderr   *Tail
 	conns    int // given to it so far
 	last     Counters
 	costs    map[string]*cost
@@ -175,7 +174,7 @@ func (f *fleet) grow(n int) error {
 }
 
 func (f *fleet) spawn(inProcess bool) (*link, io.Reader, error) {
-	l := &link{stderr: &tail{}, costs: map[string]*cost{}}
+	l := &link{stderr: &Tail{}, costs: map[string]*cost{}}
 	if inProcess {
 		commandsIn, commandsOut := io.Pipe()
 		eventsIn, eventsOut := io.Pipe()
@@ -229,7 +228,9 @@ func (f *fleet) read(index int, l *link, out io.Reader) {
 			if werr := l.cmd.Wait(); werr != nil {
 				why = werr.Error()
 			}
-			why += l.stderr.String()
+			if words := l.stderr.String(); words != "" {
+				why += ": " + words
+			}
 		}
 		f.events <- event{Kind: "failed", Error: why, worker: index}
 		return
@@ -289,29 +290,4 @@ func (f *fleet) costAt(kind string) *cost {
 		sum.Heap += c.Heap
 	}
 	return &sum
-}
-
-// tail keeps the end of what a process wrote to its standard error.
-type tail struct {
-	mu  sync.Mutex
-	end []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.end = append(t.end, p...)
-	if n := len(t.end); n > 4096 {
-		t.end = bytes.Clone(t.end[n-4096:])
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.end) == 0 {
-		return ""
-	}
-	return ": " + string(bytes.TrimSpace(t.end))
 }

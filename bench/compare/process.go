@@ -16,17 +16,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
+	"sluice/bench"
 	"sluice/bench/baseline"
 )
 
 const (
 	startWithin = 15 * time.Second // compiling the floor included
 	stopWithin  = 10 * time.Second
-	keptOutput  = 4 << 10 // bytes of a server's last words
 )
 
 // findPrograms fills in the two binaries.
@@ -54,7 +53,7 @@ func (o *Options) findPrograms() error {
 type process struct {
 	name, addr, admin string
 	cmd               *exec.Cmd
-	output            tail
+	output            bench.Tail
 	ended             chan struct{} // closed when it has been waited for
 	exit              error         // valid then
 }
@@ -175,32 +174,10 @@ func (p *process) stop() {
 
 // lastWords is the end of what the process wrote, for an error message.
 func (p *process) lastWords() string {
-	if s := strings.TrimSpace(p.output.String()); s != "" {
+	if s := p.output.String(); s != "" {
 		return "\nits last words: " + s
 	}
 	return ""
-}
-
-// tail keeps the last bytes written to it.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if over := len(t.b) - keptOutput; over > 0 {
-		t.b = append(t.b[:0], t.b[over:]...)
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.b)
 }
 
 // inside is what only the process itself knows; 0 is what it does not tell.
