@@ -362,3 +362,17 @@ func TestClientThatSaysNothingIsTurnedAwayToo(t *testing.T) {
 	closeAll(fillers)
 	unix.Close(client)
 }
+
+// Without init, the sleep would end this process: "runtime: netpoll failed".
+func TestTimersNeedNoDescriptorOnceThereIsNone(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	setFileLimit(t, 64)
+	fillers := fill()
+	time.Sleep(time.Millisecond)
+	closeAll(fillers)
+	if again := fill(); len(again) != len(fillers) {
+		t.Errorf("got %d descriptors after the sleep, want the %d of before", len(again), len(fillers))
+	}
+}

@@ -271,6 +271,10 @@ func (a *acceptorRest) Expire() {
 	(*Acceptor)(a).SetInterest(true, false)
 }
 
+// init starts the Go runtime's own poller. The runtime does so at the first timer that somebody waits for, with two descriptors,
+// and ends the process when there are none: that must not happen in the middle of an exhaustion which the Acceptor survives.
+func init() { time.Sleep(time.Nanosecond) }
+
 func openSpare() int {
 	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
