@@ -35,7 +35,8 @@ const (
 )
 
 // parseRequest reads a request head that ends with an empty line. It is strict where RFC 9112 lets a server choose: no obs-fold,
-// no bare LF, no white space around names, no body, origin-form targets only. It returns what to refuse the request with, or nil.
+// no bare LF, no white space around names, no body, origin-form targets only. It returns what to refuse the request with, or nil. It may
+// change names of headers in head.
 func parseRequest(head []byte, maxHeaders int, r *Request) *Refusal {
 	*r = Request{}
 	line, rest, ok := cutLine(head)
@@ -125,6 +126,12 @@ func (r *Request) parseHeader(line []byte) bool {
 			r.upgrade = value
 			return r.once(seenUpgrade)
 		}
+	case len("Connection"):
+		// RFC 9110, section 5.3: lines of one name are one list, and a proxy may add its own line. gobwas/ws wants "upgrade" in each of
+		// them, so it must not know the others for what they are.
+		if isName(name, "Connection") && !hasUpgrade(value) {
+			name[0] = 'X'
+		}
 	case len("X-Request-ID"):
 		if isName(name, "X-Request-ID") && r.once(seenRequestID) && validRequestID(value) {
 			r.RequestID = value
@@ -158,6 +165,18 @@ func (r *Request) once(h headerSet) bool {
 
 func isName(got []byte, want string) bool {
 	return string(got) == want || bytes.EqualFold(got, []byte(want))
+}
+
+// hasUpgrade looks for "upgrade" in the value of a Connection header, a list of tokens.
+func hasUpgrade(list []byte) bool {
+	for more := true; more; {
+		var token []byte
+		token, list, more = bytes.Cut(list, []byte{','})
+		if bytes.EqualFold(bytes.Trim(token, " \t"), []byte("upgrade")) {
+			return true
+		}
+	}
+	return false
 }
 
 // isToken is RFC 9110's token: the letters of methods and header names.
