@@ -40,5 +40,8 @@
 //   - Close codes 1012 to 1014, which IANA registered after the RFC, are taken from clients; 5000 and above are not (ws.CheckCloseFrameData
 //     refuses the former and takes the latter).
 //   - A connection refused for want of room is let in (up to 128 over the bound) until its request has been read, for the reason given first.
+//   - A panic in a Handler ends the process. Recovering would go on with whatever it left half done, perhaps a lock, on a loop that serves
+//     thousands; a fresh process is the safer neighbour. Of the close codes, 1011 and 1013 are for Handlers to give to Conn.Close: what the
+//     gateway itself runs out of, it runs out of before 101, and answers with 503.
 //   - /healthz and /readyz are answered over HTTP/1.0 and without Host too: some load balancers ask that way.
 package gateway
