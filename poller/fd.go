@@ -211,7 +211,10 @@ func (f *FD) settle() {
 	if next == f.have {
 		return
 	}
-	if next != reading && f.op.OnWrite == nil { // most connections never need it
+	switch { // most connections never need it, and dialled ones only once
+	case next == reading:
+		f.op.OnWrite = nil
+	case f.op.OnWrite == nil:
 		f.op.OnWrite = f.onWrite
 	}
 	// Errors are those of a descriptor that netpoll has just detached (ENOENT), whose Hangup is on its way. It must not be

@@ -471,6 +471,28 @@ func TestDialReportsSuccessAndRefusal(t *testing.T) {
 	}
 }
 
+// A descriptor without write interest holds no callback for it: 16 bytes of every dialled connection.
+func TestNoWriteCallbackIsKeptWithoutWriteInterest(t *testing.T) {
+	l := runLoop(t, Config{})
+	ours, theirs := pair(t)
+	defer unix.Close(theirs)
+	c := &undecided{hung: make(chan struct{})}
+	on(t, l, func() {
+		if err := l.RegisterDial(&c.FD, ours, c); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, step := range []struct{ read, write bool }{{true, false}, {true, true}, {true, false}, {false, true}, {true, false}} {
+		on(t, l, func() { c.SetInterest(step.read, step.write) })
+		on(t, l, func() {
+			if got := c.op.OnWrite != nil; got != step.write {
+				t.Errorf("interest %+v: the callback is there: %v", step, got)
+			}
+		})
+	}
+	on(t, l, func() { c.Close() })
+}
+
 type dialed struct {
 	FD
 	done chan error
