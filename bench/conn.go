@@ -23,11 +23,10 @@ const (
 	dead
 )
 
-// place is what survives a connection when its client comes back: which client it is and what it is owed.
+// place is what survives a connection when its client comes back: which session it is in and what it is owed.
 type place struct {
 	acked  uint64    // messages answered in this session; the total that the server has acknowledged
 	id     sessionID // zero: the server makes one
-	index  uint32    // number of the client within its process
 	maybe  uint32    // in flight when the last connection ended: counted or not, nobody knows
 	target uint16
 	tries  uint8 // attempts that failed in a row

@@ -68,7 +68,7 @@ func (w *worker) checkRamp() {
 }
 
 func (w *worker) newClient(index int) {
-	p := place{index: uint32(index), target: uint16(index % len(w.targets)), flags: initial}
+	p := place{target: uint16(index % len(w.targets)), flags: initial}
 	if w.spec.Scenario == Slow && index%max(int(1/w.spec.SlowFraction), 1) == 0 {
 		p.flags |= slow
 	}

@@ -113,6 +113,8 @@ func newWorker(j job, out chan<- event) (*worker, error) {
 		return nil, err
 	}
 	w.ramp.init(w)
+	w.h.connect.reserve() // a process has them whatever its number of connections: they are not to count as growth
+	w.h.handshake.reserve()
 	loop.OnRound(w.endOfRound)
 	w.sweep.begin(loop, sweepEvery, w.sweepAll)
 	w.report.begin(loop, reportEvery, func() { w.tell("progress") })
