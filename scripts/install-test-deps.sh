@@ -1,44 +1,58 @@
 #!/usr/bin/env bash
-# Installs the programs that the tests start and that are missing, with apt-get (as root or through a
-# sudo that asks for no password). A test that finds its program missing fails, so this is not optional.
+# Installs what the tests start and is missing, with apt-get (as root or through a sudo that asks for no
+# password). A test that finds its program missing fails, so this is not optional, but for Python's websockets:
+# where apt-get cannot get it, its test says so and skips.
 set -eu -o pipefail
 
-# command:Debian package
-wanted=(redis-server:redis-server redis-cli:redis-tools chromium:chromium node:nodejs npm:npm)
+# command:Debian package; gcc and the C library's headers are for the race detector.
+wanted=(redis-server:redis-server redis-cli:redis-tools chromium:chromium node:nodejs npm:npm gcc:gcc)
 
 missing() {
 	local w
 	for w in "${wanted[@]}"; do
 		command -v "${w%%:*}" >/dev/null 2>&1 || echo "${w#*:}"
 	done
+	echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || echo libc6-dev
+}
+# The distribution's interpreter is the one that the package is for; another may come first on the PATH.
+websockets() {
+	python3 -c 'import websockets' 2>/dev/null || /usr/bin/python3 -c 'import websockets' 2>/dev/null
 }
 
 mapfile -t packages < <(missing)
-if [ ${#packages[@]} -eq 0 ]; then
+optional=()
+websockets || optional=(python3-websockets)
+if [ $((${#packages[@]} + ${#optional[@]})) -eq 0 ]; then
 	exit 0
 fi
-echo "== installing for the tests: ${packages[*]}"
+echo "== installing for the tests: ${packages[*]} ${optional[*]}"
+
+# give_up ends the script, unless nothing is missing that the tests must have.
+give_up() {
+	echo "install-test-deps: $*" >&2
+	[ ${#packages[@]} -ne 0 ] || exit 0
+	exit 1
+}
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-	if ! sudo -n true 2>/dev/null; then
-		echo "install-test-deps: not root and no password-less sudo; install by hand: apt-get install ${packages[*]}" >&2
-		exit 1
-	fi
+	sudo -n true 2>/dev/null ||
+		give_up "not root and no password-less sudo; install by hand: apt-get install ${packages[*]} ${optional[*]}"
 	as_root=(sudo -n)
 fi
-if ! command -v apt-get >/dev/null 2>&1; then
-	echo "install-test-deps: no apt-get here; install by hand: ${packages[*]}" >&2
-	exit 1
-fi
+command -v apt-get >/dev/null 2>&1 || give_up "no apt-get here; install by hand: ${packages[*]} ${optional[*]}"
 
 # RUNLEVEL=1 keeps the package scripts from starting a redis-server of their own on port 6379.
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -o Acquire::Retries=3 -qq)
-"${apt[@]}" update
-"${apt[@]}" install -y --no-install-recommends "${packages[@]}" >/dev/null
-
+"${apt[@]}" update || give_up "apt-get update failed; still missing: ${packages[*]} ${optional[*]}"
+if [ ${#packages[@]} -ne 0 ]; then
+	"${apt[@]}" install -y --no-install-recommends "${packages[@]}" >/dev/null
+fi
 mapfile -t packages < <(missing)
 if [ ${#packages[@]} -ne 0 ]; then
-	echo "install-test-deps: still missing after apt-get install: ${packages[*]}" >&2
-	exit 1
+	give_up "still missing after apt-get install: ${packages[*]}"
+fi
+if [ ${#optional[@]} -ne 0 ]; then
+	"${apt[@]}" install -y --no-install-recommends "${optional[@]}" >/dev/null && websockets ||
+		give_up "no ${optional[*]}: the test with a Python client will skip"
 fi

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// The gateway with the clients that people have: Node's ws and a browser here, the Go libraries in e2e_go_test.go. All of it
-// goes through the program itself and real sockets.
+// The gateway with the clients that people have: Node's ws and a browser here, Python's websockets in
+// e2e_python_test.go, the Go libraries in e2e_go_test.go. All of it goes through the program itself and real sockets.
 
 // program finds what a test starts. To be without it is a failure: a skipped test proves nothing.
 func program(t *testing.T, name string) string {
@@ -79,31 +79,37 @@ func TestNodeClient(t *testing.T) {
 		})
 	}
 	t.Run("drain", func(t *testing.T) {
-		p, listen, _ := start(t, "--heartbeat=0", "--drain-spread=200ms")
-		cmd := nodeClient(t, modules, "drain", listen)
-		stdout, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var stderr strings.Builder
-		cmd.Stderr = &stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewReader(stdout)
-		if line, err := lines.ReadString('\n'); line != "connected\n" {
-			cmd.Wait()
-			t.Fatalf("got %q, %v, want connected\n%s", line, err, stderr.String())
-		}
-		p.signal(syscall.SIGTERM)
-		io.Copy(io.Discard, lines)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("%v\n%s", err, stderr.String())
-		}
-		if status := p.exit(); status != exitClean {
-			t.Errorf("the gateway's status is %d, want 0", status)
-		}
+		drains(t, func(listen string) *exec.Cmd { return nodeClient(t, modules, "drain", listen) })
 	})
+}
+
+// drains stops a gateway under a client that says when it is connected, and judges by its exit status how it was told.
+func drains(t *testing.T, client func(listen string) *exec.Cmd) {
+	t.Helper()
+	p, listen, _ := start(t, "--heartbeat=0", "--drain-spread=200ms")
+	cmd := client(listen)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(stdout)
+	if line, err := lines.ReadString('\n'); line != "connected\n" {
+		cmd.Wait()
+		t.Fatalf("got %q, %v, want connected\n%s", line, err, stderr.String())
+	}
+	p.signal(syscall.SIGTERM)
+	io.Copy(io.Discard, lines)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, stderr.String())
+	}
+	if status := p.exit(); status != exitClean {
+		t.Errorf("the gateway's status is %d, want 0", status)
+	}
 }
 
 // pages serves one HTML file and collects what its script reports.
