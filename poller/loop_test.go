@@ -18,7 +18,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(patiently{m}) }
+
+// patiently is a run of tests after which goroutines that only need time to end have it: goleak alone waits for less than half a second,
+// which is too little on a loaded machine.
+type patiently struct{ *testing.M }
+
+func (m patiently) Run() (status int) {
+	status = m.M.Run()
+	for end := time.Now().Add(20 * time.Second); status == 0 && goleak.Find() != nil && time.Now().Before(end); {
+	}
+	return status
+}
 
 // runLoop starts a loop and ends it with the test.
 func runLoop(t testing.TB, cfg Config) *Loop {

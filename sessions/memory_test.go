@@ -14,7 +14,18 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(patiently{m}) }
+
+// patiently is a run of tests after which goroutines that only need time to end have it: goleak alone waits for less than half a second,
+// which is too little on a loaded machine, and for a client of Redis that sleeps for a second after it has read a cluster's slots.
+type patiently struct{ *testing.M }
+
+func (m patiently) Run() (status int) {
+	status = m.M.Run()
+	for end := time.Now().Add(20 * time.Second); status == 0 && goleak.Find() != nil && time.Now().Before(end); {
+	}
+	return status
+}
 
 // answer is an Owner that keeps what it was told by a store that answers at once.
 type answer struct {

@@ -13,7 +13,18 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(patiently{m}) }
+
+// patiently is a run of tests after which goroutines that only need time to end have it: goleak alone waits for less than half a second,
+// which is too little on a loaded machine.
+type patiently struct{ *testing.M }
+
+func (m patiently) Run() (status int) {
+	status = m.M.Run()
+	for end := time.Now().Add(20 * time.Second); status == 0 && goleak.Find() != nil && time.Now().Before(end); {
+	}
+	return status
+}
 
 const deadline = 20 * time.Second
 
