@@ -113,7 +113,7 @@ func (c *CapacitySpec) climb(ctx context.Context, r *run, found *Capacity) error
 // step adds n connections to make conns, and probes the server with traffic.
 func (c *CapacitySpec) step(ctx context.Context, r *run, conns, n int) (*CapacityStep, error) {
 	have := len(r.fleet.workers)
-	if err := r.fleet.grow(max(have, processesFor(conns))); err != nil {
+	if err := r.fleet.grow(max(have, processesFor(conns)), processesFor(c.most()) == 1); err != nil {
 		return nil, err
 	}
 	if err := r.awaitOf(ctx, "ready", len(r.fleet.workers)-have); err != nil {

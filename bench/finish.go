@@ -106,12 +106,12 @@ func (r *run) toolUsage() {
 		return
 	}
 	opened := float64(n.Ramped)
-	t.CPUSeconds = ramped.CPU - start.CPU
+	t.CPUSeconds, t.BurntCPUSeconds = ramped.CPU-start.CPU, ramped.Burnt-start.Burnt
 	t.CPUPerHandshakeUS = ratio((ramped.CPU-start.CPU)*1e6, opened)
 	t.RSSPerConn = ratio(float64(ramped.Anon-start.Anon), opened)
 	t.HeapPerConn = ratio(float64(ramped.Heap-start.Heap), opened)
 	if drained != nil {
-		t.CPUSeconds = drained.CPU - start.CPU
+		t.CPUSeconds, t.BurntCPUSeconds = drained.CPU-start.CPU, drained.Burnt-start.Burnt
 		t.CPUPerMessageUS = ratio((drained.CPU-ramped.CPU)*1e6, float64(n.Replies))
 	}
 }
@@ -169,7 +169,7 @@ func (r *Result) judge() (bad []string) {
 	if r.Spec.Heartbeats == "expect" && n.Beats == 0 && r.Complete && r.TrafficSeconds > 1.5*r.Spec.HeartbeatEvery.Seconds() {
 		complain(1, "no heartbeat came at all.")
 	}
-	if open := n.Sent - n.Replies - n.Missing - n.Unanswered; open < 0 || open > n.Corrupt {
+	if open := n.Sent - n.Replies - n.Missing - n.Unanswered; r.Tool.Died == 0 && (open < 0 || open > n.Corrupt) {
 		complain(1, "the books do not balance: %d sent, %d answered, %d missing, %d unanswered, %d corrupt; this is a fault of the load generator.",
 			n.Sent, n.Replies, n.Missing, n.Unanswered, n.Corrupt)
 	}

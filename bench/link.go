@@ -68,7 +68,7 @@ func (w *worker) tell(kind string) {
 		w.h.message = hist{}
 	}
 	if kind == "ready" || kind == "ramped" || kind == "drained" {
-		e.Cost = ownCost()
+		e.Cost = w.ownCost()
 	}
 	w.out <- e
 }

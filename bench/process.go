@@ -156,9 +156,9 @@ func portsPerSource() int {
 	return 28_232
 }
 
-// grow starts workers until there are n.
-func (f *fleet) grow(n int) error {
-	inProcess := n == 1
+// grow starts workers until there are n. Only one that stays the only one is in this process: the others' pipes need the
+// descriptors that its connections would take.
+func (f *fleet) grow(n int, inProcess bool) error {
 	for len(f.workers) < n {
 		l, out, err := f.spawn(inProcess)
 		if err != nil {
@@ -268,6 +268,16 @@ func (f *fleet) close() {
 	}
 }
 
+// alive is how many workers have neither told their result nor died.
+func (f *fleet) alive() (n int) {
+	for _, l := range f.workers {
+		if !l.over {
+			n++
+		}
+	}
+	return n
+}
+
 // sum is the counters of all workers.
 func (f *fleet) sum() Counters {
 	n := Counters{Reasons: map[string]int64{}, Closes: map[string]int64{}}
@@ -286,6 +296,7 @@ func (f *fleet) costAt(kind string) *cost {
 			return nil
 		}
 		sum.CPU += c.CPU
+		sum.Burnt += c.Burnt
 		sum.Anon += c.Anon
 		sum.Heap += c.Heap
 	}

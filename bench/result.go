@@ -181,9 +181,11 @@ type ServerUsage struct {
 // ToolUsage is the load generator's own cost: all of its processes together.
 type ToolUsage struct {
 	Processes         int     `json:"processes"`
-	CPUSeconds        float64 `json:"cpu_seconds"`
-	CPUPerHandshakeUS float64 `json:"cpu_per_handshake_us"` // ramp
-	CPUPerMessageUS   float64 `json:"cpu_per_message_us"`   // traffic
-	RSSPerConn        float64 `json:"rss_per_conn"`         // growth of Anon over the ramp / connections
-	HeapPerConn       float64 `json:"heap_per_conn"`        // growth of the live Go heap over the ramp / connections
+	Died              int     `json:"died,omitempty"`              // of these, during the run
+	CPUSeconds        float64 `json:"cpu_seconds"`                 // ramp and traffic
+	BurntCPUSeconds   float64 `json:"burnt_cpu_seconds,omitempty"` // of these, for Spec.ExtraCPU; the figures below hold it too
+	CPUPerHandshakeUS float64 `json:"cpu_per_handshake_us"`        // ramp
+	CPUPerMessageUS   float64 `json:"cpu_per_message_us"`          // traffic
+	RSSPerConn        float64 `json:"rss_per_conn"`                // growth of Anon over the ramp / connections
+	HeapPerConn       float64 `json:"heap_per_conn"`               // growth of the live Go heap over the ramp / connections
 }

@@ -10,7 +10,8 @@ import (
 
 // Run makes the load that spec asks for and reports what came of it. The error says that the run could not be made;
 // what the run found wrong is in Result.Failures. When ctx ends the connections are closed and the result is that so
-// far, with Complete false. Any goroutine may call it; further processes are started as descriptors need them (see WorkerCommand).
+// far, with Complete false; so it is when a process of the load generator dies, which is a failure too. Any goroutine may call it; further
+// processes are started as descriptors need them (see WorkerCommand).
 func Run(ctx context.Context, spec Spec) (*Result, error) {
 	spec, err := spec.withDefaults()
 	if err != nil {
@@ -28,18 +29,43 @@ func Run(ctx context.Context, spec Spec) (*Result, error) {
 	if n == 0 {
 		n = processesFor(spec.Conns)
 	}
-	if err := r.fleet.grow(min(n, spec.Conns)); err != nil {
+	n = min(n, spec.Conns)
+	if err := r.fleet.grow(n, n == 1); err != nil {
 		return nil, err
 	}
 	err = r.phases(ctx)
-	if err != nil && !errors.Is(err, errInterrupted) {
+	r.result.Complete = err == nil
+	if err != nil && !errors.Is(err, errInterrupted) && !r.noteDeath(err) {
 		return nil, err
 	}
-	r.result.Complete = err == nil
 	if err := r.close(); err != nil {
 		return nil, err
 	}
 	return r.finish(), nil
+}
+
+// deathError is a process of the load generator that ended before its time.
+type deathError struct {
+	which, of int
+	why       string
+}
+
+func (e *deathError) Error() string {
+	return fmt.Sprintf("process %d of %d of the load generator ended: %s", e.which, e.of, e.why)
+}
+
+// noteDeath puts a death into the result, and reports whether err is one that the rest of the run can be told after: before the
+// ramp there is nothing to tell.
+func (r *run) noteDeath(err error) bool {
+	var d *deathError
+	if r.began.IsZero() || !errors.As(err, &d) {
+		return false
+	}
+	r.result.Complete = false
+	r.result.Tool.Died++
+	l := r.fleet.workers[d.which-1]
+	r.result.Failures = append(r.result.Failures, fmt.Sprintf("%v: its %s connections went with it, and what it had not reported is missing here.", d, commas(l.last.Open)))
+	return true
 }
 
 // errInterrupted says that the context has ended.
@@ -185,12 +211,20 @@ func (r *run) close() error {
 	// Every connection has its time-out for the server's Close; beyond that a worker hangs.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*r.spec.Timeout+20*time.Second)
 	defer cancel()
-	err := r.await(ctx, "result")
-	if errors.Is(err, errInterrupted) {
-		return fmt.Errorf("the load generator did not close its connections within %v", 2*r.spec.Timeout+20*time.Second)
+	for r.fleet.alive() > 0 {
+		err := r.awaitOf(ctx, "result", r.fleet.alive())
+		if errors.Is(err, errInterrupted) {
+			r.result.Complete = false
+			r.result.Failures = append(r.result.Failures, fmt.Sprintf("%d of %d processes of the load generator did not close their connections within %v.",
+				r.fleet.alive(), len(r.fleet.workers), 2*r.spec.Timeout+20*time.Second))
+			break
+		}
+		if err != nil && !r.noteDeath(err) {
+			return err
+		}
 	}
 	r.tellPhase("closed")
-	return err
+	return nil
 }
 
 // await handles what the workers tell until all have told kind.
@@ -241,8 +275,12 @@ func (r *run) pause(ctx context.Context, d time.Duration) error {
 // handle takes one event into the books.
 func (r *run) handle(e *event) error {
 	l := r.fleet.workers[e.worker]
+	if l.over { // it has failed, and now ends too
+		return nil
+	}
 	if e.Kind == "failed" {
-		return fmt.Errorf("process %d of %d of the load generator: %s", e.worker+1, len(r.fleet.workers), e.Error)
+		l.over = true
+		return &deathError{e.worker + 1, len(r.fleet.workers), e.Error}
 	}
 	open := e.Counters.Open
 	if r.phase == "closing" && e.Kind != "closing" {

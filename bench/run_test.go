@@ -203,17 +203,38 @@ func TestProcessThatDies(t *testing.T) {
 	s := (&server{}).start(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	_, err := Run(ctx, Spec{Targets: []string{s.url}, Conns: 10, Processes: 2, Scenario: Idle, Duration: 20 * time.Second,
+	r, err := Run(ctx, Spec{Targets: []string{s.url}, Conns: 10, Processes: 2, Rate: 100, Duration: 20 * time.Second,
 		OnPhase: func(phase string) {
 			if children := family(os.Getpid())[1:]; phase == "idle" && len(children) > 0 {
 				_ = syscall.Kill(children[0], syscall.SIGKILL)
 			}
 		}})
-	if err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Errorf("Run: %v, want an error that says a process was killed", err)
+	if err != nil {
+		t.Fatal(err)
 	}
+	wantFailure(t, r, "process 1 of 2 of the load generator ended: signal: killed: its 5 connections went with it")
+	want(t, "died", int64(r.Tool.Died), 1)
+	if r.Complete {
+		t.Error("the run calls itself complete")
+	}
+	want(t, "handshakes timed by the other process", r.Handshake.Count, 5)
+	want(t, "byes to the other process", r.Counters.Byes, 5)
 	if left := family(os.Getpid())[1:]; len(left) != 0 {
 		t.Errorf("processes %v are left", left)
+	}
+}
+
+func TestExtraCPU(t *testing.T) {
+	s := (&server{}).start(t)
+	for _, share := range []float64{0, 1} {
+		// In two processes, so that the server's CPU is not the tool's.
+		r := load(t, Spec{Conns: 20, Processes: 2, Rate: 2000, Duration: 700 * time.Millisecond, ExtraCPU: share}, s)
+		wantOK(t, r)
+		want(t, "answered", r.Counters.Replies, 1400)
+		// Half of all when it doubles. The last round's is not burnt yet, and a long collection is made up for later.
+		if got, half := r.Tool.BurntCPUSeconds/r.Tool.CPUSeconds, share/(1+share); got < half-0.15 || got > half+0.15 {
+			t.Errorf("--extra-cpu %g: %.3f of %.3f s of CPU were burnt", share, r.Tool.BurntCPUSeconds, r.Tool.CPUSeconds)
+		}
 	}
 }
 

@@ -71,6 +71,10 @@ type Spec struct {
 
 	Processes int `json:"processes"` // of the load generator; default: as many as descriptors need
 
+	// ExtraCPU has each process of the load generator burn so many times the CPU that it uses: 1 doubles it. For finding out
+	// whether the weight of the tool bends what it measures.
+	ExtraCPU float64 `json:"extra_cpu,omitempty"`
+
 	// Progress, when set, is called about twice a second by one goroutine of Run.
 	Progress func(Progress) `json:"-"`
 	// OnPhase, when set, is called synchronously by Run, and the run goes on when it returns: "before" (nothing
@@ -217,6 +221,8 @@ func (s *Spec) check() error {
 		return fmt.Errorf("session ids %q: want server or client", s.SessionIDs)
 	case s.SlowFraction < 0 || s.SlowFraction >= 1:
 		return fmt.Errorf("slow fraction %g: want 0 to less than 1", s.SlowFraction)
+	case !(s.ExtraCPU >= 0 && s.ExtraCPU <= 10):
+		return fmt.Errorf("extra CPU %g: want 0 to 10 times the own", s.ExtraCPU)
 	case s.Processes < 0 || s.Processes > 1000:
 		return fmt.Errorf("processes %d: want 0 (automatic) to 1000", s.Processes)
 	}

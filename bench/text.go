@@ -51,8 +51,12 @@ func (r *Result) WriteText(out io.Writer) error {
 		r.Server.table(&b)
 	}
 	t := &r.Tool
-	fmt.Fprintf(&b, "  this tool: %d process(es), %.1f µs CPU a handshake, %.1f µs a message, %s of memory a connection\n\n",
+	fmt.Fprintf(&b, "  this tool: %d process(es), %.1f µs CPU a handshake, %.1f µs a message, %s of memory a connection\n",
 		t.Processes, t.CPUPerHandshakeUS, t.CPUPerMessageUS, bytesText(t.RSSPerConn))
+	if t.BurntCPUSeconds > 0 {
+		fmt.Fprintf(&b, "             %.2f s of its %.2f s of CPU burnt for --extra-cpu %g\n", t.BurntCPUSeconds, t.CPUSeconds, r.Spec.ExtraCPU)
+	}
+	b.WriteByte('\n')
 	if r.OK() {
 		b.WriteString("  ok\n")
 	}

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // This file reads /proc. What it costs is a few hundred microseconds a sample, and more for smaps_rollup of a large process,
@@ -18,18 +20,18 @@ const clockTick = 100
 
 // cost is a worker's own use of the machine.
 type cost struct {
-	CPU  float64 // seconds
-	Anon int64
-	Heap int64 // live Go heap
+	CPU   float64 // seconds
+	Burnt float64 // of these, for Spec.ExtraCPU
+	Anon  int64
+	Heap  int64 // live Go heap
 }
 
-func ownCost() *cost {
-	pid := os.Getpid()
-	used, _ := cpuSeconds(pid) // before what follows, which is not part of the load
-	debug.FreeOSMemory()       // collects, and gives back what the kernel would otherwise count as ours
+func (w *worker) ownCost() *cost {
+	used := cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID) // before what follows, which is not part of the load
+	debug.FreeOSMemory()                           // collects, and gives back what the kernel would otherwise count as ours
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return &cost{CPU: used, Heap: int64(m.HeapAlloc), Anon: smaps(pid)["Anonymous"]}
+	return &cost{CPU: used.Seconds(), Burnt: w.burner.burnt.Seconds(), Heap: int64(m.HeapAlloc), Anon: smaps(os.Getpid())["Anonymous"]}
 }
 
 // SampleUsage measures pid and all its descendants. It fails when pid does not exist or may not be read.

@@ -53,6 +53,7 @@ type worker struct {
 	ending  bool    // saying goodbye to all
 	leaving []*Conn // those that have not been said goodbye to
 	pacer   pacer
+	burner  burner
 	sweep   every
 	report  every
 	blast   every
@@ -96,6 +97,7 @@ func newWorker(j job, out chan<- event) (*worker, error) {
 		tls:     &tls.Config{InsecureSkipVerify: j.Spec.Insecure, MinVersion: tls.VersionTLS12},
 		tlsGate: make(chan struct{}, 64),
 		start:   time.Now(), mono: monotonic(), mask: rand.Uint32() | 1,
+		burner: newBurner(j.Spec.ExtraCPU),
 	}
 	w.n.Reasons, w.n.Closes = map[string]int64{}, map[string]int64{}
 	for _, raw := range j.Spec.Targets {
@@ -160,6 +162,7 @@ func (w *worker) endOfRound() {
 	w.checkDrained()
 	w.checkStorm()
 	w.checkClosed()
+	w.burner.endOfRound()
 }
 
 // anotherRound has the loop come back to endOfRound even if nothing happens.

@@ -119,6 +119,7 @@ type runCmd struct {
 	Retries        int           `default:"5" help:"Attempts after the first before a connection is given up. A Retry-After is obeyed, up to 30s."`
 	Settle         time.Duration `help:"Pause before each measurement of the server (default 1s with --server-pid)."`
 	Processes      int           `help:"Processes of this tool (default: as many as descriptors need)."`
+	ExtraCPU       float64       `name:"extra-cpu" placeholder:"SHARE" help:"Burn so many times the CPU that this tool uses (1 doubles it): do the server's figures stay the same?"`
 	SLO            []string      `name:"slo" placeholder:"p99=5ms" help:"Fail when a latency is above this: p99=5ms, max=1s, handshake.p99=50ms, heartbeat.p99=1s."`
 	JSON           string        `name:"json" type:"path" placeholder:"FILE" help:"Write the result as JSON."`
 	HTML           string        `name:"html" type:"path" placeholder:"FILE" help:"Write the result as one HTML page with charts."`
@@ -134,6 +135,7 @@ func (c *runCmd) Run(ctx context.Context, s *streams) error {
 	spec.Heartbeats, spec.HeartbeatEvery, spec.NoVerify, spec.Welcome = c.Heartbeats, c.HeartbeatEvery, !c.Verify, c.Welcome
 	spec.SessionIDs, spec.Reconnect, spec.ExpectClose = c.SessionIDs, c.Reconnect, c.ExpectClose
 	spec.Storms, spec.SlowFraction, spec.Retries, spec.Settle, spec.Processes = c.Storms, c.SlowFraction, c.Retries, c.Settle, c.Processes
+	spec.ExtraCPU = c.ExtraCPU
 	if c.Retries == 0 {
 		spec.Retries = -1
 	}

@@ -1,0 +1,51 @@
+package bench
+
+import (
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// burner makes a process of the load generator as heavy as Spec.ExtraCPU asks, to find out whether its weight bends what it
+// measures. At the end of each round of events it spins for that share of the CPU that the process has used since the
+// last one: system calls, collections and the other goroutines included. Loop only.
+type burner struct {
+	share float64       // 1 doubles the process' CPU; 0 burns nothing and reads no clock
+	began time.Duration // CPU of the process when this began
+	burnt time.Duration // since then
+}
+
+// maxBurn bounds one spin, so that a long collection is not doubled while replies wait. What is left is made up for in the next rounds.
+const maxBurn = 5 * time.Millisecond
+
+func newBurner(share float64) burner {
+	return burner{share: share, began: cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID)}
+}
+
+func (b *burner) endOfRound() {
+	if b.share == 0 {
+		return
+	}
+	own := cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID) - b.began - b.burnt
+	debt := min(time.Duration(float64(own)*b.share)-b.burnt, maxBurn)
+	if debt <= 0 {
+		return
+	}
+	// The thread's clock: time for which the kernel ran somebody else was not burnt.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	start := cpuTime(unix.CLOCK_THREAD_CPUTIME_ID)
+	spun := time.Duration(0)
+	for spun < debt {
+		spun = cpuTime(unix.CLOCK_THREAD_CPUTIME_ID) - start
+	}
+	b.burnt += spun
+}
+
+// cpuTime reads the CPU clock of this process or thread.
+func cpuTime(clock int32) time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(clock, &ts) // cannot fail
+	return time.Duration(ts.Nano())
+}
