@@ -178,7 +178,7 @@ func (c *CapacitySpec) gave(r *run, s *CapacityStep, before, now *Counters) (wha
 	case refused > 0:
 		return "refusals", fmt.Sprintf("%s connections could not be opened %s: %s.", commas(refused), at, listCounts(s.Reasons))
 	case lost > 0:
-		return "losses", fmt.Sprintf("%s connections were lost %s: %s.", commas(lost), at, closeCodes(now.Closes))
+		return "losses", fmt.Sprintf("%s connections were lost %s: %s.", commas(lost), at, now.endings())
 	case s.Available > 0 && s.Available < r.result.Machine.MemoryB/20:
 		return "memory", fmt.Sprintf("Only %s of the machine's %s of memory is left %s.", bytesText(float64(s.Available)), bytesText(float64(r.result.Machine.MemoryB)), at)
 	}

@@ -268,9 +268,7 @@ func (c *Conn) keepID(id sessionID) {
 func (c *Conn) nextFrame(b []byte) int {
 	f, used, err := decodeFrame(b, maxPayload)
 	if err != nil {
-		c.w.n.Corrupt++
-		c.w.reason(err.Error())
-		c.fail(1002)
+		c.violated(err.Error())
 		return 0
 	}
 	if used == 0 {
@@ -294,9 +292,7 @@ func (c *Conn) fragment(f frame) {
 	started := c.x != nil && c.x.whole != nil
 	switch {
 	case started != (f.op == ws.OpContinuation), started && len(c.x.whole)+len(f.payload) > maxPayload:
-		c.w.n.Corrupt++
-		c.w.reason("frame: continuation out of place or too long")
-		c.fail(1002)
+		c.violated("frame: continuation out of place or too long")
 	case f.fin && !started:
 		c.message(f.payload)
 	case !started:
@@ -324,7 +320,7 @@ func (c *Conn) closed(body []byte) {
 	}
 	c.sendFrame(ws.OpClose, body[:min(len(body), 2)])
 	if c.state != dead {
-		c.w.lost(c, int(code))
+		c.w.closedByServer(c, int(code))
 	}
 }
 
@@ -335,17 +331,19 @@ func (c *Conn) broken(err error) {
 	case c.state == closing:
 		c.w.left(c)
 	case c.state == open:
-		c.w.lost(c, int(ws.StatusAbnormalClosure))
+		c.w.closedByServer(c, int(ws.StatusAbnormalClosure))
 	default:
 		c.w.attemptFailed(c, err)
 	}
 }
 
-// fail ends a connection on which the server broke the protocol.
-func (c *Conn) fail(code ws.StatusCode) {
-	c.sendFrame(ws.OpClose, binary.BigEndian.AppendUint16(nil, uint16(code)))
+// violated ends a connection on which the server broke the protocol: we close it, with 1002.
+func (c *Conn) violated(how string) {
+	c.w.n.Corrupt++
+	c.w.fault(how)
+	c.sendFrame(ws.OpClose, closeProtocol)
 	if c.state == open {
-		c.w.lost(c, int(code))
+		c.w.lost(c, int(ws.StatusProtocolError))
 	} else if c.state == closing {
 		c.w.left(c)
 	}

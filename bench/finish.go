@@ -154,7 +154,7 @@ func (r *Result) judge() (bad []string) {
 		}
 	}
 	complain(n.Abandoned, "%d of %d connections could not be opened: %s.", n.Abandoned, r.Spec.Conns, listCounts(n.Reasons))
-	complain(n.Lost, "%d connections were closed by the server when they should have been open: %s.", n.Lost, closeCodes(n.Closes))
+	complain(n.Lost, "%d connections ended when they should have been open: %s.", n.Lost, n.endings())
 	complain(n.Missing, "%d of %d messages got no reply.", n.Missing, n.Sent)
 	complain(n.Duplicated, "%d replies came twice.", n.Duplicated)
 	complain(n.Overcount, "%d messages were counted that were not sent.", n.Overcount)
@@ -196,6 +196,18 @@ func listCounts(m map[string]int64) string {
 		keys[i] = fmt.Sprintf("%s %d×", k, m[k])
 	}
 	return strings.Join(keys, ", ")
+}
+
+// endings is why connections ended: closed by the server, or by us for what it sent.
+func (n *Counters) endings() string {
+	var why []string
+	if len(n.Closes) > 0 {
+		why = append(why, "closed by the server with "+closeCodes(n.Closes))
+	}
+	if len(n.Faults) > 0 {
+		why = append(why, listCounts(n.Faults))
+	}
+	return strings.Join(why, "; ")
 }
 
 func closeCodes(m map[string]int64) string {

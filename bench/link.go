@@ -136,9 +136,10 @@ func writeEvents(out io.Writer, events <-chan event) (err error) {
 
 func (n *Counters) clone() Counters {
 	c := *n
-	c.Reasons, c.Closes = map[string]int64{}, map[string]int64{}
+	c.Reasons, c.Closes, c.Faults = map[string]int64{}, map[string]int64{}, map[string]int64{}
 	addCounts(c.Reasons, n.Reasons)
 	addCounts(c.Closes, n.Closes)
+	addCounts(c.Faults, n.Faults)
 	return c
 }
 
@@ -163,4 +164,5 @@ func (n *Counters) add(o *Counters) {
 	}
 	addCounts(n.Reasons, o.Reasons)
 	addCounts(n.Closes, o.Closes)
+	addCounts(n.Faults, o.Faults)
 }

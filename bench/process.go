@@ -280,7 +280,7 @@ func (f *fleet) alive() (n int) {
 
 // sum is the counters of all workers.
 func (f *fleet) sum() Counters {
-	n := Counters{Reasons: map[string]int64{}, Closes: map[string]int64{}}
+	n := Counters{Reasons: map[string]int64{}, Closes: map[string]int64{}, Faults: map[string]int64{}}
 	for _, l := range f.workers {
 		n.add(&l.last)
 	}

@@ -91,7 +91,7 @@ func (w *worker) comeBack(p place) {
 	if w.spec.returns() {
 		p.flags |= returning
 		if p.id == (sessionID{}) {
-			w.reason("no session id from the server to come back to")
+			w.fault("no session id from the server to come back to")
 		}
 	} else {
 		p.acked, p.maybe = 0, 0

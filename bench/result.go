@@ -90,7 +90,8 @@ type Counters struct {
 	BytesOut int64 `json:"bytes_out"` // the same
 
 	Reasons map[string]int64 `json:"reasons"` // attempts that failed, by reason: refused, reset, timeout, ports, http 503, …
-	Closes  map[string]int64 `json:"closes"`  // Close frames from the server while the connection should have been open, by code; "1006" is none
+	Closes  map[string]int64 `json:"closes"`  // connections that the server closed when they should have been open, by the code of its Close frame; "1006" is none
+	Faults  map[string]int64 `json:"faults"`  // what a server may not do, by kind: frames that break the protocol, which end their connection; no session id to come back to
 }
 
 // Latency summarises an HdrHistogram (1 µs to 10 min, 3 significant digits). Values are microseconds.

@@ -20,7 +20,7 @@ func (r *Result) WriteText(out io.Writer) error {
 	}
 	fmt.Fprintf(&b, "\n%s, %s connections to %s%s\n\n", r.Spec.Scenario, commas(int64(r.Spec.Conns)), strings.Join(r.Spec.Targets, " "), state)
 	fmt.Fprintf(&b, "  opened    %s of %s in %s, %s/s\n", commas(n.Ramped), commas(int64(r.Spec.Conns)), seconds(r.RampSeconds), commas(int64(r.ConnectionsPerSecond())))
-	if n.Replies > 0 {
+	if n.Sent > 0 {
 		fmt.Fprintf(&b, "  messages  %s sent, %s answered in %s, %s/s\n", commas(n.Sent), commas(n.Replies), seconds(r.TrafficSeconds), commas(int64(r.MessagesPerSecond())))
 	} else {
 		fmt.Fprintf(&b, "  held      %s\n", seconds(r.TrafficSeconds))
@@ -44,6 +44,9 @@ func (r *Result) WriteText(out io.Writer) error {
 	}
 	if len(n.Closes) > 0 {
 		fmt.Fprintf(&b, "  closed by the server: %s, over %s\n", closeCodes(n.Closes), seconds(r.DrainSeconds))
+	}
+	if len(n.Faults) > 0 {
+		fmt.Fprintf(&b, "  faults of the server: %s\n", listCounts(n.Faults))
 	}
 	b.WriteByte('\n')
 	r.latencyTable(&b)

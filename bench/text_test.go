@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -19,4 +20,16 @@ func TestJSONHasNoHeaderValues(t *testing.T) {
 	if r.Spec.Headers.Get("Authorization") != "Bearer secret" {
 		t.Error("writing changed the result")
 	}
+}
+
+// Keys come from the other side: a server that closes with every code there is must not fill the tool's memory or its reports.
+func TestKindsAreBounded(t *testing.T) {
+	m := map[string]int64{}
+	for i := range 1000 {
+		count(m, strconv.Itoa(3000+i), "others")
+		count(m, "3000", "others")
+	}
+	want(t, "kinds", int64(len(m)), kinds+1)
+	want(t, "others", m["others"], 1000-kinds)
+	want(t, "a known one", m["3000"], 1001)
 }

@@ -99,7 +99,7 @@ func newWorker(j job, out chan<- event) (*worker, error) {
 		start:   time.Now(), mono: monotonic(), mask: rand.Uint32() | 1,
 		burner: newBurner(j.Spec.ExtraCPU),
 	}
-	w.n.Reasons, w.n.Closes = map[string]int64{}, map[string]int64{}
+	w.n.Reasons, w.n.Closes, w.n.Faults = map[string]int64{}, map[string]int64{}, map[string]int64{}
 	for _, raw := range j.Spec.Targets {
 		t, err := newTarget(raw, w.spec, w.key)
 		if err != nil {
@@ -262,14 +262,18 @@ func (w *worker) end(c *Conn) {
 	c.x = nil
 }
 
-// lost is the end of a connection that should have been open: by the server's Close with code, or 1006 when there was none.
+// closedByServer is the end of a connection that should have been open: by the server's Close with code, or 1006 when there was none.
+func (w *worker) closedByServer(c *Conn, code int) {
+	count(w.n.Closes, strconv.Itoa(code), "others")
+	w.lost(c, code)
+}
+
 func (w *worker) lost(c *Conn, code int) {
 	now := w.now()
 	if w.firstLost == 0 {
 		w.firstLost = now
 	}
 	w.lastLost = now
-	w.n.Closes[strconv.Itoa(code)]++
 	switch {
 	case c.flags&slow != 0:
 		w.n.SlowCut++
@@ -293,7 +297,10 @@ func (w *worker) left(c *Conn) {
 	}
 }
 
-var closeNormal = ws.NewCloseFrameBody(ws.StatusNormalClosure, "")
+var (
+	closeNormal   = ws.NewCloseFrameBody(ws.StatusNormalClosure, "")
+	closeProtocol = ws.NewCloseFrameBody(ws.StatusProtocolError, "")
+)
 
 // leave closes c the clean way: a Close, and then the server's answer to it.
 func (c *Conn) leave() {
@@ -353,10 +360,18 @@ func (w *worker) checkClosed() {
 	}
 }
 
-// reason counts why something failed. Reasons come from the other side, so there is a bound to how many are told apart.
-func (w *worker) reason(why string) {
-	if _, known := w.n.Reasons[why]; !known && len(w.n.Reasons) >= 64 {
-		why = "other reasons"
+// reason counts why an attempt failed.
+func (w *worker) reason(why string) { count(w.n.Reasons, why, "other reasons") }
+
+// fault counts what a server may not do.
+func (w *worker) fault(what string) { count(w.n.Faults, what, "other faults") }
+
+// kinds bounds how many keys are told apart: they come from the other side.
+const kinds = 64
+
+func count(m map[string]int64, key, others string) {
+	if _, known := m[key]; !known && len(m) >= kinds {
+		key = others
 	}
-	w.n.Reasons[why]++
+	m[key]++
 }

@@ -30,7 +30,8 @@ func counterTables(r *bench.Result) []Table {
 			"corrupt", c.Corrupt, "not sent, for lack of a connection", c.Unsent, "unanswered on connections that ended", c.Unanswered,
 			"bytes sent", c.BytesOut, "bytes received", c.BytesIn)},
 		{Title: "Attempts that failed, by reason", Rows: pairs(c.Reasons)},
-		{Title: "Unexpected closes, by code", Rows: pairs(c.Closes)},
+		{Title: "Closed by the server, by code", Rows: pairs(c.Closes)},
+		{Title: "Faults of the server", Rows: pairs(c.Faults)},
 	}
 	kept := tables[:0]
 	for _, t := range tables {
