@@ -31,7 +31,7 @@ func TestRedisWaitingResumesAreBounded(t *testing.T) {
 // TestMetricsHaveNoClientLabels: the names, and that no label carries anything but a histogram's bucket.
 func TestMetricsHaveNoClientLabels(t *testing.T) {
 	r := startRedis(t)
-	s := newTestRedis(t, quick(r.url()))
+	s := newTestRedis(t, steady(r.url()))
 	l := newTestLoop(t, s)
 	for range 20 {
 		m := l.join(t, NewID(), true)

@@ -157,10 +157,10 @@ func TestRedisSentinel(t *testing.T) {
 	r := startRedis(t)
 	sentinel := &redisServer{t: t, dir: t.TempDir(), port: freePort(t)}
 	conf := filepath.Join(sentinel.dir, "sentinel.conf")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, "port %s\nsentinel monitor main 127.0.0.1 %s 1\n", sentinel.port, r.port), 0o600); err != nil {
+	if err := os.WriteFile(conf, fmt.Appendf(nil, "port %s\nsentinel monitor main %s %s 1\n", sentinel.port, host, r.port), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sentinel.command(conf, "--sentinel", "--bind", "127.0.0.1")
+	sentinel.command(conf, "--sentinel", "--bind", host)
 	t.Cleanup(sentinel.kill)
 	s := newTestRedis(t, RedisConfig{URL: sentinel.url() + "?master_set=main", ClientCache: true})
 	id := NewID()
@@ -204,7 +204,7 @@ func TestDurabilityAudit(t *testing.T) {
 func TestRedisDurabilityStrictAndWarn(t *testing.T) {
 	r := startRedis(t)
 	var log logBuffer
-	cfg := quick(r.url())
+	cfg := steady(r.url())
 	cfg.Logger = testLogger(t, &log)
 	warn := newTestRedis(t, cfg)
 	eventually(t, "the finding is logged", func() bool { return strings.Contains(log.String(), "appendonly is no") })
@@ -224,7 +224,7 @@ func TestRedisDurabilityStrictAndWarn(t *testing.T) {
 // TestRedisStormIsServedFromTheCache: idle sessions that reconnect cost Redis a ping per batch of them.
 func TestRedisStormIsServedFromTheCache(t *testing.T) {
 	r := startRedis(t)
-	s := newTestRedis(t, quick(r.url()))
+	s := newTestRedis(t, steady(r.url()))
 	l := newTestLoop(t, s)
 	const sessions = 2000
 	owners := make([]*member, sessions)

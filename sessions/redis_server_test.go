@@ -11,19 +11,20 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 )
 
 // patience is how long a test waits for what must come. Only a failing test waits that long.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // redisServer is a real redis-server of the test's own.
 type redisServer struct {
 	t    testing.TB
 	dir  string
-	port string
+	port string // on host
 	args []string
 	cmd  *exec.Cmd
 	log  *bytes.Buffer
@@ -41,9 +42,9 @@ func startRedis(t testing.TB, args ...string) *redisServer {
 
 func (r *redisServer) start() {
 	r.t.Helper()
-	args := []string{"--port", r.port, "--bind", "127.0.0.1", "--dir", r.dir, "--save", ""}
+	args := []string{"--port", r.port, "--bind", host, "--dir", r.dir, "--save", ""}
 	if r.tls {
-		args = []string{"--port", "0", "--tls-port", r.port, "--bind", "127.0.0.1", "--dir", r.dir, "--save", ""}
+		args = []string{"--port", "0", "--tls-port", r.port, "--bind", host, "--dir", r.dir, "--save", ""}
 	}
 	r.command(append(args, r.args...)...)
 }
@@ -62,17 +63,20 @@ func (r *redisServer) command(args ...string) {
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatalf("start redis-server: %v", err)
 	}
-	eventually(r.t, "redis-server accepts connections", func() bool {
+	for end := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
 		c, err := net.Dial("tcp", r.addr())
-		if err != nil {
-			return false
+		if err == nil {
+			_ = c.Close()
+			return
 		}
-		_ = c.Close()
-		return true
-	})
+		if time.Now().After(end) {
+			r.kill() // its log is whole then
+			r.t.Fatalf("redis-server does not accept connections: %v; it says\n%s", err, r.log)
+		}
+	}
 }
 
-func (r *redisServer) addr() string { return "127.0.0.1:" + r.port }
+func (r *redisServer) addr() string { return host + ":" + r.port }
 func (r *redisServer) url() string  { return "redis://" + r.addr() }
 
 // kill ends the server as a crash does.
@@ -95,7 +99,7 @@ func (r *redisServer) signal(s syscall.Signal) {
 // cli runs redis-cli against the server and returns what it printed.
 func (r *redisServer) cli(args ...string) string {
 	r.t.Helper()
-	out, err := exec.Command("redis-cli", append([]string{"-p", r.port}, args...)...).CombinedOutput()
+	out, err := exec.Command("redis-cli", append([]string{"-h", host, "-p", r.port}, args...)...).CombinedOutput()
 	if err != nil {
 		r.t.Fatalf("redis-cli %s: %v: %s", strings.Join(args, " "), err, out)
 	}
@@ -107,7 +111,7 @@ func startCluster(t testing.TB) []*redisServer {
 	t.Helper()
 	nodes := make([]*redisServer, 3)
 	for i := range nodes {
-		nodes[i] = startRedis(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendonly", "yes", "--appendfsync", "always")
+		nodes[i] = startRedis(t, "--cluster-enabled", "yes", "--cluster-announce-ip", host, "--cluster-node-timeout", "2000", "--appendonly", "yes", "--appendfsync", "always")
 	}
 	for i, n := range nodes {
 		n.cli("cluster", "addslotsrange", fmt.Sprint(i*5461), fmt.Sprint(min(i*5461+5460, 16383)))
@@ -115,7 +119,7 @@ func startCluster(t testing.TB) []*redisServer {
 	}
 	nodes[2].cli("cluster", "addslots", "16383")
 	for _, n := range nodes[1:] {
-		nodes[0].cli("cluster", "meet", "127.0.0.1", n.port)
+		nodes[0].cli("cluster", "meet", host, n.port)
 	}
 	for _, n := range nodes {
 		eventually(t, "the cluster is complete", func() bool {
@@ -126,28 +130,33 @@ func startCluster(t testing.TB) []*redisServer {
 	return nodes
 }
 
-// freePort returns a port that is free, and whose cluster bus port (10,000 more) can be one too.
+// host is a loopback address of this process alone, so that no client or server of another one takes a port here: neither between
+// freePort and redis-server, nor while a killed redis-server is to come back.
+var host = fmt.Sprintf("127.%d.%d.%d", 1+os.Getpid()>>16&0x3f, os.Getpid()>>8&0xff, os.Getpid()&0xff)
+
+// lastPort is below those that the kernel gives away, as is the port of the cluster bus, 10,000 more.
+var lastPort atomic.Int32
+
+// freePort returns a port of host that nobody else will have, and whose cluster bus port is free too.
 func freePort(t testing.TB) string {
 	t.Helper()
-	for range 1000 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for range 10_000 {
+		port := 10_000 + lastPort.Add(1)%12_000
+		if free(port) && free(port+10_000) {
+			return fmt.Sprint(port)
 		}
-		port := l.Addr().(*net.TCPAddr).Port
-		_ = l.Close()
-		if port > 55_000 {
-			continue
-		}
-		bus, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+10_000))
-		if err != nil {
-			continue
-		}
-		_ = bus.Close()
-		return fmt.Sprint(port)
 	}
-	t.Fatal("no free port below 55000")
+	t.Fatal("no free port on " + host)
 	return ""
+}
+
+// free reports whether a port can be listened on. Who listens on all addresses has it on host too.
+func free(port int32) bool {
+	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", host, port))
+	if err != nil {
+		return false
+	}
+	return l.Close() == nil
 }
 
 // eventually waits for what a server or another goroutine brings about.
@@ -351,7 +360,7 @@ func testLogger(t testing.TB, b *logBuffer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(b, nil))
 }
 
-// selfSigned writes a certificate for 127.0.0.1 and its key into dir.
+// selfSigned writes a certificate for host and its key into dir.
 func selfSigned(t testing.TB, dir string) (cert, key string) {
 	t.Helper()
 	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")

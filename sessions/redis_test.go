@@ -8,7 +8,9 @@ import (
 func TestRedisCountsAndResumes(t *testing.T) {
 	r := startRedis(t)
 	for _, cache := range []bool{true, false} {
-		s := newTestRedis(t, RedisConfig{URL: r.url(), ClientCache: cache})
+		cfg := steady(r.url())
+		cfg.ClientCache = cache
+		s := newTestRedis(t, cfg)
 		if err := s.Ready(); err != nil {
 			t.Fatalf("not ready: %v", err)
 		}
