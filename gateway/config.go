@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
 	"time"
 )
@@ -112,9 +113,14 @@ func (c Config) withDefaults() (Config, error) {
 	for _, limit := range []struct {
 		name string
 		got  time.Duration
-	}{{"HandshakeTimeout", c.HandshakeTimeout}, {"CloseTimeout", c.CloseTimeout}, {"StallTimeout", c.StallTimeout}} {
-		if limit.got < 0 {
+		min  time.Duration
+	}{{"HandshakeTimeout", c.HandshakeTimeout, 0}, {"CloseTimeout", c.CloseTimeout, 0}, {"StallTimeout", c.StallTimeout, 0},
+		{"Heartbeat", c.Heartbeat, math.MinInt64}, {"DrainSpread", c.DrainSpread, math.MinInt64}} {
+		if limit.got < limit.min {
 			return c, fmt.Errorf("gateway: %s is %v, must not be negative", limit.name, limit.got)
+		}
+		if limit.got > longest {
+			return c, fmt.Errorf("gateway: %s is %v, must be at most %v", limit.name, limit.got, longest)
 		}
 	}
 	if c.Heartbeat > 0 && c.Heartbeat < 10*time.Millisecond {
@@ -122,6 +128,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	return c, nil
 }
+
+// longest keeps sums of durations far from overflow, which would make them due at once.
+const longest = 10 * 365 * 24 * time.Hour
 
 // def gives a zero field its default.
 func def[T comparable](field *T, value T) {

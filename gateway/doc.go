@@ -43,5 +43,7 @@
 //   - A panic in a Handler ends the process. Recovering would go on with whatever it left half done, perhaps a lock, on a loop that serves
 //     thousands; a fresh process is the safer neighbour. Of the close codes, 1011 and 1013 are for Handlers to give to Conn.Close: what the
 //     gateway itself runs out of, it runs out of before 101, and answers with 503.
-//   - /healthz and /readyz are answered over HTTP/1.0 and without Host too: some load balancers ask that way.
+//   - /healthz and /readyz are answered over HTTP/1.0 too, without Host: some load balancers ask that way.
+//   - Connection may be a list and come on several lines; Upgrade must be "websocket" and nothing else (an offer of two protocols gets 426), for
+//     that is what ws.Upgrader takes. An empty Origin counts as none.
 package gateway

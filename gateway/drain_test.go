@@ -99,6 +99,23 @@ func TestDrainWithPeersThatDoNotAnswer(t *testing.T) {
 	checkQuiet(t, s)
 }
 
+// A peer that had CloseTimeout to answer is not given time for its FIN as well: drains must end.
+func TestPeerThatDoesNotAnswerHasHadItsTime(t *testing.T) {
+	s := serve(t, Config{Loops: 1, Heartbeat: -1}, Echo{})
+	c := open101(t, s, "/ws")
+	onLoops(s, func(w *worker) {
+		conn := w.conns[0]
+		conn.Close(1001, "")
+		conn.deadline = w.loop.Now()
+		conn.expire()
+		if conn.state != closed {
+			t.Errorf("got state %d, want closed", conn.state)
+		}
+	})
+	c.expect("close 1001", "EOF")
+	checkQuiet(t, s)
+}
+
 // Sockets in their handshake are told 503: those that sent nothing, those that sent a part.
 func TestDrainWithHandshakes(t *testing.T) {
 	s := serve(t, Config{DrainSpread: -1}, nil)
@@ -329,6 +346,7 @@ func TestConfigIsChecked(t *testing.T) {
 		{Config{MaxQueue: 1023}, "MaxQueue"}, {Config{MaxControl: 256}, "MaxControl"}, {Config{MaxHandshake: 255}, "MaxHandshake"},
 		{Config{MaxHeaders: 7}, "MaxHeaders"}, {Config{Heartbeat: time.Millisecond}, "Heartbeat"}, {Config{HandshakeTimeout: -1}, "HandshakeTimeout"},
 		{Config{CloseTimeout: -1}, "CloseTimeout"}, {Config{StallTimeout: -1}, "StallTimeout"}, {Config{Listen: "nowhere:x"}, "listen"},
+		{Config{Heartbeat: longest + 1}, "Heartbeat"}, {Config{HandshakeTimeout: longest + 1}, "HandshakeTimeout"}, {Config{DrainSpread: longest + 1}, "DrainSpread"},
 	} {
 		def(&tc.cfg.Listen, "127.0.0.1:0")
 		s, err := New(tc.cfg, Echo{})
@@ -339,4 +357,12 @@ func TestConfigIsChecked(t *testing.T) {
 			t.Errorf("%s: got %v, want an error that names it", tc.want, err)
 		}
 	}
+}
+
+// With the longest of all durations nothing is due at once.
+func TestLongestDurations(t *testing.T) {
+	s := serve(t, Config{Heartbeat: longest, HandshakeTimeout: longest, CloseTimeout: longest, StallTimeout: longest}, Echo{})
+	c := open101(t, s, "/ws")
+	c.Write(text("still here"))
+	c.expect("text still here")
 }

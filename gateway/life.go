@@ -33,7 +33,12 @@ func (c *Conn) due() {
 		// The last words do not come. Without them: a total that is not certain must not be told.
 		c.Close(ws.StatusCode(c.closeCode), "")
 	case closing:
-		c.linger() // the peer does not answer the Close
+		// The peer does not answer the Close. All that it sent was read, so what is with the kernel still reaches it.
+		if c.out == nil {
+			c.end(gonePeer)
+		} else {
+			c.end(goneReset)
+		}
 	case lingering:
 		c.end(goneReset)
 	}
@@ -198,7 +203,7 @@ func (c *Conn) linger() {
 		c.flush() // nothing is sent after this, and what the socket does not take decides how long to wait
 	}
 	patience := lingerTime
-	if c.out != nil && c.state != closing { // a peer that did not answer our Close has had its time
+	if c.out != nil {
 		patience = c.w.cfg.CloseTimeout
 	}
 	c.state = lingering

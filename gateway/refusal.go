@@ -32,7 +32,8 @@ var (
 	refuseTimeout     = newRefusal(http.StatusRequestTimeout, "timeout", "the request took too long", "")
 	refusePath        = newRefusal(http.StatusNotFound, "path", "no such path: WebSockets are at /ws/chat/ and /ws", "")
 	refuseMethod      = newRefusal(http.StatusMethodNotAllowed, "method", "only GET is possible here", "Allow: GET\r\n")
-	refuseNoUpgrade   = newRefusal(http.StatusUpgradeRequired, "upgrade", "this path speaks WebSocket (RFC 6455), version 13", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
+	// RFC 9110, section 7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option", here beside the "close" of all refusals.
+	refuseNoUpgrade   = newRefusal(http.StatusUpgradeRequired, "upgrade", "this path speaks WebSocket (RFC 6455), version 13", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
 	refuseHandshake   = newRefusal(http.StatusBadRequest, "request", "not a valid WebSocket handshake (RFC 6455, section 4.2.1)", "")
 	refuseOrigin      = newRefusal(http.StatusForbidden, "origin", "this origin may not connect (see --allowed-origins)", "")
 	refuseDraining    = newRefusal(http.StatusServiceUnavailable, "draining", "going away", "Retry-After: 1\r\n")

@@ -63,6 +63,18 @@ func (c *wire) answer(method string) (*http.Response, string) {
 	return resp, string(body)
 }
 
+// On the wire, for net/http takes Connection off what it reads.
+func TestUpgradeRequiredNamesTheOption(t *testing.T) {
+	c := dial(t, serve(t, Config{}, nil))
+	io.WriteString(c, handshake(getChat, "Upgrade:"))
+	got, err := io.ReadAll(c.r)
+	for _, want := range []string{"HTTP/1.1 426 ", "\r\nConnection: close\r\n", "\r\nConnection: Upgrade\r\n", "\r\nUpgrade: websocket\r\n"} {
+		if !strings.Contains(string(got), want) {
+			t.Errorf("got %q (%v), want %q in it", got, err, want)
+		}
+	}
+}
+
 func TestEveryRefusal(t *testing.T) {
 	s := serve(t, Config{}, nil)
 	for _, tc := range []struct {
