@@ -38,7 +38,7 @@ func TestCapacityNamesWhatGave(t *testing.T) {
 			tc.server.start(t)
 			tc.spec.Spec.Targets, tc.spec.Spec.Conns = []string{tc.server.url}, 100
 			tc.spec.Step, tc.spec.Probe, tc.spec.Rate = 25, 100*time.Millisecond, 100
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			found, err := FindCapacity(ctx, tc.spec)
 			if err != nil {

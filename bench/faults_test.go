@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+	"golang.org/x/sys/unix"
 )
 
 // What the server does wrong, in exact numbers: 20 connections, 10 messages each.
@@ -85,7 +86,7 @@ func TestFaultyServer(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			spec := Spec{Scenario: tc.scenario, Conns: conns, Rate: sent * 4, Duration: 250 * time.Millisecond, Timeout: 2 * time.Second}
+			spec := Spec{Scenario: tc.scenario, Conns: conns, Rate: sent * 4, Duration: 250 * time.Millisecond, Timeout: 4 * time.Second}
 			r := load(t, spec, (&server{onMessage: tc.onMessage}).start(t))
 			want(t, "sent", r.Counters.Sent, sent)
 			want(t, "what it does wrong", tc.field(&r.Counters), tc.want)
@@ -106,7 +107,7 @@ func TestLostReplyDoesNotHoldTheWindow(t *testing.T) {
 		}
 	}}).start(t)
 	// The first message of each of the 20 connections is lost, and there is a window of 20.
-	r := load(t, Spec{Window: 20, Timeout: 300 * time.Millisecond, Duration: time.Second}, s)
+	r := load(t, Spec{Window: 20, Timeout: 2 * time.Second, Duration: 3 * time.Second}, s)
 	if after.Load() == 0 {
 		t.Error("the closed loop stood still when all of its window was lost")
 	}
@@ -247,13 +248,7 @@ func TestRefusals(t *testing.T) {
 	}
 	t.Run("connection refused", func(t *testing.T) {
 		t.Parallel()
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := ln.Addr().String()
-		_ = ln.Close()
-		r := load(t, Spec{Targets: []string{"ws://" + addr}, Scenario: Idle, Retries: -1})
+		r := load(t, Spec{Targets: []string{"ws://" + deafPort(t)}, Scenario: Idle, Retries: -1})
 		want(t, "refused", r.Counters.Reasons["connection refused"], 20)
 	})
 	t.Run("silence", func(t *testing.T) {
@@ -266,16 +261,34 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
+// deafPort returns an address that refuses connections until the test ends: taken, so that nobody else listens there, and not listened on.
+func deafPort(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port)
+}
+
 func TestSlowConsumerIsCut(t *testing.T) {
 	t.Parallel()
 	s := &server{onMessage: func(p *peer, n int, b []byte) {
-		_ = p.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+		_ = p.SetWriteDeadline(time.Now().Add(2 * time.Second))
 		if _, err := p.Write(ws.MustCompileFrame(ws.NewTextFrame(b))); err != nil {
 			_ = p.Close()
 		}
 	}, noWelcome: true}
-	r := load(t, Spec{Scenario: Slow, Conns: 10, Payload: 100_000, Rate: 50, Duration: 3 * time.Second}, s.start(t))
+	r := load(t, Spec{Scenario: Slow, Conns: 10, Payload: 100_000, Rate: 50, Duration: 5 * time.Second}, s.start(t))
 	wantOK(t, r)
 	want(t, "cut", r.Counters.SlowCut, 1)
-	want(t, "answered", r.Counters.Replies, 150)
+	want(t, "answered", r.Counters.Replies, 250)
 }

@@ -42,6 +42,9 @@ func (m patiently) Run() (status int) {
 	return status
 }
 
+// patience is how long a run may take that is over in seconds on an idle machine.
+const patience = 2 * time.Minute
+
 // server is a small counting server that can be told to misbehave.
 type server struct {
 	url       string
@@ -196,7 +199,7 @@ func (p *peer) read() {
 			n++
 		}
 		if p.over.Load() { // what is unread at the end would make it a reset
-			_ = p.Conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			_ = p.Conn.SetReadDeadline(time.Now().Add(patience))
 			_, _ = io.Copy(io.Discard, p.Conn)
 			return
 		}
@@ -237,7 +240,7 @@ func load(t *testing.T, spec Spec, servers ...*server) *Result {
 	}
 	defaultTo(&spec.Conns, 20)
 	defaultTo(&spec.Duration, 200*time.Millisecond)
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	r, err := Run(ctx, spec)
 	if err != nil {

@@ -26,7 +26,7 @@ func (m patiently) Run() (status int) {
 	return status
 }
 
-const deadline = 20 * time.Second
+const deadline = time.Minute
 
 // start runs a baseline until the test ends and returns its host:port and a
 // function that stops it and waits.
@@ -224,7 +224,7 @@ const upgradeRequest = "GET /ws/chat/ HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\
 
 func testHeartbeat(t *testing.T, name string) {
 	// Long enough that a busy machine answers within two and a half of them.
-	addr, _ := start(t, name, Options{Heartbeat: 600 * time.Millisecond})
+	addr, _ := start(t, name, Options{Heartbeat: time.Second})
 	c := dial(t, name, addr, "")
 	read(t, c)
 	// The fourth comes after more than two and a half intervals: it lives because it answers pings.

@@ -41,7 +41,7 @@ func serveBaseline(t *testing.T, app string) string {
 
 func run(t *testing.T, args ...string) (code int, out, errs string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var o, e bytes.Buffer
 	code = execute(ctx, args, &o, &e)
