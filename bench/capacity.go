@@ -72,6 +72,10 @@ func FindCapacity(ctx context.Context, c CapacitySpec) (*Capacity, error) {
 	defer r.ticker.Stop()
 
 	err = c.climb(ctx, r, found)
+	var died *deathError
+	if errors.As(err, &died) {
+		found.Gave, found.Why = "the load generator", died.Error()+"."
+	}
 	if errors.Is(err, errInterrupted) {
 		found.Gave, found.Why, err = "interrupted", "The search was interrupted.", nil
 	}

@@ -86,9 +86,6 @@ func (r *run) finish() *Result {
 	res.Counters = r.fleet.sum()
 	res.Connect, res.Handshake = r.hists["connect"].summary(), r.hists["handshake"].summary()
 	res.Message, res.Heartbeat, res.Lag = r.hists["message"].summary(), r.hists["heartbeat"].summary(), r.hists["lag"].summary()
-	if res.RampSeconds == 0 && !r.began.IsZero() { // interrupted
-		res.RampSeconds = time.Since(r.began).Seconds()
-	}
 	r.ticker.Stop()
 	r.toolUsage()
 	if res.Server != nil {

@@ -29,6 +29,7 @@ type command struct {
 	First, Conns int
 	Rate         float64 // traffic: units a second; 0 is the closed loop
 
+	Units    int64         // traffic, open loop: how many in all
 	Duration time.Duration // traffic
 	Offset   float64       // traffic: seconds from At to this worker's first unit
 	Window   int           // traffic: this worker's share

@@ -121,10 +121,11 @@ func (r *run) phases(ctx context.Context) error {
 	r.tellPhase("before")
 	r.began = time.Now()
 	r.enter("ramp", time.Duration(float64(r.spec.Conns)/r.spec.Ramp*float64(time.Second)))
-	if err := r.ramp(ctx, r.even(r.spec.Conns)); err != nil {
+	err := r.ramp(ctx, r.even(r.spec.Conns))
+	r.result.RampSeconds = time.Since(r.began).Seconds()
+	if err != nil {
 		return err
 	}
-	r.result.RampSeconds = time.Since(r.began).Seconds()
 	if err := r.measure(ctx, "idle"); err != nil {
 		return err
 	}
@@ -170,12 +171,13 @@ func (r *run) ramp(ctx context.Context, shares []int) error {
 // traffic makes traffic for d and waits for the last reply.
 func (r *run) traffic(ctx context.Context, d time.Duration) error {
 	at, workers := soon(), len(r.fleet.workers)
+	units := max(int(d.Seconds()*r.spec.Rate+0.5), 1)
 	r.enter("traffic", d)
 	r.fleet.tell(func(i int, l *link) command {
 		c := command{Do: "traffic", At: at, Duration: d}
 		if r.spec.Rate > 0 {
 			// Worker i sends every workers-th message of the schedule.
-			c.Rate = r.spec.Rate / float64(workers)
+			c.Rate, c.Units = r.spec.Rate/float64(workers), int64((units-i+workers-1)/workers)
 			c.Offset = float64(i) / r.spec.Rate
 		} else {
 			c.Window = (r.spec.Window - i + workers - 1) / workers

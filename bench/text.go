@@ -16,9 +16,9 @@ func (r *Result) WriteText(out io.Writer) error {
 	n := &r.Counters
 	state := ""
 	if !r.Complete {
-		state = " (interrupted: so far)"
+		state = " (cut short: so far)"
 	}
-	fmt.Fprintf(&b, "\n%s, %s connections to %s%s\n\n", r.Spec.Scenario, commas(int64(r.Spec.Conns)), strings.Join(r.Spec.Targets, " "), state)
+	fmt.Fprintf(&b, "\n%s, %s connections to %s%s\n\n", r.Spec.Scenario, commas(int64(r.Spec.Conns)), some(r.Spec.Targets), state)
 	fmt.Fprintf(&b, "  opened    %s of %s in %s, %s/s\n", commas(n.Ramped), commas(int64(r.Spec.Conns)), seconds(r.RampSeconds), commas(int64(r.ConnectionsPerSecond())))
 	if n.Sent > 0 {
 		fmt.Fprintf(&b, "  messages  %s sent, %s answered in %s, %s/s\n", commas(n.Sent), commas(n.Replies), seconds(r.TrafficSeconds), commas(int64(r.MessagesPerSecond())))
@@ -53,21 +53,45 @@ func (r *Result) WriteText(out io.Writer) error {
 	if r.Server != nil {
 		r.Server.table(&b)
 	}
-	t := &r.Tool
-	fmt.Fprintf(&b, "  this tool: %d process(es), %.1f µs CPU a handshake, %.1f µs a message, %s of memory a connection\n",
-		t.Processes, t.CPUPerHandshakeUS, t.CPUPerMessageUS, bytesText(t.RSSPerConn))
-	if t.BurntCPUSeconds > 0 {
-		fmt.Fprintf(&b, "             %.2f s of its %.2f s of CPU burnt for --extra-cpu %g\n", t.BurntCPUSeconds, t.CPUSeconds, r.Spec.ExtraCPU)
-	}
-	b.WriteByte('\n')
-	if r.OK() {
+	r.Tool.text(&b, r.Spec.ExtraCPU)
+	switch {
+	case r.OK() && r.Complete:
 		b.WriteString("  ok\n")
+	case r.OK():
+		b.WriteString("  ok so far\n")
 	}
 	for _, f := range r.Failures {
 		fmt.Fprintf(&b, "  FAILED: %s\n", f)
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// some lists a few of many targets.
+func some(targets []string) string {
+	const most = 4
+	if len(targets) <= most {
+		return strings.Join(targets, " ")
+	}
+	return fmt.Sprintf("%s … (%d URLs)", strings.Join(targets[:most-1], " "), len(targets))
+}
+
+// text says what is known: an interrupted run has not come to every measurement.
+func (t *ToolUsage) text(out io.Writer, extra float64) {
+	fmt.Fprintf(out, "  this tool: %d process(es)", t.Processes)
+	if t.CPUPerHandshakeUS > 0 {
+		fmt.Fprintf(out, ", %.1f µs CPU a handshake", t.CPUPerHandshakeUS)
+	}
+	if t.CPUPerMessageUS > 0 {
+		fmt.Fprintf(out, ", %.1f µs CPU a message", t.CPUPerMessageUS)
+	}
+	if t.RSSPerConn > 0 {
+		fmt.Fprintf(out, ", %s of memory a connection", bytesText(t.RSSPerConn))
+	}
+	if t.BurntCPUSeconds > 0 {
+		fmt.Fprintf(out, "; %.2f s of its %.2f s of CPU burnt for --extra-cpu %g", t.BurntCPUSeconds, t.CPUSeconds, extra)
+	}
+	fmt.Fprint(out, "\n\n")
 }
 
 func (r *Result) latencyTable(out io.Writer) {

@@ -33,3 +33,16 @@ func TestKindsAreBounded(t *testing.T) {
 	want(t, "others", m["others"], 1000-kinds)
 	want(t, "a known one", m["3000"], 1001)
 }
+
+func TestTextSaysOnlyWhatIsKnown(t *testing.T) {
+	r := Result{Spec: Spec{Scenario: Count, Conns: 53, Targets: strings.Fields(strings.Repeat("ws://a:1/ ", 53))}, Tool: ToolUsage{Processes: 2}}
+	var b bytes.Buffer
+	if err := r.WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"to ws://a:1/ ws://a:1/ ws://a:1/ … (53 URLs) (cut short: so far)\n", "this tool: 2 process(es)\n", "\n  ok so far\n"} {
+		if !strings.Contains(b.String(), part) {
+			t.Errorf("%q is not in %s", part, b.String())
+		}
+	}
+}

@@ -35,7 +35,7 @@ func (w *worker) beginTraffic(c command) {
 	case w.spec.Scenario == Idle || w.spec.Scenario == Storm:
 	case c.Rate > 0:
 		t.interval = float64(time.Second) / c.Rate
-		t.total = max(int64(c.Duration.Seconds()*c.Rate+0.5), 1)
+		t.total = c.Units
 		t.began += time.Duration(c.Offset * float64(time.Second))
 	default:
 		t.ready = c.Window
