@@ -358,7 +358,7 @@ func TestGoClients(t *testing.T) {
 }
 
 func TestGoClientsGetHeartbeats(t *testing.T) {
-	_, listen, _ := start(t, "--heartbeat=1s")
+	_, listen, _ := start(t, "--heartbeat=2s")
 	for library, dial := range libraries {
 		t.Run(library, func(t *testing.T) {
 			t.Parallel()

@@ -37,7 +37,7 @@ func pythonClient(t *testing.T, interpreter, scenario, listen string) *exec.Cmd 
 func TestPythonClient(t *testing.T) {
 	interpreter := python(t)
 	_, quiet, _ := start(t, "--heartbeat=0")
-	_, beating, _ := start(t, "--heartbeat=1s")
+	_, beating, _ := start(t, "--heartbeat=2s")
 	for _, tc := range []struct{ scenario, listen string }{
 		{"count", quiet}, {"resume", quiet}, {"large", quiet}, {"heartbeat", beating},
 	} {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -68,7 +69,7 @@ func nodeClient(t *testing.T, modules, scenario, listen string) *exec.Cmd {
 func TestNodeClient(t *testing.T) {
 	modules := nodeModules(t)
 	_, quiet, _ := start(t, "--heartbeat=0")
-	_, beating, _ := start(t, "--heartbeat=1s")
+	_, beating, _ := start(t, "--heartbeat=2s")
 	for _, tc := range []struct{ scenario, listen string }{
 		{"count", quiet}, {"ping", quiet}, {"resume", quiet}, {"large", quiet}, {"heartbeat", beating},
 	} {
@@ -164,11 +165,16 @@ func (p *pages) next(t *testing.T, name, want string) {
 // browse opens a page in headless Chromium until the test ends.
 func browse(t *testing.T, url string) {
 	t.Helper()
+	profile, err := os.MkdirTemp("", "sluice-test-browser") // not t.TempDir, which fails the test when a process still writes there
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(profile) })
 	args := []string{
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage",
 		"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 		// Without it headless Chromium prints a page and ends.
-		"--remote-debugging-port=0", "--user-data-dir=" + t.TempDir(),
+		"--remote-debugging-port=0", "--user-data-dir=" + profile,
 	}
 	cmd := exec.Command(program(t, "chromium"), append(args, url)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its children go with it
@@ -192,11 +198,11 @@ func browse(t *testing.T, url string) {
 }
 
 func TestBrowser(t *testing.T) {
-	var at string // the gateway needs to know the pages' origins before it starts
-	allowed := servePage(t, "allowed.html", func() string { return at })
-	foreign := servePage(t, "foreign.html", func() string { return at })
-	p, listen, admin := start(t, "--heartbeat=1s", "--drain-spread=0", "--allowed-origins="+allowed.URL)
-	at = listen
+	var at atomic.Value // a string; the gateway needs to know the pages' origins before it starts
+	gateway := func() string { return at.Load().(string) }
+	allowed, foreign := servePage(t, "allowed.html", gateway), servePage(t, "foreign.html", gateway)
+	p, listen, admin := start(t, "--heartbeat=2s", "--drain-spread=0", "--allowed-origins="+allowed.URL)
+	at.Store(listen)
 
 	browse(t, foreign.URL)
 	foreign.next(t, "refused", `{"opened": false, "code": 1006}`)

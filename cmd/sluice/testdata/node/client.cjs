@@ -119,7 +119,7 @@ const scenarios = {
     assert.match(`${bad.error}`, /400/)
   },
 
-  // With --heartbeat 1s.
+  // With --heartbeat 2s.
   async heartbeat() {
     const quiet = await new Client('', { autoPong: false }).open()
     const c = await new Client().open()
@@ -133,7 +133,7 @@ const scenarios = {
       if (c.pings.length <= i) await once(c.ws, 'pinged')
     }
     assert.equal((await quiet.closed).code, 1006, 'a client that answers no Ping is cut off')
-    assert.ok(quiet.pings.length >= 2)
+    assert.ok(quiet.pings.length >= 1)
     assert.equal(c.ws.readyState, WebSocket.OPEN)
     c.ws.terminate()
   },
@@ -171,9 +171,9 @@ const scenarios = {
 }
 
 const patience = setTimeout(() => {
-  console.error(`${scenario}: not over after 40 s`)
+  console.error(`${scenario}: not over after 100 s`)
   process.exit(1)
-}, 40_000)
+}, 100_000)
 scenarios[scenario]().then(() => clearTimeout(patience), err => {
   console.error(err)
   process.exit(1)

@@ -66,7 +66,7 @@ async def counting(gateway):
         await count(ws, ["in ", "three ", "fragments"], 5)
         await count(ws, [b"in", b"\xff"], 6)
         pong = await ws.ping("are you there")
-        await asyncio.wait_for(pong, 30)
+        await asyncio.wait_for(pong, 60)
         for i in range(500):
             await ws.send(str(i))
         for i in range(500):
@@ -98,7 +98,7 @@ async def resume(gateway):
 
 
 async def heartbeat(gateway):
-    """With --heartbeat 1s."""
+    """With --heartbeat 2s."""
     async with connect(gateway) as ws:
         await frame(ws)
         last = datetime.min
@@ -141,4 +141,4 @@ async def drain(gateway):
 
 scenarios = {"count": counting, "resume": resume, "heartbeat": heartbeat, "large": large, "drain": drain}
 if __name__ == "__main__":
-    asyncio.run(asyncio.wait_for(scenarios[sys.argv[1]](sys.argv[2]), 40))
+    asyncio.run(asyncio.wait_for(scenarios[sys.argv[1]](sys.argv[2]), 100))
