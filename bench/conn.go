@@ -276,8 +276,7 @@ func (c *Conn) nextFrame(b []byte) int {
 	}
 	switch f.op {
 	case ws.OpPing:
-		c.w.n.Pings++
-		c.sendFrame(ws.OpPong, f.payload)
+		c.pong(f.payload)
 	case ws.OpPong:
 	case ws.OpClose:
 		c.closed(f.payload)
@@ -308,11 +307,23 @@ func (c *Conn) fragment(f frame) {
 	}
 }
 
+// pong answers a ping, unless the server has let so much pile up that it does not read them anyway.
+func (c *Conn) pong(payload []byte) {
+	if c.room() {
+		c.w.n.Pings++
+		c.sendFrame(ws.OpPong, payload)
+	}
+}
+
 // closed handles the server's Close: the echo of ours, or its own.
 func (c *Conn) closed(body []byte) {
 	code := ws.StatusNoStatusRcvd
 	if len(body) >= 2 {
 		code = ws.StatusCode(binary.BigEndian.Uint16(body))
+	}
+	if len(body) == 1 || len(body) >= 2 && (code.IsNotUsed() || code.IsProtocolReserved()) {
+		c.violated("frame: Close with a code that may not be sent")
+		return
 	}
 	if c.state == closing {
 		c.w.left(c)

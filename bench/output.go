@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxOut bounds extra.out, in bytes. A connection at the bound gets no more messages until the socket has taken some.
+// maxOut bounds extra.out, in bytes. A connection at the bound gets no more messages and pongs until the socket has taken some.
 const maxOut = 256 << 10
 
 // sendFrame writes one masked frame.
