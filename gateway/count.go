@@ -143,6 +143,13 @@ func (n *counter) Detached(total uint64, err error) {
 	if c.state == closed {
 		return
 	}
+	if n.attachment != nil { // the store refuses this session; a later connection may find it mended
+		n.attachment = nil
+		n.code = 1013 // try again later
+		if !errors.Is(err, sessions.ErrFull) {
+			n.code = ws.StatusInternalServerError
+		}
+	}
 	nested := c.w.begin(c)
 	if err == nil {
 		var payload [64]byte

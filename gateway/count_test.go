@@ -415,3 +415,25 @@ func TestDrainWhileFull(t *testing.T) {
 	c.Close()
 	ended(t, done)
 }
+
+// A store that refuses a session ends its connections, also one that is paused for what it has pending.
+func TestStoreGivesUpASession(t *testing.T) {
+	for code, err := range map[string]error{
+		"close 1013": fmt.Errorf("too many: %w", sessions.ErrFull), "close 1011": fmt.Errorf("foreign: %w", sessions.ErrUnavailable),
+	} {
+		store := newLazyStore(1)
+		s := serve(t, Config{}, Count{Store: store})
+		c, a := store.open(t, s, 5)
+		c.Write(text("counted by nobody"))
+		a.waitPending(t, 1)
+		a.on(func() { a.owner.Detached(0, err) })
+		c.expect(code)
+		select {
+		case <-a.detached:
+			t.Error("detached from what the store gave up")
+		default:
+		}
+		c.Write(closeFrame(1000, ""))
+		c.expect("EOF")
+	}
+}

@@ -1,25 +1,39 @@
 -- One writer's commit to one session. doc.go says why it is right; commit_model_test.go tries to prove it wrong.
 --
 -- KEYS[1]  the session: a hash of n (the total), b (what folded writers counted), x (set once a writer that
---          might be alive was folded) and, per writer, c:<writer> = contribution:total-right-after:seconds[:f]
+--          might be alive was folded) and, per writer, c:<writer> = contribution:total-right-after:seconds[:f];
+--          seconds is 0 when, besides being done (f), no command of the writer can still arrive
 -- ARGV     1 field  2 contribution  3 contribution it was told is stored  4 total it was told  5 TTL ms
---          6 "f" if this writer is done  7 "heal" or ""  8… heal: the other fields it was told, as pairs
+--          6 "f" if this writer is done, "0" if it is and repeated nothing  7 "heal" or ""
+--          8… heal: the other fields it was told, as pairs
 -- Answers  {1, total, contribution stored, total right after it, fields if the writer is new, healed,
 --          other fields if they changed…}
 --          {0} state was lost: nothing has been done, send again with "heal"
+--          an error SESSION…: this session cannot take the commit, and nothing of it has been stored
 local key, me = KEYS[1], ARGV[1]
 local c, told, known, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local done, heal = ARGV[6], ARGV[7] == 'heal'
 local now = tonumber(redis.call('TIME')[1])
 local int = function(x) return string.format('%.0f', x) end -- .. would write 1e+15
+local max = 9007199254740991 -- 2^53-1: above it a Lua number skips integers
+local count = function(v) -- nil unless v is a count that we can have written
+  local x = string.match(v, '^%d+$') and tonumber(v)
+  if x and x <= max then return x end
+end
 local parse = function(v)
   local a, b, s, f = string.match(v, '^(%d+):(%d+):(%d+):?(f?)$')
-  return tonumber(a), tonumber(b), tonumber(s), f
+  if a and count(a) and count(b) then return tonumber(a), tonumber(b), tonumber(s), f end
+end
+local foreign = function(field)
+  return redis.error_reply('SESSIONFOREIGN field ' .. string.sub(field, 1, 40) .. ' is not what a commit writes')
 end
 
-local h = redis.call('HMGET', key, 'n', me)
-local n, s, t, sec, f = tonumber(h[1] or 0), 0, 0, 0, ''
+local h = redis.pcall('HMGET', key, 'n', me)
+if h.err then return h end -- WRONGTYPE, as it is: redis.call would wrap it
+local n, s, t, sec, f = count(h[1] or '0'), 0, 0, 0, ''
+if not n then return foreign('n') end
 if h[2] then s, t, sec, f = parse(h[2]) end
+if not s then return foreign(me) end
 
 local healed = 0
 if s < told or n - s < known - told then
@@ -27,19 +41,21 @@ if s < told or n - s < known - told then
   healed = 1
   local base, forced, have, given, all = 0, false, {}, {}, redis.call('HGETALL', key)
   for i = 1, #all, 2 do
-    if all[i] == 'b' then base = tonumber(all[i + 1])
-    elseif all[i] == 'x' then forced = true
-    elseif all[i] ~= 'n' then have[all[i]] = all[i + 1] end
+    local w, v = all[i], all[i + 1]
+    if w == 'b' then base = count(v)
+    elseif w == 'x' then forced = true
+    elseif w ~= 'n' and parse(v) then have[w] = v end
+    if not base then return foreign(w) end
   end
   local gbase = 0
   for i = 8, #ARGV, 2 do
-    if ARGV[i] == 'b' then gbase = tonumber(ARGV[i + 1])
-    elseif ARGV[i] ~= 'x' then given[ARGV[i]] = ARGV[i + 1] end
+    local w, v = ARGV[i], ARGV[i + 1]
+    if w == 'b' then gbase = count(v) or 0
+    elseif w ~= 'x' and parse(v) then given[w] = v end
   end
-  if base < gbase then -- the writer saw a later fold: finished writers it did not see are in its base
+  if base < gbase then -- the writer saw a later fold: what it did not see is in its base, or alive and will say so itself
     for w, v in pairs(have) do
-      local _, _, _, fin = parse(v)
-      if fin == 'f' and not given[w] then have[w] = nil; redis.call('HDEL', key, w) end
+      if w ~= me and not given[w] then have[w] = nil; redis.call('HDEL', key, w) end
     end
   end
   for w, v in pairs(given) do
@@ -64,41 +80,37 @@ if s < told or n - s < known - told then
   if n > 0 then redis.call('HSET', key, 'n', int(n)) end
 end
 
+local len = h[2] and 0 or redis.call('HLEN', key)
+if len >= FOLD_ABOVE and c > 0 then -- a writer more: fold those that cannot come back
+  local all, base = redis.call('HGETALL', key), 0
+  for i = 1, #all, 2 do
+    local w, v = all[i], all[i + 1]
+    if w == 'b' then base = base + (count(v) or 0)
+    elseif w ~= 'n' and w ~= 'x' and w ~= me then
+      local x, _, at, fin = parse(v)
+      if x and now - at >= (fin == 'f' and FOLD_AFTER or 2 * ttl / 1000 + FOLD_AFTER) then
+        if fin ~= 'f' then redis.call('HSET', key, 'x', '1') end
+        base, len = base + x, len - redis.call('HDEL', key, w)
+      end
+    end
+  end
+  if base > 0 then redis.call('HSET', key, 'b', int(base)) end
+  if len >= FIELDS_MAX and told == 0 then
+    return redis.error_reply('SESSIONFULL ' .. len .. ' fields, of connections that count or were cut off')
+  end
+end
+
 local fresh = h[2] and healed == 0 and c > s and sec == now -- written this second: the TTL is right to a second
 if c > s then
-  n = n + (c - s) -- in this order: n + c may be beyond 2^53
+  if n + (c - s) > max then return redis.error_reply('SESSIONLIMIT the total would be above 2^53-1') end
+  n = n + (c - s)
   s, t = c, n
 end
 if s > 0 then
-  if done == 'f' then f = 'f' end
-  redis.call('HSET', key, 'n', int(n), me, int(s) .. ':' .. int(t) .. ':' .. now .. (f == 'f' and ':f' or ''))
+  if done ~= '' then f = ':f' elseif f == 'f' then f = ':f' end
+  redis.call('HSET', key, 'n', int(n), me, int(s) .. ':' .. int(t) .. ':' .. (done == '0' and 0 or now) .. f)
 end
 if not fresh then redis.call('PEXPIRE', key, ttl) end
-
-local len = h[2] and 0 or redis.call('HLEN', key)
-if len > FOLD_ABOVE and s > 0 then -- a writer more: fold those that cannot come back
-  local all, base, left = redis.call('HGETALL', key), 0, {}
-  local fold = function(w, x) base = base + x; len = len - redis.call('HDEL', key, w) end
-  for i = 1, #all, 2 do
-    local w, v = all[i], all[i + 1]
-    if w == 'b' then base = base + tonumber(v)
-    elseif w ~= 'n' and w ~= 'x' and w ~= me then
-      local x, _, at, fin = parse(v)
-      if now - at >= (fin == 'f' and FOLD_AFTER or 2 * ttl / 1000 + FOLD_AFTER) then fold(w, x)
-      else left[#left + 1] = {at, w, x, fin} end
-    end
-  end
-  if len > FOLD_HARD then
-    table.sort(left, function(p, q) -- those that are done first: nobody repeats a commit of theirs
-      if p[4] ~= q[4] then return p[4] == 'f' end
-      if p[1] ~= q[1] then return p[1] < q[1] end
-      return p[2] < q[2]
-    end)
-    for i = 1, math.min(#left, len - FOLD_HARD) do fold(left[i][2], left[i][3]) end
-    redis.call('HSET', key, 'x', '1')
-  end
-  if base > 0 then redis.call('HSET', key, 'b', int(base)) end
-end
 
 local reply = {1, n, s, t, len, healed}
 if healed == 1 or n - s ~= known - told then

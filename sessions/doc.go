@@ -20,8 +20,8 @@
 // insists). When it does not (a flush, an eviction, a restart with an older file, a failover to a replica
 // that lags) R falls, and each writer that is still attached restores it with its next commit or Touch,
 // exactly as far as the writers still attached were told; what only departed ones knew is gone. Until the
-// last of them has spoken, two of them on different processes may be given the same number. R ≤ S holds
-// throughout, except for what is said about folding below.
+// last of them has spoken, two of them on different processes may be given the same number: no writer can know
+// what another was told, other than from Redis. R ≤ S holds throughout.
 //
 // # Redis: the commit
 //
@@ -45,17 +45,32 @@
 //     nearly every session, sends and receives none.
 //
 // Fields must not pile up. A writer that has gone marks its field once it was told that everything is stored; when
-// a hash has more than 16 fields, a new writer folds those that were marked a minute ago or more into a base b. A
-// commit that arrives after its writer was folded would be counted again. So the mark never travels with messages: while
-// their commit is unanswered it is repeated, and the field must be there for as long as Redis may be out of reach. A minute is far
-// above what a command can spend in a connection given up by us but not yet read by Redis, and is measured by Redis'
-// clock from the execution of the mark. Above 64 fields some are folded sooner, the marked ones first. Only a session
-// with so many unmarked ones, that is connections at once or left behind by gateways that died, can lose one that may be
-// alive, and only if an answer or the state is lost as well can its total then be wrong. With nothing pending and few
-// fields a writer leaves without a commit: a write would invalidate the session in every cache.
+// a hash has 16 fields, a new writer folds the marked ones into a base b. A commit that arrives after its writer was
+// folded would be counted again. So the mark never travels with messages: while their commit is unanswered it is
+// repeated, and the field must be there for as long as Redis may be out of reach. And a writer of which any command
+// went unanswered, and may still lie in a connection that we gave up and Redis has not yet read, is folded a minute
+// after its mark at the soonest, by Redis' clock. Most writers were answered every time, and are folded at once.
+// With nothing pending and few fields a writer leaves without a commit: a write would invalidate the session in
+// every cache.
 //
-// TestCommitScriptAgainstModel draws histories of losses, repetitions, delays, flushes and rollbacks and runs
-// them in a real Redis.
+// What a gateway that died left unmarked is folded after twice the TTL and a minute; connected writers commit or Touch
+// far more often. So only a gateway that was cut off for that long, while the session went on elsewhere with 16 fields
+// or more, could repeat a commit that has been folded; one that only comes back is noticed, and taken out of the base.
+//
+// A hash has at most 128 fields, and nothing that may be alive makes room: a new writer is refused instead, and with
+// it a resume. That is some 126 connections that count in one session at once, or were left unmarked by gateways
+// that died in the last two TTLs.
+//
+// When state is lost, two writers may know different folds. The later fold wins, and what its writer was not told of is
+// dropped: it is in the base, or its own writer restores it. Keeping it could count it twice. So after a loss a session
+// with folded writers may be short of what only departed writers counted, and is never above what was sent.
+//
+// TestCommitScriptAgainstModel draws histories of losses, repetitions, delays, folds, flushes and rollbacks and
+// runs them in a real Redis.
+//
+// A session can also be refused for what is at its key: another type, fields that no commit writes, or a total
+// above 2^53-1, up to which Lua's numbers are exact. Its connections end (Detached without a Detach), it cannot be
+// resumed, one line in ten seconds says so, and no other session waits for it.
 //
 // # Redis: batches, resumes, outages
 //
@@ -68,7 +83,8 @@
 // may be older than an acknowledgement from another process, or this one. Hence the resumes that have gathered
 // are preceded by one PING on the connection that carries the invalidations: Redis queued those of every
 // confirmed write before it reads our PING, so they are here when the answer is. A storm of idle sessions
-// costs Redis one PING for up to 256 of them. If Redis does not answer, the cache is asked alone for as long as rueidis keeps it (a
+// costs Redis one PING for up to 256 of them. The cache holds up to 128 MiB a server, the least recently used
+// sessions going first. If Redis does not answer, the cache is asked alone for as long as rueidis keeps it (a
 // few seconds); in that window, and if this process alone is cut off from Redis, a welcome may lag. The first
 // acknowledgement is exact even then. What the cache does not hold is ErrUnavailable.
 //
@@ -86,4 +102,12 @@
 //	unix:///run/redis.sock                                 a Unix socket
 //
 // Further parameters: db, client_name, dial_timeout (a duration; default: RedisConfig.Deadline).
+//
+// A user in Redis' access control list needs the keys ~PREFIX* and
+//
+//	+ping +eval +evalsha +hmget +hgetall +hset +hdel +hlen +pexpire +time
+//	+client|tracking +client|caching +multi +exec +pttl      with the client-side cache
+//	+config|get                                              to look at its durability; strict insists on it
+//	+cluster|slots +cluster|shards                           on a cluster
+//	+role                                                    behind Sentinel
 package sessions

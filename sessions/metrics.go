@@ -32,6 +32,7 @@ var (
 
 	redisCommits       = metrics.NewCounter(`sluice_redis_commits_total`)
 	redisRetries       = metrics.NewCounter(`sluice_redis_commit_retries_total`)
+	redisRefused       = metrics.NewCounter(`sluice_redis_commits_refused_total`)
 	redisHeals         = metrics.NewCounter(`sluice_redis_heals_total`)
 	redisCommitSeconds = newHistogram(`sluice_redis_commit_duration_seconds`, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5)
 	redisBatchSize     = newHistogram(`sluice_redis_commit_batch_size`, 1, 2, 4, 8, 16, 32, 64, 128, 256, maxBatch)

@@ -59,7 +59,7 @@ func (cfg RedisConfig) withDefaults() (RedisConfig, error) {
 		cfg.Logger = slog.Default()
 	}
 	if cfg.script == nil {
-		cfg.script = newCommitScript(foldAbove, foldAfter, foldHard)
+		cfg.script = newCommitScript(foldAbove, foldAfter, fieldsMax)
 	}
 	cfg.PendingPerConn = cmp.Or(cfg.PendingPerConn, 256)
 	cfg.PendingPerLoop = cmp.Or(cfg.PendingPerLoop, 65_536)
@@ -90,7 +90,11 @@ type Redis struct {
 
 	failing atomic.Int32 // loops whose last batch was not taken as a whole
 	failed  atomic.Pointer[failure]
-	saidAt  atomic.Int64 // Unix ns of the last log line about lost state
+
+	lostSaidAt, complainedAt atomic.Int64 // Unix ns of the last log line about lost state, about a session
+
+	said   string // the watcher's: what it last logged as the reason for not being ready
+	saidAt time.Time
 
 	ctx  context.Context // ends when Close gives up: aborts every call and wait
 	stop context.CancelFunc
@@ -134,6 +138,7 @@ func NewRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 		}
 		s.setHealth(err)
 	}
+	s.sayReady()
 	s.wg.Go(s.watch)
 	return s, nil
 }
@@ -222,10 +227,10 @@ func (s *Redis) Close(ctx context.Context) error {
 	return nil
 }
 
-// sayLost limits the log lines about lost state to one in ten seconds: a FLUSHALL is noticed once per session.
-func (s *Redis) sayLost() bool {
-	now, last := time.Now().UnixNano(), s.saidAt.Load()
-	return now-last >= int64(10*time.Second) && s.saidAt.CompareAndSwap(last, now)
+// seldom is true once in ten seconds: what clients or one FLUSHALL cause by the thousand is logged so often.
+func seldom(at *atomic.Int64) bool {
+	now, last := time.Now().UnixNano(), at.Load()
+	return now-last >= int64(10*time.Second) && at.CompareAndSwap(last, now)
 }
 
 func (s *Redis) key(id ID) string {

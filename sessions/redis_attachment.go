@@ -27,6 +27,9 @@ type redisAttachment struct {
 	again  bool     // touched while queued
 	final  bool     // the writer has gone
 	heal   bool     // Redis said that state is lost
+
+	repeated bool // a command was not answered: it may arrive at any time, and has been sent again
+	refused  bool // Redis will not have this session: given up
 }
 
 var _ Attachment = (*redisAttachment)(nil)
@@ -64,7 +67,7 @@ func (a *redisAttachment) Touch() {
 func (a *redisAttachment) says() commit {
 	return commit{
 		writer: a.writer, count: a.asked, told: a.told, known: a.known,
-		others: a.others, heal: a.heal, final: a.final && a.told == a.count,
+		others: a.others, heal: a.heal, final: a.final && a.told == a.count, clean: !a.repeated,
 	}
 }
 

@@ -74,6 +74,9 @@ func (l *redisLoop) handOver() {
 
 // tell brings what the committer knows of a up to date, and reports whether there was anything new. Under l.mu.
 func (l *redisLoop) tell(a *redisAttachment) bool {
+	if a.refused {
+		return false
+	}
 	more := a.added - a.count
 	a.count = a.added
 	redisPending.Add(int64(more))
@@ -82,7 +85,7 @@ func (l *redisLoop) tell(a *redisAttachment) bool {
 
 // enqueue puts a on the queue unless it is on its way already. Under l.mu.
 func (l *redisLoop) enqueue(a *redisAttachment) {
-	if a.queued || l.ended {
+	if a.queued || a.refused || l.ended {
 		return
 	}
 	a.queued = true
@@ -167,10 +170,15 @@ func (l *redisLoop) commit(batch []*redisAttachment) {
 	redisBatchSize.update(float64(len(batch)))
 	acks := make([]acknowledgement, 0, len(batch))
 	var firstErr error
-	failed := 0
+	failed, refused := 0, 0
 	l.mu.Lock()
 	for i, a := range batch {
 		if errs[i] != nil {
+			if err := l.store.ofSession("commit", errs[i]); err != nil {
+				acks = append(acks, l.refuse(a, err))
+				refused++
+				continue
+			}
 			firstErr = errs[i]
 			failed++
 			l.repeat(a)
@@ -184,24 +192,35 @@ func (l *redisLoop) commit(batch []*redisAttachment) {
 	if failed > 0 {
 		l.backoff(failed == len(batch))
 	}
-	failing := failed > 0 && len(l.parked)+len(l.queue) > 0
+	failing := len(l.parked) > 0
 	l.mu.Unlock()
 	l.report(failing, firstErr)
-	redisCommits.Add(len(batch) - failed)
+	redisCommits.Add(len(batch) - failed - refused)
 	redisRetries.Add(failed)
 	if len(acks) > 0 {
 		l.post(func() {
 			for _, k := range acks {
-				k.a.acknowledge(k.m, k.last, k.total)
+				if k.err != nil {
+					k.a.giveUp(k.err)
+				} else {
+					k.a.acknowledge(k.m, k.last, k.total)
+				}
 			}
 		})
 	}
+	for _, k := range acks {
+		if k.err != nil {
+			l.store.complain(k.a.id, k.err)
+		}
+	}
 }
 
-// acknowledgement is what the loop is told of one commit: m more messages, the last of them numbered last.
+// acknowledgement is what the loop is told of one commit: m more messages, the last of them numbered last; or
+// with err that the attachment has been given up.
 type acknowledgement struct {
 	a              *redisAttachment
 	m, last, total uint64
+	err            error
 }
 
 // settle notes what Redis confirmed, and queues a again if there is more. Under l.mu.
@@ -227,6 +246,7 @@ func (l *redisLoop) settle(a *redisAttachment, s stored) acknowledgement {
 
 // repeat keeps a for the next attempt, unless all it had to say was that it is gone. Under l.mu.
 func (l *redisLoop) repeat(a *redisAttachment) {
+	a.repeated = true
 	if a.final && a.count == a.told {
 		a.queued = false
 		return
@@ -327,7 +347,7 @@ func (l *redisLoop) lost(a *redisAttachment) {
 	a.heal = true
 	known := a.known
 	l.mu.Unlock()
-	if l.store.sayLost() {
+	if seldom(&l.store.lostSaidAt) {
 		l.store.log.Warn("redis lost a session's state: restoring it from what this process was told (more may follow unlogged, see sluice_redis_heals_total)",
 			"session", a.id.String(), "total", known)
 	}

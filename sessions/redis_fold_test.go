@@ -59,8 +59,8 @@ func TestWritersAreDoneOnceToldThatAllIsStored(t *testing.T) {
 // TestRedisRetiresWriters: many connections, one after the other and each gone with messages unacknowledged, leave marked fields.
 func TestRedisRetiresWriters(t *testing.T) {
 	r := startRedis(t)
-	cfg := quick(r.url())
-	cfg.script = newCommitScript(foldAbove, 0, foldHard) // marked is folded
+	cfg := steady(r.url())
+	cfg.script = newCommitScript(foldAbove, 0, fieldsMax) // marked is folded
 	s := newTestRedis(t, cfg)
 	l, id := newTestLoop(t, s), NewID()
 	for i := range uint64(60) {

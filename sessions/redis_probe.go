@@ -72,24 +72,36 @@ func (s *Redis) explain(what string, err error) error {
 		return fmt.Errorf("redis %s: %s: %w (%w)", at, what, err, ErrUnavailable)
 	}
 	text := answer.Error()
-	word, _, _ := strings.Cut(text, " ")
-	switch word {
-	case "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY", "READONLY", "OOM", "MISCONF", "NOREPLICAS", "MOVED", "ASK":
-		return fmt.Errorf("redis %s: %s: %w (%w)", at, what, err, ErrUnavailable)
-	case "NOAUTH", "WRONGPASS":
-		return refusal{fmt.Errorf("redis %s: %s: %s (check the user and password in --redis-url)", at, what, text)}
-	case "NOPERM":
-		return refusal{fmt.Errorf("redis %s: %s: %s (allow the user EVAL, EVALSHA, HGETALL and CLIENT on %s*)", at, what, text, s.cfg.KeyPrefix)}
-	}
-	if strings.Contains(text, "max number of clients") {
+	passing := errorWord(text, "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY", "READONLY", "OOM", "MISCONF", "NOREPLICAS", "MOVED", "ASK")
+	if passing != "" || strings.Contains(text, "max number of clients") {
 		return fmt.Errorf("redis %s: %s: %w (%w)", at, what, err, ErrUnavailable)
 	}
 	hint := "check --redis-url"
-	if strings.Contains(text, "unknown command") || strings.Contains(text, "script") {
+	switch {
+	case errorWord(text, "NOAUTH", "WRONGPASS") != "" || strings.Contains(text, "invalid password"):
+		hint = "check the user and password in --redis-url"
+	case errorWord(text, "NOPERM") != "" || strings.Contains(text, "executing the script can't"):
+		hint = fmt.Sprintf("allow the user %s on %s*", permissions(s.cfg.ClientCache), s.cfg.KeyPrefix)
+	case errorWord(text, errWrongType, errForeign) != "":
+		hint = "something else uses these keys: set another --redis-key-prefix"
+	case strings.Contains(text, "unknown command"):
 		hint = "this server cannot run scripts: use one that has EVAL and EVALSHA"
 	}
 	return refusal{fmt.Errorf("redis %s: %s: %s (%s)", at, what, text, hint)}
 }
+
+// permissions are what a user in Redis' access control list needs, in its own words.
+func permissions(cache bool) string {
+	if cache {
+		return needed + " " + neededForCache
+	}
+	return needed
+}
+
+const (
+	needed         = "+ping +eval +evalsha +hmget +hgetall +hset +hdel +hlen +pexpire +time"
+	neededForCache = "+client|tracking +client|caching +multi +exec +pttl"
+)
 
 // watch connects when that has not succeeded yet, and then asks every second how Redis is.
 func (s *Redis) watch() {
@@ -106,6 +118,7 @@ func (s *Redis) watch() {
 			s.setHealth(s.audit(c))
 			audited = time.Now()
 		}
+		s.sayReady()
 		select {
 		case <-s.ctx.Done():
 			return
@@ -168,7 +181,7 @@ func audit(conf map[string]string, err error) (findings []string) {
 	return findings
 }
 
-// setHealth keeps what the watcher found, and logs when it changes.
+// setHealth keeps what the watcher found.
 func (s *Redis) setHealth(err error) {
 	old := s.state.Load()
 	s.state.Store(&health{err: err, warned: old.warned})
@@ -177,12 +190,6 @@ func (s *Redis) setHealth(err error) {
 		redisUp.Store(1)
 	} else {
 		redisUp.Store(0)
-	}
-	switch {
-	case err != nil && s.ctx.Err() == nil && (old.err == nil || old.err.Error() != err.Error()):
-		s.log.Error("session store not ready", "err", err)
-	case err == nil && old.err != nil:
-		s.log.Info("session store ready", "redis", s.where())
 	}
 }
 

@@ -3,6 +3,7 @@ package sessions
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type question struct {
 type found struct {
 	snapshot
 	err error
+	own bool // err is about this session, not about Redis
 }
 
 // Attach answers at once for a new session: nothing is written before its first message.
@@ -50,7 +52,7 @@ func (l *redisLoop) Attach(id ID, resume bool, o Owner) {
 func (l *redisLoop) attached(q question, f found) {
 	if f.err != nil {
 		sessionsRejected.Inc()
-		q.o.Attached(nil, 0, false, ErrUnavailable)
+		q.o.Attached(nil, 0, false, f.err)
 		return
 	}
 	a := &redisAttachment{
@@ -86,12 +88,27 @@ func (l *redisLoop) resolveForever() {
 			ids[i] = q.id
 		}
 		answers := l.store.read(l.store.ctx, ids)
+		for i := range answers {
+			answers[i].err = l.store.judge(ids[i], &answers[i])
+		}
 		l.post(func() {
 			for i, q := range batch {
 				l.attached(q, answers[i])
 			}
 		})
 	}
+}
+
+// judge says why a session that was read cannot be resumed: nil, or an error that wraps ErrUnavailable or ErrFull.
+func (s *Redis) judge(id ID, f *found) error {
+	err, own := f.err, f.own
+	if err == nil && f.full() {
+		err, own = fmt.Errorf("resume: %w: %d writers, of connections that count or were cut off", ErrFull, len(f.others)/2), true
+	}
+	if own {
+		s.complain(id, err)
+	}
+	return err
 }
 
 // read reads sessions so that no acknowledgement that anybody received before the call is missing from the
@@ -103,6 +120,16 @@ func (s *Redis) read(ctx context.Context, ids []ID) []found {
 	if err != nil {
 		for i := range out {
 			out[i].err = err
+		}
+		return out
+	}
+	if err := s.state.Load().err; errors.Is(err, ErrUnavailable) && len(c.Nodes()) == 1 {
+		// It did not answer the watcher: thousands of resumes must not wait for a deadline each.
+		for i := range out {
+			out[i].err = err
+		}
+		if s.cfg.ClientCache {
+			s.fallBack(ctx, c, ids, out)
 		}
 		return out
 	}
@@ -159,11 +186,16 @@ func (s *Redis) readCached(ctx context.Context, c rueidis.Client, ids []ID, out 
 
 func (s *Redis) parse(r rueidis.RedisResult) (f found) {
 	f.snapshot, f.err = parseSnapshot(r)
-	if f.err != nil {
-		f.err = s.explain("read session", f.err)
-		if !errors.Is(f.err, ErrUnavailable) {
-			f.err = errors.Join(f.err, ErrUnavailable)
-		}
+	if f.err == nil {
+		return f
+	}
+	if err := s.ofSession("read session", f.err); err != nil {
+		f.err, f.own = err, true
+		return f
+	}
+	f.err = s.explain("read session", f.err)
+	if !errors.Is(f.err, ErrUnavailable) {
+		f.err = fmt.Errorf("%w (%w)", f.err, ErrUnavailable)
 	}
 	return f
 }

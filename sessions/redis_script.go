@@ -18,14 +18,13 @@ const (
 	// foldAbove is the number of fields of a session's hash above which a new writer folds finished ones
 	// away. It keeps the hash in Redis' compact encoding, and what a resume reads below 1 KB.
 	foldAbove = 16
-	// foldAfter is how long after its last commit a finished writer may be folded. A commit of it that
-	// arrives later would be counted again, so this is far above the time that a command can spend in a
-	// connection that both ends have not yet given up.
+	// foldAfter is how long after its last commit a finished writer may be folded that had to repeat a commit.
+	// One that arrives later would be counted again, so this is far above the time that a command can spend in
+	// a connection that both ends have not yet given up. Others are folded at once.
 	foldAfter = time.Minute
-	// foldHard bounds the hash, finished writers going first: somebody who holds more connections than this on
-	// one session, all counting, may find the oldest of them folded alive. Their acknowledgements stay safe unless Redis loses its
-	// state as well.
-	foldHard = 64
+	// fieldsMax bounds the hash. A writer beyond it is refused: folding one that may be alive instead could
+	// count twice what it repeats. It is also where Redis leaves its compact encoding.
+	fieldsMax = 128
 	// retireAbove is the number of fields above which a writer with nothing left to store still says that it
 	// is done. Below, it leaves in silence: a write would invalidate the session in every client-side cache.
 	retireAbove = 8
@@ -37,11 +36,11 @@ var commitSource string
 // commitScript is the source of commit.lua with its limits filled in, and the name that Redis gives it.
 type commitScript struct{ source, sha1 string }
 
-func newCommitScript(above int, after time.Duration, hard int) *commitScript {
+func newCommitScript(above int, after time.Duration, most int) *commitScript {
 	source := strings.NewReplacer(
 		"FOLD_ABOVE", strconv.Itoa(above),
 		"FOLD_AFTER", strconv.Itoa(int(after/time.Second)),
-		"FOLD_HARD", strconv.Itoa(hard),
+		"FIELDS_MAX", strconv.Itoa(most),
 	).Replace(commitSource)
 	sum := sha1.Sum([]byte(source))
 	return &commitScript{source, hex.EncodeToString(sum[:])}
@@ -71,6 +70,7 @@ type commit struct {
 	known  uint64   // total that it was told
 	others []string // the fields of others that it was told, as pairs; sent to heal only
 	final  bool
+	clean  bool // no command of this writer was sent twice
 	heal   bool
 }
 
@@ -78,7 +78,10 @@ type commit struct {
 func (c *commit) command(b rueidis.Builder, s *commitScript, ttl string, source bool) rueidis.Completed {
 	args := make([]string, 0, 7+len(c.others))
 	args = append(args, c.writer.field(), utoa(c.count), utoa(c.told), utoa(c.known), ttl, "", "")
-	if c.final {
+	switch {
+	case c.final && c.clean:
+		args[5] = "0"
+	case c.final:
 		args[5] = "f"
 	}
 	if c.heal {
@@ -92,6 +95,14 @@ func (c *commit) command(b rueidis.Builder, s *commitScript, ttl string, source 
 }
 
 func utoa(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// maxTotal is the largest total: Redis' scripts calculate in float64.
+const maxTotal = 1<<53 - 1
+
+// foreign is a key that holds what no commit has written.
+type foreign struct{ what string }
+
+func (f *foreign) Error() string { return f.what }
 
 // stored is commit.lua's answer.
 type stored struct {
@@ -138,14 +149,25 @@ type snapshot struct {
 	others []string // all fields but n, as pairs
 }
 
+// full says that a writer more would be refused. Finished ones that can be folded make room.
+func (s *snapshot) full() bool {
+	n := 0
+	for i := 1; i < len(s.others); i += 2 {
+		if !strings.HasSuffix(s.others[i], ":f") {
+			n++
+		}
+	}
+	return n >= fieldsMax-1 // the total is a field too
+}
+
 // parseSnapshot reads HGETALL's answer. A session without a total is no session.
 func parseSnapshot(r rueidis.RedisResult) (s snapshot, err error) {
 	m, err := r.AsStrMap()
 	if err != nil || len(m) == 0 {
 		return s, err
 	}
-	if s.total, err = strconv.ParseUint(m["n"], 10, 64); err != nil {
-		return s, fmt.Errorf("session total %.40q in Redis is not a count: something else writes to this key prefix", m["n"])
+	if s.total, err = strconv.ParseUint(m["n"], 10, 64); err != nil || s.total > maxTotal {
+		return s, &foreign{fmt.Sprintf("its total is %.40q", m["n"])}
 	}
 	s.others = make([]string, 0, 2*len(m)-2)
 	for field, value := range m {

@@ -107,31 +107,38 @@ func TestCommitScriptKeepsYoungFinishedWriters(t *testing.T) {
 }
 
 func TestCommitScriptBoundsTheHash(t *testing.T) {
-	const hard = 8
-	g := newScriptRig(t, newCommitScript(4, time.Minute, hard))
-	writers := make([]commit, 30)
-	for i := range writers {
-		writers[i] = commit{writer: newWriterID(), count: 1, known: uint64(i)}
-		s := g.commit(t, writers[i])
-		writers[i].told, writers[i].known, writers[i].others = 1, s.total, s.others
-		if n := g.fields(t); n > hard+2 {
-			t.Fatalf("%d living writers: %d fields, want at most %d", i+1, n, hard+2)
+	const most = 8 // fields: the total and seven writers
+	g := newScriptRig(t, newCommitScript(4, time.Minute, most))
+	var writers []commit
+	for i := range 10 {
+		k := commit{key: g.key, writer: newWriterID(), count: 1, known: uint64(min(i, most-1))}
+		s, err := parseStored(g.c.Do(t.Context(), k.command(g.c.B(), g.script, "60000", true)))
+		if refused := err != nil && strings.Contains(err.Error(), errFull); refused != (i >= most-1) {
+			t.Fatalf("living writer %d of at most %d: %+v, %v", i+1, most-1, s, err)
+		}
+		if g.fields(t) > most {
+			t.Fatalf("%d living writers: %d fields, want at most %d", i+1, g.fields(t), most)
+		}
+		if err == nil {
+			k.told, k.known, k.others = 1, s.total, s.others
+			writers = append(writers, k)
 		}
 	}
-	total := uint64(30)
-	for i := range writers { // the oldest were folded alive, and count on
+	for i := range writers { // those that were there before count on
 		k := &writers[i]
 		k.count = 2
-		s := g.commit(t, *k)
-		if s.lost {
-			k.heal = true
-			s = g.commit(t, *k)
+		if s := g.commit(t, *k); s.lost || s.total != uint64(most+i) || s.at != s.total {
+			t.Fatalf("writer %d: %+v, want %d", i, s, most+i)
 		}
-		total++
-		if s.total != total || s.at != total {
-			t.Fatalf("writer %d: %+v, want %d", i, s, total)
-		}
-		g.fields(t)
+	}
+	done := writers[0]
+	done.count, done.told, done.known, done.final, done.clean = 2, 2, 14, true, true
+	g.commit(t, done) // one is done, and has repeated nothing
+	if s := g.commit(t, commit{writer: newWriterID(), count: 1, known: 14}); s.total != 15 {
+		t.Errorf("a writer after one has gone: %+v, want 15", s)
+	}
+	if n := g.fields(t); n != most+1 { // the base has taken the place of those that have gone
+		t.Errorf("%d fields, want %d", n, most+1)
 	}
 }
 
@@ -139,7 +146,7 @@ func TestCommitScriptBoundsTheHash(t *testing.T) {
 // stored though it never heard so, and the other one was told a total that includes it.
 func TestCommitScriptTwoWritersAfterAFlush(t *testing.T) {
 	for _, unheardFirst := range []bool{true, false} {
-		g := newScriptRig(t, newCommitScript(foldAbove, foldAfter, foldHard))
+		g := newScriptRig(t, newCommitScript(foldAbove, foldAfter, fieldsMax))
 		unheard := commit{writer: newWriterID(), count: 5}
 		g.commit(t, unheard) // the answer is lost
 		other := commit{writer: newWriterID(), count: 1}
@@ -163,7 +170,7 @@ func TestCommitScriptTwoWritersAfterAFlush(t *testing.T) {
 }
 
 func TestCommitScriptLargeCounts(t *testing.T) {
-	g := newScriptRig(t, newCommitScript(foldAbove, foldAfter, foldHard))
+	g := newScriptRig(t, newCommitScript(foldAbove, foldAfter, fieldsMax))
 	const large = 1 << 52
 	k := commit{writer: newWriterID(), count: large}
 	if s := g.commit(t, k); s.total != large {
@@ -176,10 +183,58 @@ func TestCommitScriptLargeCounts(t *testing.T) {
 	g.fields(t)
 }
 
+func TestCommitScriptRefuses(t *testing.T) {
+	g := newScriptRig(t, newCommitScript(foldAbove, foldAfter, fieldsMax))
+	me := commit{key: g.key, writer: newWriterID(), count: 3, told: 1, known: 1}
+	const max = "9007199254740991" // 2^53-1
+	for _, c := range []struct {
+		hash  []string // fields and values; one alone makes a string of the key
+		count uint64
+		want  string
+	}{
+		{[]string{"text"}, 3, errWrongType},
+		{[]string{"n", "many", me.writer.field(), "1:1:1"}, 3, errForeign},
+		{[]string{"n", "nan", me.writer.field(), "1:1:1"}, 3, errForeign},
+		{[]string{"n", "inf"}, 3, errForeign},
+		{[]string{"n", "0x10"}, 3, errForeign},
+		{[]string{"n", "1e3"}, 3, errForeign},
+		{[]string{"n", "-1"}, 3, errForeign},
+		{[]string{"n", "9007199254740992"}, 3, errForeign},
+		{[]string{"n", "18446744073709551615"}, 3, errForeign},
+		{[]string{"n", "1", me.writer.field(), "garbage"}, 3, errForeign},
+		{[]string{"n", "1", me.writer.field(), "9007199254740992:1:1"}, 3, errForeign},
+		{[]string{"n", max, me.writer.field(), "1:1:1"}, 2, errLimit},
+		{[]string{"n", "9007199254740990", me.writer.field(), "1:1:1"}, 3, errLimit},
+		{[]string{"n", "9007199254740989", me.writer.field(), "1:1:1"}, 3, ""},
+		{[]string{"n", "9007199254740990", me.writer.field(), "1:1:1"}, 2, ""},
+		{[]string{"n", "1", me.writer.field(), "1:1:1", "other", "garbage"}, 3, ""},
+	} {
+		g.r.cli("flushall")
+		if len(c.hash) == 1 {
+			g.r.cli("set", g.key, c.hash[0])
+		} else {
+			g.r.cli(append([]string{"hset", g.key}, c.hash...)...)
+		}
+		before := g.r.cli("dump", g.key)
+		k := me
+		k.count = c.count
+		for _, heal := range []bool{false, true} {
+			k.heal = heal
+			s, err := parseStored(g.c.Do(t.Context(), k.command(g.c.B(), g.script, "60000", true)))
+			if c.want == "" && err != nil || c.want != "" && (err == nil || errorWord(err.Error(), c.want) == "") {
+				t.Errorf("%v, heal %v: %+v, %v, want %q", c.hash, heal, s, err, c.want)
+			}
+		}
+		if after := g.r.cli("dump", g.key); c.want != "" && after != before {
+			t.Errorf("%v: a refused commit has written %s", c.hash, g.r.cli("hgetall", g.key))
+		}
+	}
+}
+
 func TestResumeOfAForeignKey(t *testing.T) {
 	r := startRedis(t)
-	s := newTestRedis(t, quick(r.url()))
-	for i, make := range [][]string{{"set", "text"}, {"hset", "n", "many"}, {"hset", "a", "b"}, {"hset", "n", "-1"}} {
+	s := newTestRedis(t, steady(r.url()))
+	for i, make := range [][]string{{"set", "text"}, {"hset", "n", "many"}, {"hset", "a", "b"}, {"hset", "n", "-1"}, {"hset", "n", "9007199254740992"}} {
 		id := testID(i + 1)
 		r.cli(append([]string{make[0], s.key(id)}, make[1:]...)...)
 		if m := newTestLoop(t, s).join(t, id, true); m.err == nil {

@@ -43,13 +43,15 @@ type Loop interface {
 type Owner interface {
 	// Attached answers Attach. total is the session's count so far. resumed says that the store held the
 	// session (or, in memory, that another connection is attached to it). When err is ErrUnavailable or
-	// ErrFull there is no attachment: a is nil.
+	// ErrFull there is no attachment: a is nil. ErrFull may be about the store, or about one session.
 	Attached(a Attachment, total uint64, resumed bool, err error)
 	// Acknowledged says that the oldest last-first+1 unacknowledged messages of this attachment are stored,
 	// and are numbered first..last in the order in which they were added.
 	Acknowledged(first, last uint64)
 	// Detached answers Detach: everything is stored and total is the session's count, or, with err, the
-	// store could not confirm it in time (it goes on trying until it is closed).
+	// store could not confirm it in time (it goes on trying until it is closed). Without a Detach it says that
+	// the store refuses this session (ErrFull: too many writers; ErrUnavailable: something else is stored at its
+	// place): the attachment has ended, and what was pending is neither stored nor acknowledged.
 	Detached(total uint64, err error)
 }
 

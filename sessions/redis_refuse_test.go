@@ -1,0 +1,213 @@
+package sessions
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A key that holds something else ends its own connections, with one line in the log, and nothing else waits for it.
+func TestRedisRefusesOneSession(t *testing.T) {
+	r := startRedis(t)
+	var log logBuffer
+	cfg := quick(r.url())
+	cfg.Logger = testLogger(t, &log)
+	s := newTestRedis(t, cfg)
+	l, id, well := newTestLoop(t, s), NewID(), NewID()
+	m, waits, silent := l.join(t, id, false), l.join(t, well, false), l.join(t, id, false)
+	m.add(2)
+	m.acked(2)
+	before := redisPending.Load()
+	r.cli("set", s.key(id), "text")
+	retries := redisRetries.Get()
+	m.add(3)
+	l.on(silent.a.Touch) // has nothing to keep alive
+	eventually(t, "the attachment ends", func() bool { return get(m, &m.detached) == 1 })
+	if err := get(m, &m.finalErr); !errors.Is(err, ErrUnavailable) || !contains(err, "--redis-key-prefix") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("Detached with %v, want one line that wraps ErrUnavailable and says what to set", err)
+	}
+	waits.add(1)
+	waits.acked(1)
+	if err := s.Ready(); err != nil {
+		t.Errorf("one session made the store unready: %v", err)
+	}
+	if n := redisRetries.Get() - retries; n != 0 {
+		t.Errorf("%d retries of what cannot be stored", n)
+	}
+	eventually(t, "nothing is pending", func() bool {
+		unacked := -1
+		l.on(func() { unacked = l.Loop.(*redisLoop).unacked })
+		return unacked == 0 && redisPending.Load() == before
+	})
+	if r := l.join(t, id, true); !errors.Is(r.err, ErrUnavailable) {
+		t.Errorf("resume: %v, want ErrUnavailable", r.err)
+	}
+	eventually(t, "a log line", func() bool { return strings.Contains(log.String(), id.String()) })
+	if n := strings.Count(log.String(), "session refused"); n != 1 {
+		t.Errorf("%d lines about the session, want 1", n)
+	}
+	ctx := t.Context()
+	if err := s.Close(ctx); err != nil {
+		t.Errorf("Close: %v, want no wait for what cannot be stored", err)
+	}
+}
+
+// The 127th connection that counts on a session is refused, and so is the resume after it.
+func TestRedisBoundsWritersOfASession(t *testing.T) {
+	r := startRedis(t)
+	s := newTestRedis(t, quick(r.url()))
+	l, id := newTestLoop(t, s), NewID()
+	late := l.join(t, id, false) // attached in time, speaks too late
+	for i := range fieldsMax - 1 {
+		m := l.join(t, id, true)
+		if m.err != nil {
+			t.Fatalf("connection %d: %v", i+1, m.err)
+		}
+		m.add(1)
+		m.acked(1)
+	}
+	if m := l.join(t, id, true); !errors.Is(m.err, ErrFull) {
+		t.Errorf("connection %d: %v, want ErrFull", fieldsMax, m.err)
+	}
+	late.add(1)
+	eventually(t, "the late writer is refused", func() bool { return get(late, &late.detached) == 1 })
+	if !errors.Is(late.finalErr, ErrFull) {
+		t.Errorf("Detached with %v, want ErrFull", late.finalErr)
+	}
+	if n, err := s.Lookup(t.Context(), id); n != fieldsMax-1 || err != nil {
+		t.Errorf("Lookup = %d, %v, want %d", n, err, fieldsMax-1)
+	}
+}
+
+// Redis that answers but cannot take writes: counts wait, readiness follows, the log says why in one line, and all is
+// stored once it can.
+func TestRedisThatCannotWrite(t *testing.T) {
+	for _, fault := range []struct {
+		name, want string
+		on, off    []string
+	}{
+		{"memory full", "OOM", []string{"config", "set", "maxmemory", "1"}, []string{"config", "set", "maxmemory", "0"}},
+		{"a replica", "READONLY", []string{"replicaof", "127.0.0.1", "1"}, []string{"replicaof", "no", "one"}},
+		{"too few replicas", "NOREPLICAS", []string{"config", "set", "min-replicas-to-write", "1"}, []string{"config", "set", "min-replicas-to-write", "0"}},
+		{"permissions taken", "+hset", []string{"acl", "setuser", "default", "-hset"}, []string{"acl", "setuser", "default", "+hset"}},
+	} {
+		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel()
+			r := startRedis(t)
+			var log logBuffer
+			cfg := quick(r.url())
+			cfg.Logger = testLogger(t, &log)
+			s := newTestRedis(t, cfg)
+			l := newTestLoop(t, s)
+			m, other := l.join(t, NewID(), false), l.join(t, NewID(), false)
+			m.add(1)
+			m.acked(1)
+			r.cli(fault.on...)
+			m.add(5)
+			eventually(t, "not ready", func() bool { return contains(s.Ready(), fault.want) })
+			other.add(1)
+			eventually(t, "a log line that says why", func() bool {
+				_, line, _ := strings.Cut(log.String(), "session store not ready")
+				line, _, _ = strings.Cut(line, "\n")
+				return strings.Contains(line, fault.want)
+			})
+			m.acked(1)
+			r.cli(fault.off...)
+			m.acked(6)
+			other.acked(1)
+			eventually(t, "ready", func() bool { return s.Ready() == nil })
+			eventually(t, "the log says so", func() bool { return strings.Contains(log.String(), "session store ready") })
+			if n := strings.Count(log.String(), "\n"); n > 6 {
+				t.Errorf("%d log lines", n)
+			}
+		})
+	}
+}
+
+// A user with no more than what the documentation names can do everything.
+func TestRedisPermissionsSuffice(t *testing.T) {
+	r := startRedis(t)
+	for user, cache := range map[string]bool{"plain": false, "cached": true} {
+		args := []string{"acl", "setuser", user, "on", ">pw", "~sluice:session:*", "resetchannels", "-@all"}
+		r.cli(append(args, strings.Fields(permissions(cache))...)...)
+		cfg := quick("redis://" + user + ":pw@" + r.addr())
+		cfg.ClientCache = cache
+		cfg.script = newCommitScript(2, 0, fieldsMax)
+		s := newTestRedis(t, cfg)
+		l, id := newTestLoop(t, s), NewID()
+		for i := range uint64(12) { // folds
+			m := l.join(t, id, i > 0)
+			if m.err != nil || m.total != i {
+				t.Fatalf("%s: joined at %d, %v, want %d", user, m.total, m.err, i)
+			}
+			l.on(func() { m.a.Add(); m.a.Detach(m) })
+			eventually(t, "Detached", func() bool { return get(m, &m.detached) == 1 })
+		}
+		heals := redisHeals.Get()
+		m := l.join(t, id, true)
+		m.add(1)
+		m.acked(1)
+		r.cli("del", s.key(id))
+		m.add(1)
+		m.acked(2)
+		if redisHeals.Get() == heals {
+			t.Errorf("%s: nothing was healed", user)
+		}
+		if n, err := s.Lookup(t.Context(), id); n != 14 || err != nil {
+			t.Errorf("%s: Lookup = %d, %v, want 14", user, n, err)
+		}
+		if s.Ready() != nil {
+			t.Errorf("%s: %v", user, s.Ready())
+		}
+	}
+	documented, err := os.ReadFile("doc.go")
+	if err != nil || !strings.Contains(string(documented), needed) || !strings.Contains(string(documented), neededForCache) {
+		t.Errorf("doc.go names other permissions than %s and %s (%v)", needed, neededForCache, err)
+	}
+}
+
+// Thousands of resumes do not wait for one deadline after the other while Redis hangs.
+func TestRedisHangsWhileManyResume(t *testing.T) {
+	r := startRedis(t)
+	s := newTestRedis(t, quick(r.url()))
+	l := newTestLoop(t, s)
+	r.signal(syscall.SIGSTOP)
+	eventually(t, "not ready", func() bool { return s.Ready() != nil })
+	owners := make([]*member, 40*maxResumes)
+	l.on(func() {
+		for i := range owners {
+			owners[i] = &member{t: t, loop: l, name: "resume"}
+			l.Attach(NewID(), true, owners[i])
+		}
+	})
+	eventually(t, "all are answered", func() bool { // a deadline for each batch would be more than that
+		for _, m := range owners {
+			if get(m, &m.attached) != 1 {
+				return false
+			}
+		}
+		return true
+	})
+	for _, m := range owners {
+		if !errors.Is(m.err, ErrUnavailable) {
+			t.Fatalf("resume while Redis hangs: %v", m.err)
+		}
+	}
+	r.signal(syscall.SIGCONT)
+	eventually(t, "ready", func() bool { return s.Ready() == nil })
+}
+
+func TestErrorWord(t *testing.T) {
+	for text, want := range map[string]string{
+		"OOM command not allowed when used memory > 'maxmemory'.":                                                       "OOM",
+		"Error running script (call to f_0): @user_script:74: @user_script: 74: -OOM command not allowed when used mem": "OOM",
+		"READONLY You can't write against a read only replica. script: 03, on @user_script:74.":                         "READONLY",
+		"BOOM BROOM": "", "": "",
+	} {
+		if got := errorWord(text, "READONLY", "OOM"); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
