@@ -21,11 +21,15 @@ import (
 // Sluice is the name of the server that the others are compared with.
 const Sluice = "sluice"
 
+// OneLoop is sluice with one event loop, like for like with the floor, whose program has one thread. It takes part where the floor is
+// compared with: in the steps with the most connections.
+const OneLoop = "sluice-1"
+
 // Options of a comparison. The zero value is the full one, of all servers.
 type Options struct {
 	Sluice  string   // the sluice binary; "" looks beside this program, in ./bin and in PATH
 	Self    string   // a program that knows `baseline NAME --listen A --app count --heartbeat D`; "" is this one
-	Only    []string // which baselines; nil is all
+	Only    []string // which baselines, and OneLoop; nil is all
 	Quick   bool     // two minutes instead of eight, at fewer connections
 	Command string   // how the user asked for this, for the report
 	// Log, when set, is called with a line at a time about the progress, by the goroutine that called Run.
@@ -114,15 +118,15 @@ func (o Options) withDefaults() (Options, error) {
 		o.Log = func(string) {}
 	}
 	if o.Only == nil {
-		o.Only = baseline.Names()
+		o.Only = append([]string{OneLoop}, baseline.Names()...)
 	}
-	known := make(map[string]bool)
+	known := map[string]bool{OneLoop: true}
 	for _, name := range baseline.Names() {
 		known[name] = true
 	}
 	for _, name := range o.Only {
 		if !known[name] {
-			return o, fmt.Errorf("baseline %q is not known (use some of %v)", name, baseline.Names())
+			return o, fmt.Errorf("baseline %q is not known (use some of %v, or %s)", name, baseline.Names(), OneLoop)
 		}
 	}
 	err := o.findPrograms()
@@ -186,7 +190,7 @@ func (o Options) rounds(ctx context.Context, r *Report, servers []string) error 
 			for n := range servers {
 				name := servers[(n+round+i)%len(servers)] // nobody is always first
 				done++
-				if s.Kind == Beats && name == baseline.Floor { // it has none
+				if !o.plan.takesPart(name, s) {
 					continue
 				}
 				o.Log(fmt.Sprintf("[%d/%d] %s: %s connections, %s, round %d of %d",
@@ -199,6 +203,17 @@ func (o Options) rounds(ctx context.Context, r *Report, servers []string) error 
 		}
 	}
 	return nil
+}
+
+// takesPart reports whether a server is measured in a step.
+func (p *Plan) takesPart(name string, s Step) bool {
+	switch name {
+	case baseline.Floor:
+		return s.Kind != Beats // it has none
+	case OneLoop:
+		return s.Kind != Beats && s.Conns == p.main(s.Kind)
+	}
+	return true
 }
 
 // trial measures one fresh server. It fails only when ctx ends or sluice does not start.

@@ -42,6 +42,7 @@ func beServer(args []string) error {
 	listen, admin := f.String("listen", "", ""), f.String("admin", "", "")
 	app, heartbeat := f.String("app", "count", ""), f.Duration("heartbeat", 0, "")
 	f.String("log-level", "", "")
+	f.Int("loops", 0, "")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -73,17 +74,17 @@ func options(t *testing.T, only ...string) Options {
 
 // TestComparison runs the whole thing, small: two servers and the floor, all kinds of steps, all outputs.
 func TestComparison(t *testing.T) {
-	r, err := Run(context.Background(), options(t, "gobwas", baseline.Floor))
+	r, err := Run(context.Background(), options(t, OneLoop, "gobwas", baseline.Floor))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(r.Troubles) > 0 {
 		t.Errorf("troubles: %v", r.Troubles)
 	}
-	if got := len(r.Trials); got != 3*2+3+2 {
-		t.Errorf("%d trials, want 11: the floor has no heartbeats", got)
+	if got := len(r.Trials); got != 4*2+4+2 {
+		t.Errorf("%d trials, want 14: neither the floor nor one loop in the heartbeats", got)
 	}
-	for _, name := range []string{Sluice, "gobwas", baseline.Floor} {
+	for _, name := range []string{Sluice, OneLoop, "gobwas", baseline.Floor} {
 		s, ok := r.server(name)
 		if !ok {
 			t.Errorf("nothing about %s", name)
@@ -92,7 +93,7 @@ func TestComparison(t *testing.T) {
 		for _, m := range measures {
 			st, ok := s.Stats[m.key]
 			switch {
-			case m.kind == Beats && name == baseline.Floor, m.aside:
+			case m.kind == Beats && (name == baseline.Floor || name == OneLoop), m.aside:
 			case strings.Contains(m.key, "cpu") || strings.Contains(m.key, "bytes"): // too small a load to be sure of any
 			case !ok || st.Median <= 0 || st.Min > st.Median || st.Median > st.Max:
 				t.Errorf("%s, %s: %+v", name, m.key, st)
@@ -135,7 +136,7 @@ func testOutputs(t *testing.T, r *Report) {
 	if err := json.Unmarshal([]byte(read(".json")), &back); err != nil || len(back.Servers) != len(r.Servers) {
 		t.Errorf("the JSON does not come back: %v", err)
 	}
-	for _, want := range []string{"make bench", "| **sluice** |", "Where sluice loses", "gobwas"} {
+	for _, want := range []string{"make bench", "| **sluice** |", "Where sluice loses", "gobwas", "| sluice-1 ÷ floor |", "messages/s: sluice-1 "} {
 		if !strings.Contains(read(".md"), want) {
 			t.Errorf("the Markdown does not say %q", want)
 		}

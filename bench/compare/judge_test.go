@@ -17,7 +17,7 @@ func made(key string, values map[string][]float64) *Report {
 			r.Trials = append(r.Trials, Trial{Server: name, Kind: Closed, Conns: 10, Round: i, Values: map[string]float64{key: v}})
 		}
 	}
-	r.summarise([]string{Sluice, "gws", "floor"})
+	r.summarise([]string{Sluice, OneLoop, "gws", "floor"})
 	return r
 }
 
@@ -53,6 +53,20 @@ func TestJudge(t *testing.T) {
 		}
 		if says := strings.Contains(table.String(), "Nowhere in this run."); says == c.loses {
 			t.Errorf("%s: the words say the contrary", c.name)
+		}
+	}
+}
+
+// One loop is compared with the floor only: against sluice itself nothing is won or lost.
+func TestOneLoopIsLikeForLike(t *testing.T) {
+	r := made("cpu_message_us", map[string][]float64{Sluice: {12, 13}, OneLoop: {8, 9}, "floor": {7, 8}})
+	if len(r.Losses)+len(r.Unclear) > 0 || len(r.Floor) != 2 || !strings.HasPrefix(r.Floor[1], "CPU/message: sluice-1 8.5 µs, floor 7.5 µs (1.13 ×)") {
+		t.Errorf("losses %v, unclear %v, floor %q", r.Losses, r.Unclear, r.Floor)
+	}
+	plan := fullPlan()
+	for _, s := range plan.Steps {
+		if got, want := plan.takesPart(OneLoop, s), s.Kind == Closed || s.Conns == 19_000; got != want {
+			t.Errorf("%s at %d: takes part %t, want %t", s.Kind, s.Conns, got, want)
 		}
 	}
 }

@@ -301,9 +301,15 @@ func (s Stat) clear(t Stat) bool {
 	return apart && hi > lo*1.05
 }
 
+// versus sets two servers side by side.
+func (m measure) versus(nameA string, a Stat, nameB string, b Stat) string {
+	return fmt.Sprintf("%s: %s %s, %s %s (%.2f ×)", m.title, nameA, m.format(a.Median), nameB, m.format(b.Median), a.Median/b.Median)
+}
+
 // judge writes down where sluice is worse than a baseline.
 func (r *Report) judge() {
 	mine, _ := r.server(Sluice)
+	one, _ := r.server(OneLoop)
 	for _, m := range measures {
 		a, ok := mine.Stats[m.key]
 		if !ok || m.aside {
@@ -311,10 +317,10 @@ func (r *Report) judge() {
 		}
 		for _, s := range r.Servers {
 			b, ok := s.Stats[m.key]
-			if !ok || s.Name == Sluice {
+			if !ok || s.Name == Sluice || s.Name == OneLoop {
 				continue
 			}
-			words := fmt.Sprintf("%s: sluice %s, %s %s (%.2f ×)", m.title, m.format(a.Median), s.Name, m.format(b.Median), a.Median/b.Median)
+			words := m.versus(Sluice, a, s.Name, b)
 			worse := a.Median > b.Median
 			if m.more {
 				worse = a.Median < b.Median
@@ -323,6 +329,9 @@ func (r *Report) judge() {
 			case s.Name == baseline.Floor && !m.work: // it holds nothing, and answers in another order
 			case s.Name == baseline.Floor:
 				r.Floor = append(r.Floor, words)
+				if like, ok := one.Stats[m.key]; ok {
+					r.Floor = append(r.Floor, m.versus(OneLoop, like, s.Name, b))
+				}
 			case !a.clear(b):
 				r.Unclear = append(r.Unclear, words)
 			case worse:

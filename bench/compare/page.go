@@ -17,12 +17,12 @@ const (
 
 // colour of a server is the same in all charts. It depends on the name, not on who took part.
 func colour(name string) int {
-	for i, known := range append([]string{Sluice}, baseline.Names()...) {
+	for i, known := range append(append([]string{Sluice}, baseline.Names()...), OneLoop) {
 		if known == name {
 			return i
 		}
 	}
-	return len(baseline.Names()) + 1
+	return len(baseline.Names()) + 2
 }
 
 // WriteHTML writes the comparison as one page that needs nothing but itself.
@@ -74,7 +74,7 @@ func (r *Report) tiles() (tiles []report.Tile) {
 		best, name := 0.0, ""
 		for _, s := range r.Servers {
 			b, ok := s.Stats[key]
-			if !ok || s.Name == Sluice || s.Name == baseline.Floor {
+			if !ok || s.Name == Sluice || s.Name == OneLoop || s.Name == baseline.Floor {
 				continue
 			}
 			if name == "" || m.more == (b.Median > best) {

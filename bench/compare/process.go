@@ -65,9 +65,13 @@ func (o Options) start(ctx context.Context, name string, heartbeat time.Duration
 		return nil, err
 	}
 	p := &process{name: name, addr: ports[0], admin: ports[1], ended: make(chan struct{})}
-	if name == Sluice {
+	switch name {
+	case Sluice, OneLoop:
 		p.cmd = exec.Command(o.Sluice, "serve", "--listen", p.addr, "--admin", p.admin, "--heartbeat", heartbeat.String(), "--log-level", "warn")
-	} else {
+		if name == OneLoop {
+			p.cmd.Args = append(p.cmd.Args, "--loops", "1")
+		}
+	default:
 		p.cmd = exec.Command(o.Self, "baseline", name, "--listen", p.addr, "--app", baseline.Count, "--heartbeat", heartbeat.String())
 	}
 	p.cmd.Env = fairEnvironment(os.Environ())
@@ -190,7 +194,7 @@ func (p *process) inside(ctx context.Context) (inside, error) {
 	switch p.name {
 	case baseline.Floor:
 		return inside{}, nil
-	case Sluice:
+	case Sluice, OneLoop:
 		b, err := get(ctx, "http://"+p.admin+"/metrics")
 		if err != nil {
 			return inside{}, fmt.Errorf("ask sluice for its metrics: %w", err)

@@ -46,7 +46,7 @@ func (r *Report) table(g grid) report.Table {
 	return t
 }
 
-// ratios is sluice's part of what each baseline takes, measure by measure.
+// ratios is sluice's part of what each baseline takes, measure by measure; and, like for like, that of one loop against the floor.
 func (r *Report) ratios() report.Table {
 	t := report.Table{Title: "Sluice ÷ baseline", Head: []string{""}}
 	var keys []string
@@ -56,8 +56,9 @@ func (r *Report) ratios() report.Table {
 			t.Head = append(t.Head, m.title)
 		}
 	}
+	one, like := r.server(OneLoop)
 	for _, s := range r.Servers {
-		if s.Name == Sluice {
+		if s.Name == Sluice || s.Name == OneLoop {
 			continue
 		}
 		row := report.Row{Cells: []string{s.Name}}
@@ -69,6 +70,18 @@ func (r *Report) ratios() report.Table {
 			row.Cells = append(row.Cells, text)
 		}
 		t.Rows = append(t.Rows, row)
+		if like && s.Name == baseline.Floor {
+			row := report.Row{Cells: []string{OneLoop + " ÷ " + s.Name}}
+			for _, key := range keys {
+				a, b := one.Stats[key], s.Stats[key]
+				text := "–"
+				if a.N > 0 && b.Median > 0 && measureOf(key).work {
+					text = fmt.Sprintf("%.2f", a.Median/b.Median)
+				}
+				row.Cells = append(row.Cells, text)
+			}
+			t.Rows = append(t.Rows, row)
+		}
 	}
 	return t
 }
@@ -116,6 +129,9 @@ func (r *Report) conditions() []string {
 		case Beats:
 			c = append(c, fmt.Sprintf("Heartbeats: %s connections, one a second each; %s.", report.Number(int64(s.Conns)), rounds(s.Rounds)))
 		}
+	}
+	if _, ok := r.server(OneLoop); ok {
+		c = append(c, OneLoop+" is sluice with --loops 1: the floor is a program of one thread, so that is like for like.")
 	}
 	return append(c, "Memory is what the process itself has written to (anonymous pages), without that of the empty process. "+
 		"The kernel's share is measured for the whole machine, so it holds both ends of each connection.")

@@ -216,7 +216,7 @@ func (versionCmd) Run(s *streams) error {
 
 type compareCmd struct {
 	Sluice string   `type:"path" placeholder:"FILE" help:"The sluice binary (default: beside this program, in ./bin, or in PATH)."`
-	Only   []string `placeholder:"NAME" help:"Which baselines (default: all)."`
+	Only   []string `placeholder:"NAME" help:"Which baselines; sluice-1 is sluice with one loop (default: all)."`
 	Quick  bool     `help:"Two minutes instead of eight, with fewer connections."`
 	Out    string   `type:"path" placeholder:"PREFIX" help:"Write PREFIX.json, PREFIX.md, PREFIX.html and PREFIX.svg."`
 	Quiet  bool     `short:"q" help:"No progress."`
