@@ -175,7 +175,7 @@ func TestRedisHangsWhileManyResume(t *testing.T) {
 	l := newTestLoop(t, s)
 	r.signal(syscall.SIGSTOP)
 	eventually(t, "not ready", func() bool { return s.Ready() != nil })
-	owners := make([]*member, 40*maxResumes)
+	owners := make([]*member, 120*maxResumes)
 	l.on(func() {
 		for i := range owners {
 			owners[i] = &member{t: t, loop: l, name: "resume"}
