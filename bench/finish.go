@@ -109,7 +109,9 @@ func (r *run) toolUsage() {
 	t.HeapPerConn = ratio(float64(ramped.Heap-start.Heap), opened)
 	if drained != nil {
 		t.CPUSeconds, t.BurntCPUSeconds = drained.CPU-start.CPU, drained.Burnt-start.Burnt
-		t.CPUPerMessageUS = ratio((drained.CPU-ramped.CPU)*1e6, float64(n.Replies))
+		if r.spec.onlyMessages() {
+			t.CPUPerMessageUS = ratio((drained.CPU-ramped.CPU)*1e6, float64(n.Replies))
+		}
 	}
 }
 
@@ -126,18 +128,25 @@ func (s *ServerUsage) derive(r *Result) {
 		share = min(ratio(float64(grown), float64(n.Ramped)), 1)
 	}
 	conns := share * float64(n.Ramped)
-	per := func(a, b int64) float64 { return ratio(float64(b-a), conns) }
+	grown := func(a, b int64) float64 { return ratio(float64(b-a), conns) }
 	kernel := func(a, b Usage) float64 { // machine-wide: all connections
 		return ratio(float64(b.KernelTCP+b.KernelSlab-a.KernelTCP-a.KernelSlab), float64(n.Ramped))
 	}
-	s.UserIdlePerConn, s.UserAfterPerConn = per(s.Before.Anon, s.Idle.Anon), per(s.Before.Anon, s.After.Anon)
-	s.RSSIdlePerConn, s.RSSAfterPerConn = per(s.Before.RSS, s.Idle.RSS), per(s.Before.RSS, s.After.RSS)
+	s.UserIdlePerConn, s.UserAfterPerConn = grown(s.Before.Anon, s.Idle.Anon), grown(s.Before.Anon, s.After.Anon)
+	s.RSSIdlePerConn, s.RSSAfterPerConn = grown(s.Before.RSS, s.Idle.RSS), grown(s.Before.RSS, s.After.RSS)
 	s.KernelIdlePerConn, s.KernelAfterPerConn = kernel(s.Before, s.Idle), kernel(s.Before, s.After)
 	s.CPUPerHandshakeUS = ratio((s.Idle.CPUSeconds-s.Before.CPUSeconds)*1e6, conns)
 	traffic := s.After.CPUSeconds - s.Idle.CPUSeconds
-	s.CPUPerMessageUS = ratio(traffic*1e6, share*float64(n.Replies))
-	if n.Sent == 0 {
-		s.CPUPerBeatUS = ratio(traffic*1e6, share*float64(n.Beats))
+	per := func(count int64) float64 { return ratio(traffic*1e6, share*float64(count)) }
+	switch {
+	case r.Spec.onlyMessages():
+		s.CPUPerMessageUS = per(n.Replies)
+	case r.Spec.Scenario == Idle:
+		s.CPUPerBeatUS = per(s.beats)
+	case r.Spec.Scenario == Storm:
+		s.CPUPerVisitUS = per(n.Opened - n.Ramped)
+	case r.Spec.visits():
+		s.CPUPerVisitUS = per(n.Churned)
 	}
 	s.CPUTrafficCores = ratio(traffic, r.TrafficSeconds+r.Spec.Settle.Seconds())
 }

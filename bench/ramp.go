@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"math"
 	mrand "math/rand/v2"
 	"net/netip"
 	"os"
@@ -69,7 +70,7 @@ func (w *worker) checkRamp() {
 
 func (w *worker) newClient(index int) {
 	p := place{target: uint16(index % len(w.targets)), flags: initial}
-	if w.spec.Scenario == Slow && index%max(int(1/w.spec.SlowFraction), 1) == 0 {
+	if w.spec.Scenario == Slow && w.spec.isSlow(index) {
 		p.flags |= slow
 	}
 	if w.spec.returns() && w.spec.SessionIDs == "client" {
@@ -77,6 +78,12 @@ func (w *worker) newClient(index int) {
 	}
 	w.dialing++
 	w.dial(p)
+}
+
+// isSlow reports whether a client is one of those that do not read. They are dealt to the targets alike.
+func (s *Spec) isSlow(index int) bool {
+	k := float64(index / len(s.Targets))
+	return math.Floor((k+1)*s.SlowFraction) > math.Floor(k*s.SlowFraction)
 }
 
 func newSessionID() (id sessionID) {

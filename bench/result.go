@@ -174,9 +174,12 @@ type ServerUsage struct {
 	KernelIdlePerConn  float64 `json:"kernel_idle_per_conn"`  // bytes, machine-wide: client and server sockets together when both are here
 	KernelAfterPerConn float64 `json:"kernel_after_per_conn"` // bytes
 	CPUPerHandshakeUS  float64 `json:"cpu_per_handshake_us"`  // CPU from Before to Idle / connections opened
-	CPUPerMessageUS    float64 `json:"cpu_per_message_us"`    // CPU from Idle to After / replies; 0 when none were sent
-	CPUPerBeatUS       float64 `json:"cpu_per_beat_us"`       // idle scenario: CPU from Idle to After / heartbeats
+	CPUPerMessageUS    float64 `json:"cpu_per_message_us"`    // count, echo: CPU from Idle to After / replies
+	CPUPerBeatUS       float64 `json:"cpu_per_beat_us"`       // idle: CPU from Idle to After / heartbeats in between
+	CPUPerVisitUS      float64 `json:"cpu_per_visit_us"`      // resume, churn, storm: CPU from Idle to After / returns, with what came before each
 	CPUTrafficCores    float64 `json:"cpu_traffic_cores"`     // CPU from Idle to After / time
+
+	beats int64 // heartbeats from Idle to After
 }
 
 // ToolUsage is the load generator's own cost: all of its processes together.
@@ -186,7 +189,7 @@ type ToolUsage struct {
 	CPUSeconds        float64 `json:"cpu_seconds"`                 // ramp and traffic
 	BurntCPUSeconds   float64 `json:"burnt_cpu_seconds,omitempty"` // of these, for Spec.ExtraCPU; the figures below hold it too
 	CPUPerHandshakeUS float64 `json:"cpu_per_handshake_us"`        // ramp
-	CPUPerMessageUS   float64 `json:"cpu_per_message_us"`          // traffic
+	CPUPerMessageUS   float64 `json:"cpu_per_message_us"`          // traffic of count and echo
 	RSSPerConn        float64 `json:"rss_per_conn"`                // growth of Anon over the ramp / connections
 	HeapPerConn       float64 `json:"heap_per_conn"`               // growth of the live Go heap over the ramp / connections
 }

@@ -332,8 +332,10 @@ func (r *run) measure(ctx context.Context, phase string) error {
 			r.result.Failures = append(r.result.Failures, fmt.Sprintf("the server process %d ended during the run.", r.spec.ServerPID))
 			return nil
 		}
-		if phase == "idle" {
-			s.Idle = u
+		if beats := r.fleet.sum().Beats; phase == "idle" {
+			s.Idle, s.beats = u, -beats
+		} else {
+			s.beats += beats
 		}
 		s.After = u
 		r.server = u

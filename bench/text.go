@@ -29,12 +29,21 @@ func (r *Result) WriteText(out io.Writer) error {
 		n    int64
 		name string
 	}{
-		{n.Churned, "visits"}, {n.Resumed, "resumed"}, {n.Beats, "beats"}, {n.Pings, "pings"}, {n.SlowCut, "slow cut"},
+		{n.Churned, "visits"}, {n.Resumed, "resumed"}, {n.Beats, "beats"}, {n.Pings, "pings"},
 		{n.Byes, "byes"}, {n.Unanswered, "in flight when their connection ended"},
 	} {
 		if l.n > 0 {
 			fmt.Fprintf(&b, "  %-9s %s\n", l.name, commas(l.n))
 		}
+	}
+	if r.Spec.Scenario == Slow {
+		slow := int64(0)
+		for i := range r.Spec.Conns {
+			if r.Spec.isSlow(i) {
+				slow++
+			}
+		}
+		fmt.Fprintf(&b, "  slow      %s did not read, %s of them were cut off\n", commas(slow), commas(n.SlowCut))
 	}
 	for i, s := range r.RecoverySeconds {
 		fmt.Fprintf(&b, "  storm %d   all back after %s\n", i+1, seconds(s))
@@ -125,11 +134,16 @@ func (s *ServerUsage) table(out io.Writer) {
 		}
 	}
 	w.Flush()
-	fmt.Fprintf(out, "  per connection: %s idle, %s after traffic; kernel %s, %s (machine-wide, %s)\n",
+	fmt.Fprintf(out, "  growth per connection: %s idle, %s after traffic; kernel %s, %s (machine-wide, %s)\n",
 		bytesText(s.UserIdlePerConn), bytesText(s.UserAfterPerConn), bytesText(s.KernelIdlePerConn), bytesText(s.KernelAfterPerConn), s.Idle.SlabSource)
-	fmt.Fprintf(out, "  CPU: %.1f µs a handshake, %.2f µs a message", s.CPUPerHandshakeUS, s.CPUPerMessageUS)
-	if s.CPUPerBeatUS > 0 {
-		fmt.Fprintf(out, ", %.2f µs a heartbeat", s.CPUPerBeatUS)
+	fmt.Fprintf(out, "  CPU: %.1f µs a handshake", s.CPUPerHandshakeUS)
+	for _, c := range []struct {
+		us   float64
+		each string
+	}{{s.CPUPerMessageUS, "message"}, {s.CPUPerBeatUS, "heartbeat"}, {s.CPUPerVisitUS, "visit"}} {
+		if c.us > 0 {
+			fmt.Fprintf(out, ", %.2f µs a %s", c.us, c.each)
+		}
 	}
 	fmt.Fprintf(out, "; %.3f cores during the traffic\n\n", s.CPUTrafficCores)
 }

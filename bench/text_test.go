@@ -46,3 +46,35 @@ func TestTextSaysOnlyWhatIsKnown(t *testing.T) {
 		}
 	}
 }
+
+func TestSlowFraction(t *testing.T) {
+	for _, targets := range []int{1, 2, 5} {
+		for _, share := range []float64{0.01, 0.1, 0.3, 0.5, 0.6, 0.9} {
+			s := Spec{Targets: make([]string, targets), SlowFraction: share}
+			slow := make([]int, targets)
+			for i := range 1000 * targets {
+				if s.isSlow(i) {
+					slow[i%targets]++
+				}
+			}
+			for _, n := range slow {
+				if want := int(1000*share + 0.5); n < want-1 || n > want {
+					t.Errorf("%d of 1000 clients of each of %d targets do not read, want %d", n, targets, want)
+				}
+			}
+		}
+	}
+}
+
+func TestCPUIsCountedForWhatItWentInto(t *testing.T) {
+	for scenario, want := range map[Scenario][3]float64{ // a message, a heartbeat, a visit
+		Count: {10}, Echo: {10}, Slow: {}, Idle: {0, 50, 0}, Churn: {0, 0, 25}, Resume: {0, 0, 25}, Storm: {0, 0, 20},
+	} {
+		s := ServerUsage{Idle: Usage{Processes: 1}, After: Usage{CPUSeconds: 1}, beats: 20_000}
+		s.derive(&Result{Spec: Spec{Scenario: scenario}, TrafficSeconds: 2, Counters: Counters{
+			Ramped: 1000, Opened: 51_000, Replies: 100_000, Churned: 40_000, Beats: 30_000}})
+		if got := [3]float64{s.CPUPerMessageUS, s.CPUPerBeatUS, s.CPUPerVisitUS}; got != want {
+			t.Errorf("%s: got %v, want %v", scenario, got, want)
+		}
+	}
+}

@@ -68,6 +68,7 @@ func costTables(r *bench.Result) (tables []Table) {
 			{Cells: []string{"handshake: CPU", Micros(s.CPUPerHandshakeUS)}},
 			{Cells: []string{"message: CPU", orDash(s.CPUPerMessageUS)}},
 			{Cells: []string{"heartbeat: CPU", orDash(s.CPUPerBeatUS)}},
+			{Cells: []string{"visit: CPU", orDash(s.CPUPerVisitUS)}},
 		}})
 	}
 	t := r.Tool
