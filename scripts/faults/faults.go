@@ -37,6 +37,12 @@ var faults = []fault{
 	{name: "FLUSHALL, two connections", effect: heals, load: func(s *clientSpec) { s.Seats = 2 }, do: flushAll},
 	{name: "replies dropped", effect: retries, short: true, do: dropReplies},
 	{name: "200 ms delay", do: delay},
+	{name: "redis out of memory", effect: retries, short: true, do: func(r *rig) error {
+		return r.unable([]string{"CONFIG", "SET", "maxmemory", "1"}, []string{"CONFIG", "SET", "maxmemory", "0"})
+	}},
+	{name: "redis read-only", effect: retries, do: func(r *rig) error {
+		return r.unable([]string{"REPLICAOF", "127.0.0.1", "1"}, []string{"REPLICAOF", "NO", "ONE"})
+	}},
 	{name: "redis refused", effect: retries, do: func(r *rig) error { return r.outage(refusing, 3*time.Second) }},
 	{name: "redis black-holed", effect: retries, do: func(r *rig) error { return r.outage(blackHole, 6*time.Second) }},
 	{name: "redis black-holed for one gateway", effect: retries, load: restless, do: blackHoleOne},
@@ -81,6 +87,19 @@ func (r *rig) stopped(p *process, d time.Duration) error {
 		}
 		defer p.signal(syscall.SIGCONT) //nolint:errcheck // a process that has ended is found out by what comes next
 		return r.wait(r.lasting(d))
+	})
+}
+
+// unable has Redis answer, and refuse to write, between two commands. It is read as before.
+func (r *rig) unable(from, until []string) error {
+	return r.repeat(2, func() error {
+		if err := r.command(from...)(); err != nil {
+			return err
+		}
+		if err := r.part(0.1); err != nil {
+			return err
+		}
+		return r.command(until...)()
 	})
 }
 
