@@ -33,7 +33,7 @@ run-redis: bin/sluice ## The gateway on a private redis-server that goes away wi
 test-deps: ## Install what the tests start (redis-server, chromium, …) where it is missing
 	scripts/install-test-deps.sh
 
-vet:
+vet: ## go vet
 	$(GO) vet ./...
 
 # Both builds are tested: with -race netpoll finds the operator of an event by another way than without.

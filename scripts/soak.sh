@@ -6,6 +6,10 @@ set -eu -o pipefail
 cd "$(dirname "$0")/.."
 
 : "${SOAK_DURATION:=300}" "${SOAK_CONNS:=5000}" "${SOAK_RATE:=10000}" "${SOAK_ROUND:=20}"
+if ! command -v curl >/dev/null; then
+	echo "soak: curl is not installed; it reads the gateway's metrics" >&2
+	exit 1
+fi
 log=$(mktemp)
 gateway=
 cleanup() {
