@@ -106,6 +106,20 @@ func resolve(ctx context.Context, raw string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(best, uint16(port)), nil
 }
 
+// checkSource finds out now what would else be said of every connection: that a is not this machine's, or not of the targets' kind.
+func checkSource(a netip.Addr, targets []netip.AddrPort) error {
+	for _, t := range targets {
+		if t.Addr().Unmap().Is4() != a.Unmap().Is4() {
+			return fmt.Errorf("source %v: the target %v cannot be reached from it: one is IPv4 and the other IPv6", a, t)
+		}
+	}
+	ln, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		return fmt.Errorf("source %v: %w (is it an address of this machine?)", a, err)
+	}
+	return ln.Close()
+}
+
 // sourcesFor is the local addresses to connect from. One address has some 28,000 ports for each target; 127.0.0.0/8
 // has 16 million addresses. Loopback sources get less than half of their ports each: the kernel looks through all ports of one
 // parity before it tries the other, so from 14,116 connections on every connect costs it half a millisecond.
@@ -116,6 +130,9 @@ func sourcesFor(s *Spec, addrs []netip.AddrPort) ([]netip.Addr, error) {
 		a, err := netip.ParseAddr(raw)
 		if err != nil {
 			return nil, fmt.Errorf("source %q: %w", raw, err)
+		}
+		if err := checkSource(a, addrs); err != nil {
+			return nil, err
 		}
 		all = append(all, a)
 	}

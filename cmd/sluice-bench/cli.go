@@ -139,6 +139,13 @@ func (c *runCmd) Run(ctx context.Context, s *streams) error {
 	if c.Retries == 0 {
 		spec.Retries = -1
 	}
+	// In a Spec nothing is the default; on the command line it was asked for.
+	for name, zero := range map[string]bool{"conns": c.Conns == 0, "ramp": c.Ramp == 0, "window": c.Window == 0, "duration": c.Duration == 0,
+		"messages": c.Messages == 0, "heartbeat-every": c.HeartbeatEvery == 0, "storms": c.Storms == 0, "slow-fraction": c.SlowFraction == 0, "timeout": c.Timeout == 0} {
+		if zero {
+			return fmt.Errorf("--%s 0: want more than nothing", name)
+		}
+	}
 	for _, text := range c.SLO {
 		o, err := bench.ParseObjective(text)
 		if err != nil {
