@@ -336,8 +336,9 @@ func TestClientThatDoesNotWait(t *testing.T) {
 		a.on(func() { a.owner.Attached(nil, 0, false, sessions.ErrUnavailable) })
 	})
 	t.Run("because the answer came too late", func(t *testing.T) {
-		s := serve(t, Config{HandshakeTimeout: time.Second}, Count{Store: store})
+		s := serve(t, Config{}, Count{Store: store})
 		c, a := store.ask(t, s, "/ws")
+		overdue(s)
 		if resp, _ := c.answer("GET"); resp.StatusCode != 503 {
 			t.Errorf("got %d, want 503", resp.StatusCode)
 		}

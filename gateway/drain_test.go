@@ -198,11 +198,12 @@ func TestDrainWhileTheHandlerThinks(t *testing.T) {
 func TestDrainWithAHandlerThatNeverAnswers(t *testing.T) {
 	app := newSlowApp()
 	app.holdOpen = true
-	s := serve(t, Config{DrainSpread: -1, HandshakeTimeout: time.Second}, app)
+	s := serve(t, Config{DrainSpread: -1}, app)
 	c := dial(t, s)
 	io.WriteString(c, handshake(getChat))
 	<-app.opened
 	done := drain(t, s)
+	overdue(s)
 	if resp, _ := c.answer("GET"); resp.StatusCode != 503 {
 		t.Errorf("got %d, want 503", resp.StatusCode)
 	}
@@ -213,10 +214,11 @@ func TestDrainWithAHandlerThatNeverAnswers(t *testing.T) {
 func TestDrainWithLastWordsThatDoNotCome(t *testing.T) {
 	app := newSlowApp()
 	app.holdLeave = true
-	s := serve(t, Config{DrainSpread: -1, CloseTimeout: 100 * time.Millisecond}, app)
+	s := serve(t, Config{DrainSpread: -1, CloseTimeout: testPatience}, app)
 	c := open101(t, s, "/ws")
 	done := drain(t, s)
 	<-app.left
+	overdue(s)
 	c.expect("close 1001")
 	c.Write(closeFrame(1001, ""))
 	c.expect("EOF")
@@ -226,7 +228,7 @@ func TestDrainWithLastWordsThatDoNotCome(t *testing.T) {
 
 // A slow reader is told what there is time to tell it, and does not keep the others or the drain waiting.
 func TestDrainWithASlowReader(t *testing.T) {
-	s := serve(t, Config{DrainSpread: -1, Loops: 1, CloseTimeout: 200 * time.Millisecond}, flood{})
+	s := serve(t, Config{DrainSpread: -1, Loops: 1, CloseTimeout: testPatience}, flood{})
 	slow, quick := dialNarrow(t, s), open101(t, s, "/ws")
 	slow.Write(text("flood 40000"))
 	quick.Write(text("a"))
@@ -236,6 +238,7 @@ func TestDrainWithASlowReader(t *testing.T) {
 	quick.Write(closeFrame(1001, ""))
 	quick.expect("EOF")
 	quick.Close()
+	await(t, "the slow one is cut off when its time is up", func() bool { overdue(s); return s.Connections() == 0 })
 	ended(t, done)
 	checkQuiet(t, s)
 }

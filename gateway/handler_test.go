@@ -159,10 +159,11 @@ func TestLateRefuse(t *testing.T) {
 func TestHandlerTimeouts(t *testing.T) {
 	app := newSlowApp()
 	app.holdOpen, app.holdLeave = true, true
-	s := serve(t, Config{HandshakeTimeout: time.Second, CloseTimeout: 50 * time.Millisecond}, app)
+	s := serve(t, Config{CloseTimeout: testPatience}, app)
 	n := counting(rejected["handler"])
 
 	c, conn := app.ask(t, s)
+	overdue(s)
 	if resp, _ := c.answer("GET"); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || resp.Header.Get("X-Request-Id") != "asked" {
 		t.Errorf("no answer to Open: got %d %v, want 503 with Retry-After", resp.StatusCode, resp.Header)
 	}
@@ -176,6 +177,7 @@ func TestHandlerTimeouts(t *testing.T) {
 	c.response()
 	c.Write(closeFrame(3000, ""))
 	<-app.left
+	overdue(s)
 	c.expect("close 3000", "EOF")
 	conn.Post(func(c *Conn) { c.Send(ws.OpText, []byte("too late")); c.Close(1000, "") })
 }

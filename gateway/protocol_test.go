@@ -220,7 +220,7 @@ func (closer) Message(c *Conn, op ws.OpCode, payload []byte) {
 }
 
 func TestCloseFromOurSide(t *testing.T) {
-	s := serve(t, Config{CloseTimeout: 200 * time.Millisecond}, closer{})
+	s := serve(t, Config{CloseTimeout: testPatience}, closer{})
 	t.Run("answered", func(t *testing.T) {
 		c := open101(t, s, "/ws")
 		c.Write(wireOf(text("close"), text("ignored"), frame(true, ws.OpPing, "ignored")))
@@ -238,7 +238,9 @@ func TestCloseFromOurSide(t *testing.T) {
 	t.Run("not answered", func(t *testing.T) {
 		c := open101(t, s, "/ws")
 		c.Write(text("close"))
-		c.expect("text last", "close 4000 enough", "EOF")
+		c.expect("text last", "close 4000 enough")
+		overdue(s)
+		c.expect("EOF")
 	})
 	t.Run("answered with nonsense", func(t *testing.T) {
 		c := open101(t, s, "/ws")

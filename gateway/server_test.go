@@ -45,6 +45,7 @@ func serve(t testing.TB, cfg Config, app App) *Server {
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = -1 // the default's first comes at a random time, and now and then within the test
 	}
+	def(&cfg.HandshakeTimeout, testPatience)
 	if app == nil {
 		app = Count{Store: memory(t)}
 	}
@@ -66,7 +67,7 @@ func memory(t testing.TB) sessions.Store {
 }
 
 // patience bounds every wait in these tests. It is long because a loaded machine is slow, and never waited out otherwise.
-const testPatience = 20 * time.Second
+const testPatience = time.Minute
 
 // wire is a client that sees every byte.
 type wire struct {
@@ -207,9 +208,7 @@ func TestDrainTellsEveryone(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), testPatience)
 	defer cancel()
 	done := make(chan error, 1)
-	for s.Connections() != 21 {
-		time.Sleep(time.Millisecond)
-	}
+	await(t, "all are accepted", func() bool { return s.Connections() == 21 })
 	go func() { done <- s.Drain(ctx) }()
 	for _, c := range clients {
 		c.expect(`text {"bye":true,"total":1}`, "close 1001")
@@ -230,6 +229,7 @@ func TestDrainTellsEveryone(t *testing.T) {
 type deaf struct{ Echo }
 
 func (d deaf) ForLoop(func(fn func()) bool) Handler        { return d }
+func (deaf) Open(c *Conn, r *Request)                      { immortal{}.Open(c, r) } // until its first message
 func (deaf) Message(c *Conn, op ws.OpCode, payload []byte) { c.PauseReading() }
 
 func TestPeerThatIsNotListenedToIsNotDead(t *testing.T) {

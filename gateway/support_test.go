@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -25,6 +26,18 @@ func acceptAll(s *Server) {
 		for before := -1; before < len(w.conns); {
 			before = len(w.conns)
 			w.acceptor.Readable()
+		}
+	})
+}
+
+// overdue has the time run out that connections have for what they wait for, on all loops.
+func overdue(s *Server) {
+	onLoops(s, func(w *worker) {
+		for _, c := range slices.Clone(w.conns) {
+			if c.state != open {
+				c.deadline = w.loop.Now()
+				c.expire()
+			}
 		}
 	})
 }
