@@ -47,7 +47,7 @@ test: test-deps vet ## Everything that must pass: vet, tests with the race detec
 race: ## Tests with the race detector only
 	$(GO) test -race -timeout 5m ./...
 
-lint: ## golangci-lint: an installed one, or else built once through the module proxy (two minutes)
+lint: ## golangci-lint: an installed one, or else built once through the module proxy (minutes)
 	$(LINT) run ./...
 
 fuzz: ## Run every fuzz target for FUZZTIME (30s)

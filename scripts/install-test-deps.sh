@@ -22,10 +22,11 @@ websockets() {
 mapfile -t packages < <(missing)
 optional=()
 websockets || optional=(python3-websockets)
-if [ $((${#packages[@]} + ${#optional[@]})) -eq 0 ]; then
+all=("${packages[@]}" "${optional[@]}")
+if [ ${#all[@]} -eq 0 ]; then
 	exit 0
 fi
-echo "== installing for the tests: ${packages[*]} ${optional[*]}"
+echo "== installing for the tests: ${all[*]}"
 
 # give_up ends the script, unless nothing is missing that the tests must have.
 give_up() {
@@ -37,14 +38,14 @@ give_up() {
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
 	sudo -n true 2>/dev/null ||
-		give_up "not root and no password-less sudo; install by hand: apt-get install ${packages[*]} ${optional[*]}"
+		give_up "not root and no password-less sudo; install by hand: apt-get install ${all[*]}"
 	as_root=(sudo -n)
 fi
-command -v apt-get >/dev/null 2>&1 || give_up "no apt-get here; install by hand: ${packages[*]} ${optional[*]}"
+command -v apt-get >/dev/null 2>&1 || give_up "no apt-get here; install by hand: ${all[*]}"
 
 # RUNLEVEL=1 keeps the package scripts from starting a redis-server of their own on port 6379.
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -o Acquire::Retries=3 -qq)
-"${apt[@]}" update || give_up "apt-get update failed; still missing: ${packages[*]} ${optional[*]}"
+"${apt[@]}" update || give_up "apt-get update failed; still missing: ${all[*]}"
 if [ ${#packages[@]} -ne 0 ]; then
 	"${apt[@]}" install -y --no-install-recommends "${packages[@]}" >/dev/null
 fi
