@@ -112,7 +112,7 @@ func openHouse(t *testing.T) *house {
 // untilGuests waits for a number of guests.
 func (h *house) untilGuests(t *testing.T, want int) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		var got int
 		on(t, h.Loop, func() { got = h.guests })
 		if got == want {
@@ -120,7 +120,7 @@ func (h *house) untilGuests(t *testing.T, want int) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("got %d guests after 20 s, want %d", got, want)
+			t.Fatalf("got %d guests after %v, want %d", got, patience, want)
 		}
 	}
 }
@@ -160,8 +160,8 @@ func answer(t *testing.T, fd int) string {
 	var got []byte
 	buf := make([]byte, 4096)
 	for string(got) != greeting {
-		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20_000); n == 0 {
-			t.Fatalf("no answer after 20 s, so far %q", got)
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); n == 0 {
+			t.Fatalf("no answer after %v, so far %q", patience, got)
 		} else if err == unix.EINTR {
 			continue
 		}

@@ -137,7 +137,7 @@ func dialBlocking(t testing.TB, ln *Listener) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 20_000); err != nil {
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(patience.Milliseconds())); err != nil {
 		t.Fatal(err)
 	}
 	return fd
