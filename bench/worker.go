@@ -115,8 +115,12 @@ func newWorker(j job, out chan<- event) (*worker, error) {
 		return nil, err
 	}
 	w.ramp.init(w)
-	w.h.connect.reserve() // a process has them whatever its number of connections: they are not to count as growth
-	w.h.handshake.reserve()
+	// What a process needs whatever its number of connections is not to count as their memory, so it is there before they are.
+	for _, h := range []*hist{&w.h.connect, &w.h.handshake} {
+		h.reserve()
+		h.reset() // writes to all of its pages
+	}
+	_ = w.ownCost()
 	loop.OnRound(w.endOfRound)
 	w.sweep.begin(loop, sweepEvery, w.sweepAll)
 	w.report.begin(loop, reportEvery, func() { w.tell("progress") })
