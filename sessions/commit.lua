@@ -17,23 +17,22 @@ local now = tonumber(redis.call('TIME')[1])
 local int = function(x) return string.format('%.0f', x) end -- .. would write 1e+15
 local max = 9007199254740991 -- 2^53-1: above it a Lua number skips integers
 local count = function(v) -- nil unless v is a count that we can have written
-  local x = string.match(v, '^%d+$') and tonumber(v)
-  if x and x <= max then return x end
+  local x = tonumber(v)
+  if x and x <= max and not string.find(v, '%D') then return x end
 end
 local parse = function(v)
   local a, b, s, f = string.match(v, '^(%d+):(%d+):(%d+):?(f?)$')
-  if a and count(a) and count(b) then return tonumber(a), tonumber(b), tonumber(s), f end
+  a, b = tonumber(a), tonumber(b)
+  if a and a <= max and b <= max then return a, b, tonumber(s), f end
 end
-local foreign = function(field)
-  return redis.error_reply('SESSIONFOREIGN field ' .. string.sub(field, 1, 40) .. ' is not what a commit writes')
-end
+local foreign = 'SESSIONFOREIGN another field than a commit writes: '
 
 local h = redis.pcall('HMGET', key, 'n', me)
 if h.err then return h end -- WRONGTYPE, as it is: redis.call would wrap it
-local n, s, t, sec, f = count(h[1] or '0'), 0, 0, 0, ''
-if not n then return foreign('n') end
+local n, s, t, sec, f = h[1] and count(h[1]) or not h[1] and 0, 0, 0, 0, ''
+if not n then return {err = foreign .. 'n'} end
 if h[2] then s, t, sec, f = parse(h[2]) end
-if not s then return foreign(me) end
+if not s then return {err = foreign .. me} end
 
 local healed = 0
 if s < told or n - s < known - told then
@@ -45,7 +44,7 @@ if s < told or n - s < known - told then
     if w == 'b' then base = count(v)
     elseif w == 'x' then forced = true
     elseif w ~= 'n' and parse(v) then have[w] = v end
-    if not base then return foreign(w) end
+    if not base then return {err = foreign .. 'b'} end
   end
   local gbase = 0
   for i = 8, #ARGV, 2 do
@@ -96,13 +95,13 @@ if len >= FOLD_ABOVE and c > 0 then -- a writer more: fold those that cannot com
   end
   if base > 0 then redis.call('HSET', key, 'b', int(base)) end
   if len >= FIELDS_MAX and told == 0 then
-    return redis.error_reply('SESSIONFULL ' .. len .. ' fields, of connections that count or were cut off')
+    return {err = 'SESSIONFULL ' .. len .. ' fields, of connections that count or were cut off'}
   end
 end
 
 local fresh = h[2] and healed == 0 and c > s and sec == now -- written this second: the TTL is right to a second
 if c > s then
-  if n + (c - s) > max then return redis.error_reply('SESSIONLIMIT the total would be above 2^53-1') end
+  if n + (c - s) > max then return {err = 'SESSIONLIMIT the total would be above 2^53-1'} end
   n = n + (c - s)
   s, t = c, n
 end

@@ -234,8 +234,8 @@ func seldom(at *atomic.Int64) bool {
 }
 
 func (s *Redis) key(id ID) string {
-	b := make([]byte, 0, len(s.cfg.KeyPrefix)+idText)
-	return string(id.Append(append(b, s.cfg.KeyPrefix...)))
+	var b [128]byte // enough for most prefixes
+	return string(id.Append(append(b[:0], s.cfg.KeyPrefix...)))
 }
 
 // do returns the client, or an error while there has never been a connection.

@@ -46,6 +46,9 @@ type redisLoop struct {
 	failures int
 	failing  bool
 	commits  []commit
+	answers  [maxBatch]stored // of the last batch, as are those below
+	errs     [maxBatch]error
+	which    [maxBatch]int
 }
 
 var _ Loop = (*redisLoop)(nil)
@@ -284,7 +287,7 @@ func (l *redisLoop) report(failing bool, err error) {
 // send commits a batch: all by EVALSHA, then once more those for which the server lacks the script or has
 // lost the state.
 func (l *redisLoop) send(batch []*redisAttachment) ([]stored, []error) {
-	answers, errs := make([]stored, len(batch)), make([]error, len(batch))
+	answers, errs := l.answers[:len(batch)], l.errs[:len(batch)]
 	ctx, cancel := context.WithTimeout(l.store.ctx, l.store.cfg.Deadline)
 	defer cancel()
 	c, err := l.store.do()
@@ -294,7 +297,7 @@ func (l *redisLoop) send(batch []*redisAttachment) ([]stored, []error) {
 		}
 		return answers, errs
 	}
-	which := make([]int, len(batch))
+	which := l.which[:len(batch)]
 	for i := range which {
 		which[i] = i
 	}
