@@ -71,8 +71,13 @@ func TestRedisSentinelFailover(t *testing.T) {
 					}
 				})
 			}
-			fault.do(sentinel, master)
-			eventually(t, "the replica is master", func() bool { return strings.Contains(replica.cli("info", "replication"), "role:master") })
+			eventually(t, "the replica is master", func() bool {
+				if strings.Contains(replica.cli("info", "replication"), "role:master") {
+					return true
+				}
+				fault.do(sentinel, master) // again and again: Sentinel refuses while the replica is slow to answer it
+				return false
+			})
 			eventually(t, "the store writes to it", func() bool { return strings.Contains(replica.cli("info", "commandstats"), "cmdstat_evalsha:") })
 			close(stop)
 			wg.Wait()
