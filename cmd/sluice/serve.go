@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"runtime"
 	"syscall"
 	"time"
@@ -35,10 +36,18 @@ type server struct {
 	admin   *http.Server // nil without an admin address
 }
 
+// lastLines is how long the end of the process waits for whoever reads the log.
+const lastLines = time.Second
+
 // serve runs a gateway until a signal ends it, and returns the exit status.
 func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer) int {
 	tuneGC(cfg.SessionStore)
-	log, held := newLogger(stderr, cfg.LogLevel, cfg.LogFormat)
+	// A log that nobody reads any more must not kill the process, least of all with the first line of its drain.
+	signal.Ignore(syscall.SIGPIPE)
+	lines := newLineQueue(stderr)
+	log, held := newLogger(lines, cfg.LogLevel, cfg.LogFormat)
+	lines.start(func(n int) { log.Warn("log lines lost: standard error did not take them", "lines", n) })
+	defer lines.close(lastLines)
 	defer held.flush(context.Background())
 	slog.SetDefault(log)
 	poller.SetLogger(log)
