@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts a redis-server of its own on a free port, append-only files in a temporary directory, and the
 # gateway on it with the arguments given. Both are gone, and the directory too, when this script ends.
+# RUN_REDIS_GATEWAY names another binary than bin/sluice.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,17 +53,19 @@ echo "redis-server: process $redis, port $port, append-only files in $dir" >&2
 
 # setsid: signals of the terminal reach this script only, which passes each on once, so that one Ctrl-C
 # drains and a second ends at once.
-setsid bin/sluice serve --session-store redis --redis-url "redis://127.0.0.1:$port/0" "$@" &
+setsid "${RUN_REDIS_GATEWAY:-bin/sluice}" serve --session-store redis --redis-url "redis://127.0.0.1:$port/0" "$@" &
 gateway=$!
-trap 'kill -INT "$gateway" 2>/dev/null || true' INT
-trap 'kill -TERM "$gateway" 2>/dev/null || true' TERM
-trap 'kill -HUP "$gateway" 2>/dev/null || true' HUP
-# A trapped signal ends wait early: wait again until the gateway is really gone.
+interrupted=
+trap 'interrupted=1; kill -INT "$gateway" 2>/dev/null || true' INT
+trap 'interrupted=1; kill -TERM "$gateway" 2>/dev/null || true' TERM
+trap 'interrupted=1; kill -HUP "$gateway" 2>/dev/null || true' HUP
+# A trapped signal ends wait early, with a status of its own: wait again until the gateway is really gone.
 rc=0
-wait "$gateway" || rc=$?
-while kill -0 "$gateway" 2>/dev/null; do
-	rc=0
-	wait "$gateway" || rc=$?
+while :; do
+	interrupted= status=0
+	wait "$gateway" || status=$?
+	[ "$status" -eq 127 ] || rc=$status # 127: the round before had it
+	[ -n "$interrupted" ] || break
 done
 gateway=
 exit "$rc"
