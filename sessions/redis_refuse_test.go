@@ -12,7 +12,7 @@ import (
 func TestRedisRefusesOneSession(t *testing.T) {
 	r := startRedis(t)
 	var log logBuffer
-	cfg := quick(r.url())
+	cfg := steady(r.url())
 	cfg.Logger = testLogger(t, &log)
 	s := newTestRedis(t, cfg)
 	l, id, well := newTestLoop(t, s), NewID(), NewID()
@@ -57,7 +57,7 @@ func TestRedisRefusesOneSession(t *testing.T) {
 // The 127th connection that counts on a session is refused, and so is the resume after it.
 func TestRedisBoundsWritersOfASession(t *testing.T) {
 	r := startRedis(t)
-	s := newTestRedis(t, quick(r.url()))
+	s := newTestRedis(t, steady(r.url()))
 	l, id := newTestLoop(t, s), NewID()
 	late := l.join(t, id, false) // attached in time, speaks too late
 	for i := range fieldsMax - 1 {
@@ -97,7 +97,7 @@ func TestRedisThatCannotWrite(t *testing.T) {
 			t.Parallel()
 			r := startRedis(t)
 			var log logBuffer
-			cfg := quick(r.url())
+			cfg := steady(r.url())
 			cfg.Logger = testLogger(t, &log)
 			s := newTestRedis(t, cfg)
 			l := newTestLoop(t, s)
@@ -132,7 +132,7 @@ func TestRedisPermissionsSuffice(t *testing.T) {
 	for user, cache := range map[string]bool{"plain": false, "cached": true} {
 		args := []string{"acl", "setuser", user, "on", ">pw", "~sluice:session:*", "resetchannels", "-@all"}
 		r.cli(append(args, strings.Fields(permissions(cache))...)...)
-		cfg := quick("redis://" + user + ":pw@" + r.addr())
+		cfg := steady("redis://" + user + ":pw@" + r.addr())
 		cfg.ClientCache = cache
 		cfg.script = newCommitScript(2, 0, fieldsMax)
 		s := newTestRedis(t, cfg)
@@ -175,7 +175,7 @@ func TestRedisHangsWhileManyResume(t *testing.T) {
 	l := newTestLoop(t, s)
 	r.signal(syscall.SIGSTOP)
 	eventually(t, "not ready", func() bool { return s.Ready() != nil })
-	owners := make([]*member, 120*maxResumes)
+	owners := make([]*member, 200*maxResumes)
 	l.on(func() {
 		for i := range owners {
 			owners[i] = &member{t: t, loop: l, name: "resume"}
