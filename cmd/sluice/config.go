@@ -17,7 +17,7 @@ type config struct {
 
 	Listen           string   `group:"net" default:":8000" placeholder:"ADDRESS" help:"Address for WebSocket clients."`
 	Admin            string   `group:"net" default:"127.0.0.1:8001" placeholder:"ADDRESS" help:"Address for /metrics, /readyz, /sessions/ID and /debug/pprof; anyone who reaches it sees all of them. 'off' for none."`
-	AllowedOrigins   []string `group:"net" sep:"," placeholder:"ORIGIN" help:"Origins whose pages may connect besides this host itself, for example https://example.com; * for any. Separated by commas or given again."`
+	AllowedOrigins   []string `group:"net" sep:"," placeholder:"ORIGIN" help:"Origins whose pages may connect besides this host itself, for example https://example.com or https://*.example.com; * for any. Separated by commas or given again."`
 	HandshakeTimeout duration `group:"net" default:"5s" placeholder:"TIME" help:"How long a client may take for its opening request."`
 
 	App       string   `group:"app" enum:"count,echo" default:"count" placeholder:"NAME" help:"What answers messages: count (numbers them per session) or echo."`
@@ -58,6 +58,25 @@ var configGroups = []struct{ key, title string }{
 
 // adminOff says that there is no admin address.
 func (c *config) adminOff() bool { return c.Admin == "" || c.Admin == "off" }
+
+// longest is what a setting of time may be, a year: sums and multiples of times near the end of their range overflow.
+const longest = 365 * 24 * time.Hour
+
+// peersTime is how much of a drain is for clients. One that does not leave must not take from the store the time for what all
+// the others sent.
+func (c *config) peersTime() time.Duration {
+	timeout := time.Duration(c.DrainTimeout)
+	return timeout - min(timeout/4, 2*time.Second)
+}
+
+// closeTimeout is how long a client may take to answer a Close: no longer than a drain can wait for the one that was told last,
+// and has vanished. It leaves room for the FIN after it (2 s) and for a loop that is late. Below a second it would cut short what
+// the store needs for the last words; a drain that leaves less time than that cuts off who is silent.
+func (c *config) closeTimeout() time.Duration {
+	const usual, fin = 5 * time.Second, 2 * time.Second
+	room := c.peersTime() - time.Duration(c.DrainSpread) - fin
+	return min(max(room*3/4, time.Second), usual)
+}
 
 // check judges what one value alone cannot show. name says where a setting came from ("--loops",
 // "SLUICE_LOOPS", "sluice.yaml:3: loops"), so that the reader knows which place to change.
@@ -105,9 +124,12 @@ func (c *config) check(name func(flag string) string) error {
 		if time.Duration(d.value) < d.least {
 			return wrong(d.flag, "%v is too short (want %v or more)", d.value, d.least)
 		}
+		if time.Duration(d.value) > longest {
+			return wrong(d.flag, "%v is too long (want %v or less)", d.value, duration(longest))
+		}
 	}
-	if c.DrainSpread > c.DrainTimeout {
-		return wrong("drain-spread", "%v is longer than --drain-timeout %v, which would cut off those told last", c.DrainSpread, c.DrainTimeout)
+	if spread, most := time.Duration(c.DrainSpread), c.peersTime(); spread > most {
+		return wrong("drain-spread", "%v is longer than the %v that --drain-timeout %v leaves for clients, which would cut off those told last", c.DrainSpread, duration(most), c.DrainTimeout)
 	}
 	if c.Loops > 1024 {
 		return wrong("loops", "%d is too many (want 0 for one per core, and at most 1024)", c.Loops)
@@ -160,6 +182,9 @@ func checkOrigin(origin string) error {
 		return nil
 	}
 	u, err := url.Parse(origin)
+	if err == nil && strings.Contains(strings.TrimPrefix(u.Host, "*."), "*") {
+		return fmt.Errorf("%q matches nothing: * stands for the first names of a host, as in https://*.example.com, or alone for any origin", origin)
+	}
 	if err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return fmt.Errorf("%q is not an origin (want scheme://host[:port] without a path, or *)", origin)
 	}

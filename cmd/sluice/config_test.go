@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
@@ -265,7 +266,11 @@ func TestUsageErrors(t *testing.T) {
 		{"second origin", "allowed-origins: ['https://a.example', 'https://b.example/']\n", nil, []string{"serve"}, `FILE:1: allowed-origins: "https://b.example/" is not an origin (want scheme://host[:port] without a path, or *)`},
 		{"heartbeat too short", "", nil, []string{"serve", "--heartbeat=9ms"}, `--heartbeat: 9ms is too short (want 10ms or more)`},
 		{"no handshake timeout", "", nil, []string{"serve", "--handshake-timeout=0"}, `--handshake-timeout: 0s is too short (want 10ms or more)`},
-		{"spread beyond timeout", "drain-spread: 11s\n", nil, []string{"serve"}, `FILE:1: drain-spread: 11s is longer than --drain-timeout 10s, which would cut off those told last`},
+		{"spread beyond timeout", "drain-spread: 11s\n", nil, []string{"serve"}, `FILE:1: drain-spread: 11s is longer than the 8s that --drain-timeout 10s leaves for clients, which would cut off those told last`},
+		{"timeout below the default spread", "", nil, []string{"serve", "--drain-timeout=1s"}, `--drain-spread: 1s is longer than the 750ms that --drain-timeout 1s leaves for clients, which would cut off those told last`},
+		{"heartbeat too long", "", nil, []string{"serve", "--heartbeat=8760h1ns"}, `--heartbeat: 8760h0m0.000000001s is too long (want 8760h or less)`},
+		{"drain timeout too long", "", nil, []string{"serve", "--drain-timeout=2562047h47m16s"}, `--drain-timeout: 2562047h47m16s is too long (want 8760h or less)`},
+		{"origin that matches nothing", "", nil, []string{"serve", "--allowed-origins=https://api*.example.com"}, `--allowed-origins: "https://api*.example.com" matches nothing: * stands for the first names of a host, as in https://*.example.com, or alone for any origin`},
 		{"redis without a URL", "", []string{"SLUICE_SESSION_STORE=redis"}, []string{"serve"}, `SLUICE_SESSION_STORE: redis needs --redis-url (or SLUICE_REDIS_URL, or REDIS_URL), for example redis://127.0.0.1:6379/0`},
 		{"redis URL keeps its secret", "", nil, []string{"serve", "--session-store=redis", "--redis-url=http://u:hunter2@h"}, `--redis-url: not a Redis URL (want redis://, rediss:// or unix://, for example redis://user:password@host:6379/0)`},
 		{"redis for nothing", "", nil, []string{"serve", "--session-store=redis", "--redis-url=redis://h", "--app=echo"}, `--session-store: --app echo counts nothing, so there is nothing to keep in Redis; leave out one of the two`},
@@ -341,5 +346,26 @@ func TestStrangeVariables(t *testing.T) {
 	}
 	if want := []string{"SLUICE_LOOP"}; !reflect.DeepEqual(src.strange, want) {
 		t.Errorf("got %q, want %q", src.strange, want)
+	}
+}
+
+// A client that has vanished is let go of before the drain's time for clients is over, also when it was told last.
+func TestDrainOutlastsPeersThatDoNotAnswer(t *testing.T) {
+	for _, tc := range []struct{ timeout, spread, want time.Duration }{
+		{10 * time.Second, time.Second, 3750 * time.Millisecond},
+		{10 * time.Second, 0, 4500 * time.Millisecond},
+		{7 * time.Second, time.Second, 1687500 * time.Microsecond},
+		{time.Minute, 10 * time.Second, 5 * time.Second},
+		{time.Minute, 50 * time.Second, 4500 * time.Millisecond},
+		{time.Second, 0, time.Second}, // too little for any
+	} {
+		c := config{DrainTimeout: duration(tc.timeout), DrainSpread: duration(tc.spread)}
+		got := c.closeTimeout()
+		if got != tc.want {
+			t.Errorf("timeout %v, spread %v: got %v, want %v", tc.timeout, tc.spread, got, tc.want)
+		}
+		if needed := tc.spread + got + 2*time.Second; tc.timeout > time.Second && needed >= c.peersTime() {
+			t.Errorf("timeout %v, spread %v: %v needed, %v there", tc.timeout, tc.spread, needed, c.peersTime())
+		}
 	}
 }

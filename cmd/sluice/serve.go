@@ -189,6 +189,7 @@ func (s *server) gatewayConfig() gateway.Config {
 		MaxQueue:         int(s.cfg.MaxQueue),
 		Heartbeat:        offIsNegative(s.cfg.Heartbeat),
 		HandshakeTimeout: time.Duration(s.cfg.HandshakeTimeout),
+		CloseTimeout:     s.cfg.closeTimeout(),
 		DrainSpread:      offIsNegative(s.cfg.DrainSpread),
 		AllowedOrigins:   s.cfg.AllowedOrigins,
 		Logger:           s.log,
@@ -239,11 +240,9 @@ func (s *server) addresses(more ...any) []any {
 // drain tells every client, and lets what they sent be stored. The admin address answers until the end.
 func (s *server) drain() error {
 	began := time.Now()
-	timeout := time.Duration(s.cfg.DrainTimeout)
-	whole, cancel := context.WithTimeout(context.Background(), timeout)
+	whole, cancel := context.WithTimeout(context.Background(), time.Duration(s.cfg.DrainTimeout))
 	defer cancel()
-	// A peer that does not leave must not take from the store the time for what all the others sent.
-	forPeers, cancel := context.WithTimeout(whole, timeout-min(timeout/4, 2*time.Second))
+	forPeers, cancel := context.WithTimeout(whole, s.cfg.peersTime())
 	defer cancel()
 	err := s.gateway.Drain(forPeers)
 	// This cuts off those that are left, which hands their messages to the store.
