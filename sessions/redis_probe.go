@@ -27,27 +27,33 @@ func permanent(err error) bool { return errors.As(err, new(refusal)) }
 
 // connect makes the client and proves that the server can do what the store needs.
 func (s *Redis) connect(ctx context.Context) error {
-	c, err := rueidis.NewClient(s.option)
+	reads, err := rueidis.NewClient(s.option)
 	if err != nil {
 		return s.explain("connect", err)
 	}
+	commits, err := rueidis.NewClient(commitOption(s.option))
+	if err != nil {
+		reads.Close()
+		return s.explain("connect", err)
+	}
+	c := &clients{reads, commits}
 	ctx, cancel := context.WithTimeout(ctx, 2*s.cfg.Deadline)
 	defer cancel()
 	if err := s.probe(ctx, c); err != nil {
-		c.Close()
+		c.close()
 		return err
 	}
-	s.client.Store(&c)
+	s.client.Store(c)
 	s.setHealth(nil)
-	s.log.Info("session store connected", "redis", s.where(), "mode", string(c.Mode()), "client_cache", s.cfg.ClientCache)
+	s.log.Info("session store connected", "redis", s.where(), "mode", string(reads.Mode()), "client_cache", s.cfg.ClientCache)
 	return nil
 }
 
 // probe commits nothing to a session that nobody has, by EVAL and then by EVALSHA, and reads it.
-func (s *Redis) probe(ctx context.Context, c rueidis.Client) error {
+func (s *Redis) probe(ctx context.Context, c *clients) error {
 	nothing := commit{key: s.key(ID{}), writer: newWriterID()}
 	for _, source := range []bool{true, false} {
-		r := c.Do(ctx, nothing.command(c.B(), s.cfg.script, s.ttl, source))
+		r := c.commits.Do(ctx, nothing.command(c.commits.B(), s.cfg.script, s.ttl, source))
 		if _, err := parseStored(r); err != nil && !isNoScript(err) {
 			return s.explain("run the commit script (EVAL, EVALSHA)", err)
 		}
@@ -55,7 +61,7 @@ func (s *Redis) probe(ctx context.Context, c rueidis.Client) error {
 	if !s.cfg.ClientCache {
 		return nil
 	}
-	if err := c.DoCache(ctx, c.B().Hgetall().Key(nothing.key).Cache(), time.Second).Error(); err != nil {
+	if err := c.reads.DoCache(ctx, c.reads.B().Hgetall().Key(nothing.key).Cache(), time.Second).Error(); err != nil {
 		return s.explain("read through the client-side cache (CLIENT CACHING)", err)
 	}
 	return nil
@@ -111,11 +117,11 @@ func (s *Redis) watch() {
 	for {
 		if c, err := s.do(); err != nil {
 			s.setHealthUnless(s.connect(s.ctx))
-		} else if err := s.ping(c); err != nil {
+		} else if err := s.ping(c.reads); err != nil {
 			s.setHealth(err)
 			audited = time.Time{} // it may come back as another
 		} else if time.Since(audited) >= auditEvery || s.Ready() != nil {
-			s.setHealth(s.audit(c))
+			s.setHealth(s.audit(c.reads))
 			audited = time.Now()
 		}
 		s.sayReady()
@@ -127,8 +133,8 @@ func (s *Redis) watch() {
 	}
 }
 
-// ping asks as a commit would be asked: through the same connection, to the server that owns a key. In a
-// cluster that is one of many; the others are known by their commits.
+// ping asks as a resume would be asked: through the same connection, to the server that owns a key. In a
+// cluster that is one of many; the others, and whether Redis takes writes, are known by the commits.
 func (s *Redis) ping(c rueidis.Client) error {
 	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Deadline)
 	defer cancel()

@@ -116,13 +116,14 @@ func (s *Redis) judge(id ID, f *found) error {
 // barrier goes first.
 func (s *Redis) read(ctx context.Context, ids []ID) []found {
 	out := make([]found, len(ids))
-	c, err := s.do()
+	both, err := s.do()
 	if err != nil {
 		for i := range out {
 			out[i].err = err
 		}
 		return out
 	}
+	c := both.reads
 	if err := s.state.Load().err; errors.Is(err, ErrUnavailable) && len(c.Nodes()) == 1 {
 		// It did not answer the watcher: thousands of resumes must not wait for a deadline each.
 		for i := range out {

@@ -73,7 +73,7 @@ func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
 	o.DisableCache = !cfg.ClientCache
 	// Repeating is the committer's business: it must know what it has repeated.
 	o.DisableRetry = true
-	// One connection per server: a barrier then covers every cached read, and batches pipeline anyway.
+	// One connection per server: a barrier then covers every cached read.
 	o.PipelineMultiplex = -1
 	o.AlwaysPipelining = true
 	// Batches are bounded here; rueidis' own threshold would send large ones on a second connection.
@@ -83,6 +83,17 @@ func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
 		o.OnInvalidations = nil
 	}
 	return o, nil
+}
+
+// commitMultiplex is the binary logarithm of the number of connections to each server that carry commits.
+const commitMultiplex = 2
+
+// commitOption is o for the client that commits.
+func commitOption(o rueidis.ClientOption) rueidis.ClientOption {
+	o.DisableCache, o.OnInvalidations = true, nil
+	o.PipelineMultiplex = commitMultiplex
+	o.ReadBufferEachConn, o.WriteBufferEachConn = 64<<10, 64<<10 // a part of a batch is about 30 KB, its answer 10
+	return o
 }
 
 // trust adds the certificates in file to the system's.
