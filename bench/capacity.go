@@ -25,7 +25,7 @@ type Capacity struct {
 	Spec    Spec           `json:"spec"`
 	Machine Machine        `json:"machine"`
 	Held    int            `json:"held"` // connections of the last step in which nothing gave
-	Gave    string         `json:"gave"` // descriptors, ports, memory, cpu, refusals, losses, latency, nothing or interrupted
+	Gave    string         `json:"gave"` // descriptors, ports, memory, cpu, refusals, losses, latency, the load generator, nothing or interrupted
 	Why     string         `json:"why"`  // a sentence
 	Steps   []CapacityStep `json:"steps"`
 }

@@ -73,6 +73,12 @@ func (w *worker) pace() {
 	w.pacer.at(next)
 }
 
+// unitIsDue reports whether the open loop has something to send now.
+func (w *worker) unitIsDue() bool {
+	t := &w.traffic
+	return t.on && t.next < t.total && t.began+time.Duration(float64(t.next)*t.interval) <= w.now()
+}
+
 // startDue starts the units of the open loop that are due, a bounded number so that replies are read in between.
 func (w *worker) startDue(now time.Duration) (next time.Duration) {
 	t := &w.traffic

@@ -166,7 +166,9 @@ func (w *worker) endOfRound() {
 	w.checkDrained()
 	w.checkStorm()
 	w.checkClosed()
-	w.burner.endOfRound()
+	if w.burner.endOfRound(w.unitIsDue) {
+		w.anotherRound()
+	}
 }
 
 // anotherRound has the loop come back to endOfRound even if nothing happens.
