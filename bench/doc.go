@@ -26,14 +26,32 @@
 //
 // # What it costs
 //
-// Measured on 2 virtual CPUs, 19,000 connections to one Sluice: 343 bytes of live heap for a connection, 400 to 410 of
-// resident memory: a Conn of 144, the poller's 160 (netpoll's operator and two or three method values), the rest the process' own growth divided
-// by the connections. 55 to 66 µs of CPU for a connect with its handshake, 10 µs for a message with its reply when the loop is busy, and
-// several times that at low rates, where every message wakes it. Result.Tool says what it
-// was in each run. It does not bend what it measures: built with the race detector, the tool took 1.4 times the CPU for a message and 1.7
-// times for a handshake, and the server's figures stayed within their noise (5,000 messages/s over 10,000 connections, two runs
-// each: 592 and 602 against 575 and 614 bytes a connection, 39 and 41 against 39 and 45 µs a handshake, 17.5 and 22.5 against
-// 20.3 and 21.5 µs a message). A wss:// connection adds crypto/tls's state, some 3 KB.
+// Memory: 296 bytes of live heap for a connection (a Conn of 128, netpoll's operator of 112, two method values of 16, its place in two
+// lists), and resident 365 to 390 at 10,000 connections in a process, 350 to 365 at 19,000. Resident is the growth of the process' anonymous memory
+// (/proc/self/smaps_rollup) over the ramp, divided by the connections, after a collection that gives free pages back; Result.Tool says it
+// for each run. The process itself has 5 MB before its first connection. A wss:// connection adds crypto/tls's state, some 3 KB.
+//
+// CPU, on 2 virtual CPUs with the server beside it: 45 to 60 µs for a connect with its handshake, 8 µs for a message with its reply when the loop is
+// busy, and 25 to 45 at 20,000 and 5,000 a second, where nearly every message wakes it (up to 100 on a machine whose wake-ups are dear).
+//
+// # Whether that bends what it measures
+//
+// Spec.ExtraCPU (`run --extra-cpu 1`) has each process burn as much CPU again as it uses. Medians and spreads of alternating runs of
+//
+//	sluice-bench run URL -c 5000 --ramp 2500 -r 5000 --server-pid PID --extra-cpu 0 (or 1)
+//
+// on 2 virtual CPUs that others were using too (load average 15 to 20):
+//
+//	                                   tool, µs a message   server, µs a message   server, µs a handshake
+//	--extra-cpu 0, 4 runs                              43       26.7 (21 to 31)           50 (38 to 92)
+//	--extra-cpu 1, 4 runs                              76       27.0 (21 to 31)           67 (54 to 74)
+//	0, both real-time (chrt -r), 5 runs               103       51.5 (49 to 64)           82 (68 to 86)
+//	1, both real-time (chrt -r), 6 runs               162       43.3 (37 to 55)           65 (62 to 70)
+//
+// So the server's figures stay within their spreads with the usual scheduling. With both ahead of everything else, when every message is a
+// wake-up on its own, a tool twice as heavy makes the server's messages a sixth cheaper: it keeps processors awake that would have slept.
+// When the tool has no CPU to itself it sends what is due in bunches, which spares the server wake-ups too; Result.Lag ("sent late by") shows that.
+// Compare servers at the same rate, and at one where Lag is small.
 //
 // # Limits
 //
