@@ -99,11 +99,17 @@ func (r *redisServer) signal(s syscall.Signal) {
 // cli runs redis-cli against the server and returns what it printed.
 func (r *redisServer) cli(args ...string) string {
 	r.t.Helper()
-	out, err := exec.Command("redis-cli", append([]string{"-h", host, "-p", r.port}, args...)...).CombinedOutput()
+	out, err := r.ask(args...)
 	if err != nil {
 		r.t.Fatalf("redis-cli %s: %v: %s", strings.Join(args, " "), err, out)
 	}
-	return strings.TrimSpace(string(out))
+	return out
+}
+
+// ask is cli for a server that may be away.
+func (r *redisServer) ask(args ...string) (string, error) {
+	out, err := exec.Command("redis-cli", append([]string{"-h", host, "-p", r.port}, args...)...).CombinedOutput()
+	return strings.TrimSpace(string(out)), err
 }
 
 // startCluster starts a Redis Cluster of three masters and returns them.
