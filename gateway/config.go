@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -13,12 +14,16 @@ type Config struct {
 	// Listen is the public address, "host:port" or ":port". Default ":8000".
 	Listen string
 
+	// Paths are where WebSockets are, compared as they are sent; other paths get 404. /healthz and /readyz cannot be among them. Default /ws/chat/ and
+	// /ws, each with and without a slash at the end.
+	Paths []string
+
 	// Loops is how many reactor loops share the connections. More than there are cores only adds switches between them;
 	// fewer leaves cores to other programs. Default runtime.GOMAXPROCS(0).
 	Loops int
 
 	// MaxConns bounds the connections of all loops together, those still in their handshake included. Beyond it clients get
-	// 503. Each one takes a descriptor: see MaxConnsFor. Default MaxConnsFor(20000), 19,488.
+	// 503. Each one takes a descriptor: see MaxConnsFor. Default that of 20,000 descriptors, 19,488 for up to 64 loops.
 	MaxConns int
 
 	// MaxMessage bounds one message, all its fragments together, in bytes; beyond it the connection ends with 1009. It is also what a client can make
@@ -73,17 +78,25 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// ReservedDescriptors is what a process needs beside its connections: listeners, reactors, the admin server, Redis, and the
-// connections that are told 503.
-const ReservedDescriptors = 512
+// ReservedDescriptors is what a process with this many loops needs beside its connections: listeners, reactors (five for each loop), the
+// admin server, Redis, and the connections that are told 503. It is 512 for up to 64 loops.
+func ReservedDescriptors(loops int) int { return 512 + 5*max(loops-64, 0) }
 
 // MaxConnsFor is the number of connections that a limit of nofile descriptors leaves room for.
-func MaxConnsFor(nofile int) int { return max(nofile-ReservedDescriptors, 1) }
+func MaxConnsFor(nofile, loops int) int { return max(nofile-ReservedDescriptors(loops), 1) }
 
 func (c Config) withDefaults() (Config, error) {
 	def(&c.Listen, ":8000")
+	if c.Paths == nil {
+		c.Paths = []string{"/ws/chat/", "/ws", "/ws/chat", "/ws/"}
+	}
+	for _, p := range c.Paths {
+		if !strings.HasPrefix(p, "/") || strings.ContainsAny(p, "?# ") || p == "/healthz" || p == "/readyz" {
+			return c, fmt.Errorf("gateway: Paths: %q cannot be the path of a WebSocket: it starts with / and is without query", p)
+		}
+	}
 	def(&c.Loops, runtime.GOMAXPROCS(0))
-	def(&c.MaxConns, MaxConnsFor(20_000))
+	def(&c.MaxConns, MaxConnsFor(20_000, max(c.Loops, 1)))
 	def(&c.MaxMessage, 64<<10)
 	def(&c.MaxFragments, 128)
 	def(&c.MaxQueue, 64<<10)

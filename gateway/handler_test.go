@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -333,3 +334,74 @@ func TestWakeAfter(t *testing.T) {
 		})
 	}
 }
+
+func TestHeaders(t *testing.T) {
+	request := head(getChat, hostLine, "X-Token:  one two \t", "x-token: second", "X-Empty:", "Cookie: a=b: c")
+	var r Request
+	if refusal := parseRequest([]byte(request), 64, &r); refusal != nil {
+		t.Fatal(refusal.text)
+	}
+	for name, want := range map[string]string{"X-Token": "one two", "x-TOKEN": "one two", "Cookie": "a=b: c", "Host": "gateway.test", "X-Empty": ""} {
+		if got, found := r.Header(name); string(got) != want || !found {
+			t.Errorf("%s: got %q, %v, want %q", name, got, found, want)
+		}
+	}
+	for _, name := range []string{"", "X", "X-Toke", "X-Token:", "GET /ws/chat/ HTTP/1.1", "a=b"} {
+		if got, found := r.Header(name); found {
+			t.Errorf("%q: got %q, want none", name, got)
+		}
+	}
+	var none Request
+	if _, found := none.Header("Host"); found {
+		t.Error("found a header in no request")
+	}
+}
+
+func TestPaths(t *testing.T) {
+	s := serve(t, Config{Paths: []string{"/a", "/b/c"}}, Echo{})
+	open101(t, s, "/a")
+	open101(t, s, "/b/c?d")
+	c := dial(t, s)
+	io.WriteString(c, upgradeRequest("/ws"))
+	if resp, body := c.answer("GET"); resp.StatusCode != 404 || !strings.Contains(body, "/a, /b/c") {
+		t.Errorf("got %d %q, want 404 that names the paths", resp.StatusCode, body)
+	}
+	for _, bad := range []string{"", "ws", "/readyz", "/healthz", "/ws?a"} {
+		if s, err := New(Config{Listen: "127.0.0.1:0", Paths: []string{bad}}, Echo{}); err == nil {
+			s.Close()
+			t.Errorf("path %q: got nil, want an error", bad)
+		}
+	}
+}
+
+func TestOwnRefusal(t *testing.T) {
+	n := counting(rejected["application"])
+	s := serve(t, Config{}, refuser{NewRefusal(429, "slow down", "Retry-After: 9\r\n")})
+	c := dial(t, s)
+	io.WriteString(c, upgradeRequest("/ws"))
+	if resp, body := c.answer("GET"); resp.StatusCode != 429 || body != "slow down\n" || resp.Header.Get("Retry-After") != "9" {
+		t.Errorf("got %d %q %v, want 429, its text and its header", resp.StatusCode, body, resp.Header)
+	}
+	if n() != 1 {
+		t.Errorf("got %d counted, want 1", n())
+	}
+	for _, status := range []int{0, 101, 299, 600} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("status %d: no panic", status)
+				}
+			}()
+			NewRefusal(status, "", "")
+		}()
+	}
+}
+
+// refuser is an application that wants nobody.
+type refuser struct{ with *Refusal }
+
+func (r refuser) ForLoop(func(fn func()) bool) Handler { return r }
+func (r refuser) Open(c *Conn, _ *Request)             { c.Refuse(r.with) }
+func (r refuser) Message(*Conn, ws.OpCode, []byte)     {}
+func (r refuser) Leave(c *Conn, code ws.StatusCode)    { c.Close(code, "") }
+func (r refuser) Closed(*Conn)                         {}

@@ -71,12 +71,9 @@ func (c *Conn) route(head []byte) {
 // admitRequest checks what makes a request a WebSocket handshake. On nil, the worker's upgrade buffer holds the 101 response
 // without its last line.
 func (c *Conn) admitRequest(head []byte, r *Request) *Refusal {
-	switch string(r.Path) {
-	case "/ws/chat/", "/ws", "/ws/chat", "/ws/":
-	default:
-		return refusePath
-	}
 	switch {
+	case !c.w.hasPath(r.Path):
+		return c.w.server.refusePath
 	case string(r.Method) != http.MethodGet:
 		return refuseMethod
 	case !bytes.EqualFold(r.upgrade, []byte("websocket")):
@@ -100,6 +97,15 @@ func (c *Conn) admitRequest(head []byte, r *Request) *Refusal {
 		return RefuseFull
 	}
 	return nil
+}
+
+func (w *worker) hasPath(path []byte) bool {
+	for _, p := range w.cfg.Paths {
+		if string(path) == p {
+			return true
+		}
+	}
+	return false
 }
 
 // validKey checks Sec-WebSocket-Key: "a base64-encoded value that, when decoded, is 16 bytes in length" (RFC 6455, section 4.2.1).

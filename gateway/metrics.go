@@ -55,7 +55,7 @@ var (
 	protocolErrors = counters(`sluice_errors_total{reason=%q}`, "protocol", "utf8", "close_frame", "control_rate", "message_size")
 
 	rejected = counters(`sluice_handshakes_rejected_total{reason=%q}`, "request", "headers", "timeout", "path", "method",
-		"upgrade", "origin", "session_id", "store", "full", "draining", "handler")
+		"upgrade", "origin", "session_id", "store", "full", "draining", "handler", "application")
 
 	// closes has one series for each code that the gateway sends or registered peers use; the rest share one.
 	closes     = counters(`sluice_closes_total{code=%q}`, closeCodes...)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"net/http"
 	"strconv"
 )
@@ -30,7 +31,6 @@ var (
 	refuseBody        = newRefusal(http.StatusBadRequest, "request", "a request with a body cannot become a WebSocket", "")
 	refuseHeaders     = newRefusal(http.StatusRequestHeaderFieldsTooLarge, "headers", "too many or too large headers", "")
 	refuseTimeout     = newRefusal(http.StatusRequestTimeout, "timeout", "the request took too long", "")
-	refusePath        = newRefusal(http.StatusNotFound, "path", "no such path: WebSockets are at /ws/chat/ and /ws", "")
 	refuseMethod      = newRefusal(http.StatusMethodNotAllowed, "method", "only GET is possible here", "Allow: GET\r\n")
 	// RFC 9110, section 7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option", here beside the "close" of all refusals.
 	refuseNoUpgrade   = newRefusal(http.StatusUpgradeRequired, "upgrade", "this path speaks WebSocket (RFC 6455), version 13", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
@@ -39,6 +39,15 @@ var (
 	refuseDraining    = newRefusal(http.StatusServiceUnavailable, "draining", "going away", "Retry-After: 1\r\n")
 	refuseSlowHandler = newRefusal(http.StatusServiceUnavailable, "handler", "no answer in time", "Retry-After: 5\r\n")
 )
+
+// NewRefusal makes an application's own refusal, such as 401 or 429. text is its body; headers are whole lines, each ending in CRLF, and may be
+// empty. It is counted as "application". Make it once and use it often; any goroutine. It panics on a status that is no refusal (below 300 or above 599).
+func NewRefusal(status int, text, headers string) *Refusal {
+	if status < 300 || status > 599 {
+		panic(fmt.Sprintf("gateway: status %d is no refusal", status))
+	}
+	return newRefusal(status, "application", text, headers)
+}
 
 func newRefusal(status int, reason, text, header string) *Refusal {
 	return &Refusal{status, reason, text, header}

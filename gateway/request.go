@@ -6,6 +6,8 @@ import (
 
 // Request is one complete HTTP request head. Its slices point into the loop's read buffer and die when Handler.Open returns.
 type Request struct {
+	head []byte // behind the request line
+
 	Method    []byte
 	Path      []byte // as sent, without the query
 	Query     []byte // behind the question mark, not decoded
@@ -43,6 +45,7 @@ func parseRequest(head []byte, maxHeaders int, r *Request) *Refusal {
 	if !ok || !r.parseRequestLine(line) {
 		return refuseRequestLine
 	}
+	r.head = rest
 	for count := 0; ; count++ {
 		if line, rest, ok = cutLine(rest); !ok {
 			return refuseHeader
@@ -154,6 +157,21 @@ func (r *Request) parseHeader(line []byte) bool {
 		}
 	}
 	return true
+}
+
+// Header is the value of a header, in any case, without the white space around it; found is false when there is none. Of several lines with that
+// name it is the first.
+func (r *Request) Header(name string) (value []byte, found bool) {
+	for rest := r.head; ; {
+		line, more, ok := cutLine(rest)
+		if !ok || len(line) == 0 {
+			return nil, false
+		}
+		if key, v, _ := bytes.Cut(line, []byte{':'}); isName(key, name) {
+			return bytes.Trim(v, " \t"), true
+		}
+		rest = more
+	}
 }
 
 // once reports whether this header had not been seen before.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -14,9 +16,10 @@ import (
 
 // Server is a gateway: one listener and one loop a core. Its methods may be called by any goroutine but a loop's.
 type Server struct {
-	cfg     Config
-	origins origins
-	debug   bool
+	cfg        Config
+	origins    origins
+	refusePath *Refusal
+	debug      bool
 
 	addr      netip.AddrPort
 	workers   []*worker
@@ -45,6 +48,7 @@ func New(cfg Config, app App) (_ *Server, err error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, origins: newOrigins(cfg.AllowedOrigins), emptied: make(chan struct{})}
+	s.refusePath = newRefusal(http.StatusNotFound, "path", "no such path: WebSockets are at "+strings.Join(cfg.Paths, ", "), "")
 	s.debug = cfg.Logger.Enabled(context.Background(), slog.LevelDebug)
 	defer func() {
 		if err != nil {

@@ -31,19 +31,20 @@ func raiseFiles() (limit uint64, err error) {
 	return l.Cur, nil
 }
 
-// fitConns is the number of connections to allow when files may be open: asked, or with 0 all that is left.
-// Its error says what to change.
-func fitConns(asked int, files uint64) (int, error) {
+// fitConns is the number of connections to allow when files may be open and loops run: asked, or with 0 all that is
+// left. Its error says what to change.
+func fitConns(asked, loops int, files uint64) (int, error) {
 	// An unlimited limit must not overflow an int; no process holds a billion connections.
 	files = min(files, 1<<30)
-	if files <= gateway.ReservedDescriptors {
+	reserved := gateway.ReservedDescriptors(loops)
+	if files <= uint64(reserved) {
 		return 0, fmt.Errorf("the limit of %d open files leaves none for connections: raise `ulimit -n` (LimitNOFILE= in a unit file) well above %d",
-			files, gateway.ReservedDescriptors)
+			files, reserved)
 	}
-	most := gateway.MaxConnsFor(int(files))
+	most := gateway.MaxConnsFor(int(files), loops)
 	if asked > most {
 		return 0, fmt.Errorf("%d connections do not fit into the limit of %d open files: lower --max-conns to at most %d, or raise `ulimit -n` (LimitNOFILE= in a unit file) to %d",
-			asked, files, most, asked+gateway.ReservedDescriptors)
+			asked, files, most, asked+reserved)
 	}
 	if asked == 0 {
 		return most, nil

@@ -57,12 +57,12 @@ func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer
 	if s.files, err = raiseFiles(); err != nil {
 		log.Warn("keeping the limit of open files", "limit", s.files, "error", err)
 	}
-	if s.maxConns, err = fitConns(int(cfg.MaxConns), s.files); err != nil {
-		fmt.Fprintf(stderr, "sluice: %s: %v\n", from.place("max-conns"), err)
-		return exitUsage
-	}
 	if s.loops = int(cfg.Loops); s.loops == 0 {
 		s.loops = runtime.GOMAXPROCS(0)
+	}
+	if s.maxConns, err = fitConns(int(cfg.MaxConns), s.loops, s.files); err != nil {
+		fmt.Fprintf(stderr, "sluice: %s: %v\n", from.place("max-conns"), err)
+		return exitUsage
 	}
 	for _, name := range from.strange {
 		log.Warn("unknown environment variable", "name", name, "known", "see sluice serve --help")
