@@ -182,6 +182,30 @@ func TestDeadPeerIsDroppedBetweenHeartbeats(t *testing.T) {
 	await(t, "it is dropped", func() bool { return s.Connections() == 0 })
 }
 
+// A loop that was stopped for long finds nobody dead: it did not ask, and what came in the meantime may not be read yet.
+func TestStoppedLoopFindsNobodyDead(t *testing.T) {
+	const interval = time.Hour // nothing is due by itself
+	s := serve(t, Config{Loops: 1, Heartbeat: interval}, Echo{})
+	c := open101(t, s, "/ws")
+	for _, tc := range []struct {
+		late  time.Duration // of the heartbeat
+		alive bool
+	}{{10 * interval, true}, {interval / 2, true}, {interval/2 - time.Minute, false}} {
+		onLoops(s, func(w *worker) {
+			conn, now := w.conns[0], w.loop.Now()
+			conn.seen, conn.beatAt = now-deadAfter(interval), now-tc.late
+			conn.expire()
+			if alive := conn.state == open; alive != tc.alive {
+				t.Errorf("%v late: got alive %v, want %v", tc.late, alive, tc.alive)
+			}
+		})
+		if tc.alive {
+			c.beat()
+		}
+	}
+	checkQuiet(t, s)
+}
+
 // A connection that the application does not let the gateway read is silent for that reason, and not dead.
 func TestPausedConnectionIsNotTakenForDead(t *testing.T) {
 	const interval = 200 * time.Millisecond

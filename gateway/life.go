@@ -58,8 +58,10 @@ func (c *Conn) dueWhileOpen() {
 		return
 	}
 	if c.state == open && !c.w.draining && c.w.cfg.Heartbeat > 0 {
-		if c.blocked() {
-			c.seen = now // we are not listening: its silence says nothing
+		// Its silence says nothing when we are not listening, or have not asked: a process that was stopped, or a machine that slept, must not
+		// find all its clients dead when it wakes up.
+		if c.blocked() || now >= c.beatAt+c.w.cfg.Heartbeat/2 {
+			c.seen = now
 		}
 		if now >= c.seen+deadAfter(c.w.cfg.Heartbeat) {
 			deadPeers.Inc()
