@@ -86,9 +86,11 @@
 // are preceded by one PING on the connection that carries the invalidations: Redis queued those of every
 // confirmed write before it reads our PING, so they are here when the answer is. A storm of idle sessions
 // costs Redis one PING for up to 256 of them. The cache holds up to 128 MiB a server, the least recently used
-// sessions going first. If Redis does not answer, the cache is asked alone for as long as rueidis keeps it (a
-// few seconds); in that window, and if this process alone is cut off from Redis, a welcome may lag. The first
-// acknowledgement is exact even then. What the cache does not hold is ErrUnavailable.
+// sessions going first.
+//
+// If Redis does not answer, resumes are refused (ErrUnavailable), also those that the cache knows. It would know them for
+// the three seconds after which rueidis gives a silent connection up and forgets its entries, and a process that alone
+// is cut off cannot tell its outage from Redis': it would welcome clients with less than another process has told them.
 //
 // Measured with go test -bench RedisAcknowledged -benchtime 300000x, 1,000 connections with one message in flight each, Redis 7.0 and all on
 // the same 2 cores: 100,000 acknowledged messages a second without append-only file, 81,000 with appendfsync

@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -197,6 +198,30 @@ func TestRedisHangsWhileManyResume(t *testing.T) {
 	}
 	r.signal(syscall.SIGCONT)
 	eventually(t, "ready", func() bool { return s.Ready() == nil })
+}
+
+// While Redis does not answer, what the cache holds may be less than what another process has told a client.
+func TestResumeIsNotAnsweredFromTheCacheAlone(t *testing.T) {
+	r := startRedis(t)
+	s := newTestRedis(t, steady(r.url()))
+	id := NewID()
+	r.cli("hset", s.key(id), "n", "7")
+	for range 2 { // the first fills the cache
+		if f := s.read(t.Context(), []ID{id})[0]; f.total != 7 || f.err != nil {
+			t.Fatalf("got %d, %v, want 7", f.total, f.err)
+		}
+	}
+	for {
+		s.setHealth(fmt.Errorf("silent: %w", ErrUnavailable))
+		f := s.read(t.Context(), []ID{id})[0]
+		if s.state.Load().err == nil {
+			continue // the watcher came between: Redis is well
+		}
+		if !errors.Is(f.err, ErrUnavailable) {
+			t.Errorf("got %d, %v, want ErrUnavailable", f.total, f.err)
+		}
+		return
+	}
 }
 
 func TestErrorWord(t *testing.T) {

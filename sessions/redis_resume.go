@@ -5,17 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/redis/rueidis"
 )
 
-const (
-	// maxResumes bounds the resumes that are read together.
-	maxResumes = 256
-	// cacheOnly is how long a read may take that is meant to find what the client-side cache holds.
-	cacheOnly = 20 * time.Millisecond
-)
+// maxResumes bounds the resumes that are read together.
+const maxResumes = 256
 
 // question is a resume that waits for its total.
 type question struct {
@@ -129,13 +124,10 @@ func (s *Redis) read(ctx context.Context, ids []ID) []found {
 		for i := range out {
 			out[i].err = err
 		}
-		if s.cfg.ClientCache {
-			s.fallBack(ctx, c, ids, out)
-		}
 		return out
 	}
 	if s.cfg.ClientCache && s.barrier(ctx, c) {
-		s.readCached(ctx, c, ids, out, s.cfg.Deadline)
+		s.readCached(ctx, c, ids, out)
 		return out
 	}
 	commands := make([]rueidis.Completed, len(ids))
@@ -144,32 +136,14 @@ func (s *Redis) read(ctx context.Context, ids []ID) []found {
 	}
 	direct, cancel := context.WithTimeout(ctx, s.cfg.Deadline)
 	defer cancel()
-	failed := false
 	for i, r := range c.DoMulti(direct, commands...) {
-		if out[i] = s.parse(r); out[i].err != nil {
-			failed = true
-		}
-	}
-	if failed && s.cfg.ClientCache {
-		s.fallBack(ctx, c, ids, out)
+		out[i] = s.parse(r)
 	}
 	return out
 }
 
-// fallBack answers from the cache what Redis did not: better a count that may miss what another process
-// was told in the last moments than a client that cannot connect. Its first acknowledgement is exact again.
-func (s *Redis) fallBack(ctx context.Context, c rueidis.Client, ids []ID, out []found) {
-	cached := make([]found, len(ids))
-	s.readCached(ctx, c, ids, cached, cacheOnly)
-	for i := range out {
-		if out[i].err != nil && cached[i].err == nil {
-			out[i] = cached[i]
-		}
-	}
-}
-
-func (s *Redis) readCached(ctx context.Context, c rueidis.Client, ids []ID, out []found, within time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, within)
+func (s *Redis) readCached(ctx context.Context, c rueidis.Client, ids []ID, out []found) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Deadline)
 	defer cancel()
 	commands := make([]rueidis.CacheableTTL, len(ids))
 	for i, id := range ids {
