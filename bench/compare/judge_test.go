@@ -99,6 +99,14 @@ func TestRatioAndSizes(t *testing.T) {
 }
 
 // Text that comes from elsewhere must not become markup in the README.
+// The samples of a server that ended on the way are empty, and not less than the one before.
+func TestMemoryOfAServerThatEndedIsNotKnown(t *testing.T) {
+	r := &bench.Result{Server: &bench.ServerUsage{Before: bench.Usage{Processes: 1, Anon: 1 << 20}}}
+	if got := newTrial("gws", Step{Kind: Closed, Conns: 10}, 0, r, inside{}).Values; len(got) != 0 {
+		t.Errorf("got %v, want nothing", got)
+	}
+}
+
 func TestMarkdownEscapes(t *testing.T) {
 	r := made("cpu_message_us", map[string][]float64{Sluice: {5}})
 	r.Command = "make bench | <script>"

@@ -143,7 +143,7 @@ func newTrial(name string, s Step, round int, r *bench.Result, in inside) Trial 
 			}
 		}
 	}
-	if u := r.Server; u != nil {
+	if u := r.Server; u != nil && u.After.Processes > 0 { // else it ended on the way
 		t.Values[userIdle] = float64(u.Idle.Anon - u.Before.Anon)
 		t.Values[userAfter] = float64(u.After.Anon - u.Before.Anon)
 		t.Values[kernelIdle] = u.KernelIdlePerConn * float64(s.Conns)
