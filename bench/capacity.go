@@ -52,14 +52,14 @@ func FindCapacity(ctx context.Context, c CapacitySpec) (*Capacity, error) {
 	defaultTo(&c.Limit, 100*time.Millisecond)
 	defaultTo(&c.Spec.Conns, 1_000_000)
 	defaultTo(&c.Spec.Retries, 2)
+	c.Spec.Rate, c.Spec.Duration = c.Rate, c.Probe
 	spec, err := c.Spec.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	if c.Step < 1 || c.Probe < 0 || c.Rate <= 0 {
-		return nil, fmt.Errorf("step %d, probe %v, rate %g: want positive numbers", c.Step, c.Probe, c.Rate)
+	if c.Step < 1 || c.Limit < 0 {
+		return nil, fmt.Errorf("step %d, limit %v: want positive numbers", c.Step, c.Limit)
 	}
-	spec.Rate, spec.Duration = c.Rate, c.Probe
 	runtime.LockOSThread() // see Run
 	defer runtime.UnlockOSThread()
 	r, err := newRun(ctx, spec)
@@ -125,7 +125,6 @@ func (c *CapacitySpec) step(ctx context.Context, r *run, conns, n int) (*Capacit
 	}
 	step := &CapacityStep{Conns: conns}
 	busy, all := cpuTimes()
-	began := time.Now()
 	r.spec.Conns, r.length = conns, 0
 	r.enter("ramp", 0)
 	shares := make([]int, len(r.fleet.workers))
@@ -138,7 +137,7 @@ func (c *CapacitySpec) step(ctx context.Context, r *run, conns, n int) (*Capacit
 	if err != nil {
 		return nil, err
 	}
-	step.RampSeconds = time.Since(began).Seconds()
+	step.RampSeconds = r.result.RampSeconds
 	r.hists["message"] = &hist{}
 	if err := r.traffic(ctx, c.Probe); err != nil {
 		return nil, err

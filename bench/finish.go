@@ -132,10 +132,14 @@ func (s *ServerUsage) derive(r *Result) {
 	kernel := func(a, b Usage) float64 { // machine-wide: all connections
 		return ratio(float64(b.KernelTCP+b.KernelSlab-a.KernelTCP-a.KernelSlab), float64(n.Ramped))
 	}
-	s.UserIdlePerConn, s.UserAfterPerConn = grown(s.Before.Anon, s.Idle.Anon), grown(s.Before.Anon, s.After.Anon)
-	s.RSSIdlePerConn, s.RSSAfterPerConn = grown(s.Before.RSS, s.Idle.RSS), grown(s.Before.RSS, s.After.RSS)
-	s.KernelIdlePerConn, s.KernelAfterPerConn = kernel(s.Before, s.Idle), kernel(s.Before, s.After)
+	s.UserIdlePerConn, s.RSSIdlePerConn = grown(s.Before.Anon, s.Idle.Anon), grown(s.Before.RSS, s.Idle.RSS)
+	s.KernelIdlePerConn = kernel(s.Before, s.Idle)
 	s.CPUPerHandshakeUS = ratio((s.Idle.CPUSeconds-s.Before.CPUSeconds)*1e6, conns)
+	if s.After.Processes == 0 {
+		return
+	}
+	s.UserAfterPerConn, s.RSSAfterPerConn = grown(s.Before.Anon, s.After.Anon), grown(s.Before.RSS, s.After.RSS)
+	s.KernelAfterPerConn = kernel(s.Before, s.After)
 	traffic := s.After.CPUSeconds - s.Idle.CPUSeconds
 	per := func(count int64) float64 { return ratio(traffic*1e6, share*float64(count)) }
 	switch {
@@ -148,7 +152,7 @@ func (s *ServerUsage) derive(r *Result) {
 	case r.Spec.visits():
 		s.CPUPerVisitUS = per(n.Churned)
 	}
-	s.CPUTrafficCores = ratio(traffic, r.TrafficSeconds+r.Spec.Settle.Seconds())
+	s.CPUTrafficCores = ratio(traffic, s.After.at.Sub(s.Idle.at).Seconds())
 }
 
 // judge says what was wrong, a sentence each.
@@ -165,7 +169,11 @@ func (r *Result) judge() (bad []string) {
 	complain(n.Duplicated, "%d replies came twice.", n.Duplicated)
 	complain(n.Overcount, "%d messages were counted that were not sent.", n.Overcount)
 	complain(n.Corrupt, "%d replies were corrupt.", n.Corrupt)
-	complain(n.Unsent, "%d messages could not be sent at their time: no connection was free.", n.Unsent)
+	units := "messages could not be sent"
+	if r.Spec.visits() {
+		units = "visits could not begin"
+	}
+	complain(n.Unsent, "%d %s at their time: no connection was free.", n.Unsent, units)
 	complain(n.ResumeWrong, "%d sessions came back with a total that was not what had been acknowledged.", n.ResumeWrong)
 	complain(n.ByesWrong, "%d sessions were told goodbye with a total that was not what had been acknowledged.", n.ByesWrong)
 	complain(n.BeatsMissing, "%d heartbeats did not come (one every %v was expected).", n.BeatsMissing, r.Spec.HeartbeatEvery)

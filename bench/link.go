@@ -35,18 +35,34 @@ type command struct {
 	Window   int           // traffic: this worker's share
 }
 
-// event is what a worker says: ready, progress (twice a second), ramped, stopped (no more is sent), drained (nothing is in flight),
+// event is what a worker says: ready, progress (every reportEvery), ramped, stopped (no more is sent), drained (nothing is in flight),
 // recovered, closing, result (its last), failed.
 type event struct {
 	Kind     string
+	At       time.Duration // when it happened, on CLOCK_MONOTONIC; what follows takes time of its own
 	Counters Counters
 	Hists    map[string][]byte // message: since the last event; the others, with the result: of the whole run
 	Cost     *cost             `json:",omitempty"` // with ready, ramped and drained
-	Seconds  float64           `json:",omitempty"` // recovered: how long it took; result: first to last connection lost
+	Seconds  float64           `json:",omitempty"` // recovered: how long it took
+	Lost     span              // with the result: from the first to the last connection lost
 	Error    string            `json:",omitempty"` // failed
 
 	worker int             // set by the parent
 	raw    map[string]hist // what Hists is made from, off the loop
+}
+
+// span is two moments on CLOCK_MONOTONIC; the zero value is none.
+type span struct{ From, To time.Duration }
+
+// over makes s reach over o, too.
+func (s *span) over(o span) {
+	switch {
+	case o == span{}:
+	case *s == span{}:
+		*s = o
+	default:
+		s.From, s.To = min(s.From, o.From), max(s.To, o.To)
+	}
 }
 
 // hists are a worker's histograms.
@@ -59,10 +75,10 @@ func (h *hists) whole() map[string]hist {
 // tell sends an event. The histogram of the messages since the last one is handed over to be encoded by the
 // goroutine that writes: that takes a millisecond, which the loop does not have.
 func (w *worker) tell(kind string) {
-	e := event{Kind: kind, Counters: w.n.clone(), raw: map[string]hist{}}
+	e := event{Kind: kind, At: monotonic(), Counters: w.n.clone(), raw: map[string]hist{}}
 	if kind == "result" {
 		e.raw = w.h.whole()
-		e.Seconds = (w.lastLost - w.firstLost).Seconds()
+		e.Lost = w.gone
 	}
 	if w.h.message.count() > 0 {
 		e.raw["message"] = w.h.message

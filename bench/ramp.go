@@ -51,7 +51,10 @@ func (w *worker) beginRamp(c command) {
 // Expire implements poller.Expirer: it starts those who are due.
 func (r *ramp) Expire() {
 	w := r.w
-	due := min(1+int((w.now()-r.began).Seconds()*r.step.Rate), r.step.Conns)
+	due := 0
+	if since := w.now() - r.began; since >= 0 {
+		due = min(1+int(since.Seconds()*r.step.Rate), r.step.Conns)
+	}
 	for r.started < due && w.dialing < dialsAtOnce {
 		w.newClient(r.step.First + r.started)
 		r.started++

@@ -113,7 +113,7 @@ type Latency struct {
 	HDR []byte `json:"hdr,omitempty"`
 }
 
-// Point is one moment of the run, about one a second (every 500 ms in short runs).
+// Point is one moment of the run: one every 250 ms, of which two become one when there are 600, and again and again in longer runs.
 type Point struct {
 	Seconds  float64 `json:"seconds"` // since the start of the ramp
 	Phase    string  `json:"phase"`   // "ramp", "traffic", "closing"
@@ -159,9 +159,11 @@ type Usage struct {
 	KernelSlab int64  `json:"kernel_slab"`   // sockets, epoll items, dentries, inodes
 	SlabSource string `json:"slab_source"`   // where KernelSlab comes from: "slabinfo", "meminfo" (all of Slab), or "none"
 	Available  int64  `json:"mem_available"` // MemAvailable
+
+	at time.Time
 }
 
-// ServerUsage is the server's cost: three samples and what follows from them.
+// ServerUsage is the server's cost: three samples and what follows from them. What a run has not come to is zero.
 type ServerUsage struct {
 	Before Usage `json:"before"` // before the ramp
 	Idle   Usage `json:"idle"`   // all connections open, before traffic
@@ -177,9 +179,10 @@ type ServerUsage struct {
 	CPUPerMessageUS    float64 `json:"cpu_per_message_us"`    // count, echo: CPU from Idle to After / replies
 	CPUPerBeatUS       float64 `json:"cpu_per_beat_us"`       // idle: CPU from Idle to After / heartbeats in between
 	CPUPerVisitUS      float64 `json:"cpu_per_visit_us"`      // resume, churn, storm: CPU from Idle to After / returns, with what came before each
-	CPUTrafficCores    float64 `json:"cpu_traffic_cores"`     // CPU from Idle to After / time
+	CPUTrafficCores    float64 `json:"cpu_traffic_cores"`     // CPU from Idle to After / time between them
 
 	beats int64 // heartbeats from Idle to After
+	gone  bool  // the process has ended
 }
 
 // ToolUsage is the load generator's own cost: all of its processes together.

@@ -80,8 +80,11 @@ type run struct {
 	ticker  *time.Ticker
 	reports int // of workers, since the last point
 
-	clients  int       // given to workers so far
-	began    time.Time // of the ramp
+	clients  int           // given to workers so far
+	began    time.Time     // of the run, for the timeline: just before the ramp
+	at       time.Duration // when the workers begin the ramp or the traffic at hand, on CLOCK_MONOTONIC
+	recovery float64       // seconds of the storm at hand, of the worker that took longest
+	lost     span          // from the first to the last connection lost
 	phase    string
 	entered  time.Time // the phase
 	length   time.Duration
@@ -121,10 +124,11 @@ func (r *run) phases(ctx context.Context) error {
 	r.tellPhase("before")
 	r.began = time.Now()
 	r.enter("ramp", time.Duration(float64(r.spec.Conns)/r.spec.Ramp*float64(time.Second)))
-	err := r.ramp(ctx, r.even(r.spec.Conns))
-	r.result.RampSeconds = time.Since(r.began).Seconds()
-	if err != nil {
+	if err := r.ramp(ctx, r.even(r.spec.Conns)); err != nil {
 		return err
+	}
+	if r.fleet.sum().Ramped == 0 { // nothing to load; why is told by judge
+		return nil
 	}
 	if err := r.measure(ctx, "idle"); err != nil {
 		return err
@@ -157,24 +161,32 @@ func (r *run) ramp(ctx context.Context, shares []int) error {
 	for _, n := range shares {
 		total += n
 	}
-	at := soon()
+	r.at, r.result.RampSeconds = soon(), 0
 	r.fleet.tell(func(i int, l *link) command {
-		c := command{Do: "ramp", At: at + time.Duration(float64(i)/r.spec.Ramp*float64(time.Second)),
+		c := command{Do: "ramp", At: r.at + time.Duration(float64(i)/r.spec.Ramp*float64(time.Second)),
 			First: r.clients, Conns: shares[i], Rate: r.spec.Ramp * float64(shares[i]) / float64(total)}
 		l.conns += shares[i]
 		r.clients += shares[i]
 		return c
 	})
-	return r.await(ctx, "ramped")
+	err := r.await(ctx, "ramped")
+	if err != nil {
+		r.result.RampSeconds = r.soFar()
+	}
+	return err
 }
+
+// soFar is how many seconds of the ramp or the traffic at hand are over when it is cut short.
+func (r *run) soFar() float64 { return max(monotonic()-r.at, 0).Seconds() }
 
 // traffic makes traffic for d and waits for the last reply.
 func (r *run) traffic(ctx context.Context, d time.Duration) error {
-	at, workers := soon(), len(r.fleet.workers)
+	workers := len(r.fleet.workers)
+	r.at = soon()
 	units := max(int(d.Seconds()*r.spec.Rate+0.5), 1)
 	r.enter("traffic", d)
 	r.fleet.tell(func(i int, l *link) command {
-		c := command{Do: "traffic", At: at, Duration: d}
+		c := command{Do: "traffic", At: r.at, Duration: d}
 		if r.spec.Rate > 0 {
 			// Worker i sends every workers-th message of the schedule.
 			c.Rate, c.Units = r.spec.Rate/float64(workers), int64((units-i+workers-1)/workers)
@@ -184,25 +196,25 @@ func (r *run) traffic(ctx context.Context, d time.Duration) error {
 		}
 		return c
 	})
-	defer func(began time.Time) {
-		if r.result.TrafficSeconds == 0 { // interrupted
-			r.result.TrafficSeconds = time.Since(began).Seconds()
-		}
-	}(time.Now())
-	return r.await(ctx, "drained")
+	err := r.await(ctx, "drained")
+	if r.result.TrafficSeconds == 0 {
+		r.result.TrafficSeconds = r.soFar()
+	}
+	return err
 }
 
 func (r *run) storms(ctx context.Context, _ time.Duration) error {
-	began := time.Now()
+	r.at = monotonic()
+	defer func() { r.result.TrafficSeconds = r.soFar() }()
 	for range r.spec.Storms {
 		r.enter("traffic", 0)
+		r.recovery = 0
 		r.fleet.tell(func(int, *link) command { return command{Do: "storm"} })
-		r.result.RecoverySeconds = append(r.result.RecoverySeconds, 0)
 		if err := r.await(ctx, "recovered"); err != nil {
 			return err
 		}
+		r.result.RecoverySeconds = append(r.result.RecoverySeconds, r.recovery)
 	}
-	r.result.TrafficSeconds = time.Since(began).Seconds()
 	return nil
 }
 
@@ -304,19 +316,21 @@ func (r *run) handle(e *event) error {
 		}
 	}
 	switch e.Kind {
+	case "ramped":
+		r.result.RampSeconds = max(r.result.RampSeconds, (e.At - r.at).Seconds())
 	case "progress":
 		// A point is made of one report of each worker: on a clock of its own it would show what the last ones said a while ago.
 		if r.reports++; r.reports >= len(r.fleet.workers) {
 			r.tick()
 		}
 	case "stopped":
-		r.result.TrafficSeconds = max(r.result.TrafficSeconds, time.Since(r.entered).Seconds())
+		r.result.TrafficSeconds = max(r.result.TrafficSeconds, (e.At - r.at).Seconds())
 	case "recovered":
-		last := &r.result.RecoverySeconds[len(r.result.RecoverySeconds)-1]
-		*last = max(*last, e.Seconds)
+		r.recovery = max(r.recovery, e.Seconds)
 	case "result":
 		l.over = true
-		r.result.DrainSeconds = max(r.result.DrainSeconds, e.Seconds)
+		r.lost.over(e.Lost)
+		r.result.DrainSeconds = (r.lost.To - r.lost.From).Seconds()
 	}
 	return nil
 }
@@ -326,19 +340,23 @@ func (r *run) measure(ctx context.Context, phase string) error {
 	if err := r.pause(ctx, r.spec.Settle); err != nil {
 		return err
 	}
-	if s := r.result.Server; s != nil {
+	if s := r.result.Server; s != nil && !s.gone {
+		if r.spec.Scenario == Idle { // heartbeats are counted between the samples: not as of an older report
+			if err := r.await(ctx, "progress"); err != nil {
+				return err
+			}
+		}
 		u, err := SampleUsage(r.spec.ServerPID)
-		if err != nil {
+		beats := r.fleet.sum().Beats
+		switch {
+		case err != nil:
+			s.gone = true
 			r.result.Failures = append(r.result.Failures, fmt.Sprintf("the server process %d ended during the run.", r.spec.ServerPID))
-			return nil
-		}
-		if beats := r.fleet.sum().Beats; phase == "idle" {
+		case phase == "idle":
 			s.Idle, s.beats = u, -beats
-		} else {
-			s.beats += beats
+		default:
+			s.After, s.beats = u, s.beats+beats
 		}
-		s.After = u
-		r.server = u
 	}
 	r.tellPhase(phase)
 	return nil

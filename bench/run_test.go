@@ -1,15 +1,18 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gobwas/ws"
+	"golang.org/x/sys/unix"
 )
 
 func TestHonestServer(t *testing.T) {
@@ -71,6 +74,74 @@ func TestOpenLoopSendsTheWholeSchedule(t *testing.T) {
 	r := load(t, Spec{Rate: 1000, Duration: 300 * time.Millisecond}, (&server{}).start(t))
 	wantOK(t, r)
 	want(t, "sent", r.Counters.Sent, 300)
+}
+
+// Of a slow schedule some processes have nothing to send: they end with the others.
+func TestProcessWithNothingToSendEndsInTime(t *testing.T) {
+	t.Parallel()
+	r := load(t, Spec{Rate: 1e-4, Processes: 2}, (&server{}).start(t))
+	wantOK(t, r)
+	want(t, "sent", r.Counters.Sent, 1)
+	r.TrafficSeconds = 1.001
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil || !strings.Contains(text.String(), "1 sent, 1 answered in 1.00 s, 1/s") {
+		t.Errorf("one message in a second is not one a second (%v): %s", err, &text)
+	}
+}
+
+func TestNoTrafficWithoutConnections(t *testing.T) {
+	t.Parallel()
+	r := load(t, Spec{Targets: []string{"ws://127.0.0.1:1"}, Retries: -1, Rate: 1000, Duration: time.Hour})
+	want(t, "failures", int64(len(r.Failures)), 1)
+	wantFailure(t, r, "20 of 20 connections could not be opened")
+	want(t, "messages that could not be sent", r.Counters.Unsent, 0)
+}
+
+// What it takes to tell the parent, and to measure before that, is not in the figures; those of several processes are of the first
+// to begin and the last to end.
+func TestSpansOfSeveralProcesses(t *testing.T) {
+	r := &run{fleet: &fleet{workers: []*link{{}, {}, {}}}, result: &Result{}, at: 100 * time.Second}
+	for _, e := range []event{
+		{Kind: "ramped", At: 101 * time.Second, worker: 0}, {Kind: "ramped", At: 103 * time.Second, worker: 1},
+		{Kind: "stopped", At: 110 * time.Second, worker: 1}, {Kind: "stopped", At: 108 * time.Second, worker: 0},
+		{Kind: "result", Lost: span{130 * time.Second, 150 * time.Second}, worker: 0},
+		{Kind: "result", worker: 1},
+		{Kind: "result", Lost: span{120 * time.Second, 131 * time.Second}, worker: 2},
+	} {
+		if err := r.handle(&e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := [3]float64{r.result.RampSeconds, r.result.TrafficSeconds, r.result.DrainSeconds}; got != [3]float64{3, 10, 30} {
+		t.Errorf("got ramp, traffic and drain of %v s, want 3, 10 and 30", got)
+	}
+}
+
+// A ramp has its first connect when it begins, not when the command comes.
+func TestRampBeginsAtItsTime(t *testing.T) {
+	w, err := newWorker(job{Spec: Spec{Conns: 1}}, make(chan event, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.loop.Close()
+	w.beginRamp(command{At: monotonic() + time.Hour, Conns: 1, Rate: 1e-4})
+	want(t, "clients started", int64(w.ramp.started), 0)
+}
+
+func TestMeasuringIsNotPartOfTheLoad(t *testing.T) {
+	// Not parallel: it is about the CPU of this process.
+	heap := make([]*[8]byte, 300_000)
+	for i := range heap {
+		heap[i] = new([8]byte)
+	}
+	w := &worker{}
+	began := cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID)
+	first := w.ownCost()
+	took := cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID) - began
+	if got := w.ownCost().CPU - first.CPU; got > took.Seconds()/2 {
+		t.Errorf("%.6f s of CPU between two measurements that follow each other, of which the first took %.6f s", got, took.Seconds())
+	}
+	runtime.KeepAlive(heap)
 }
 
 func TestPayloads(t *testing.T) {

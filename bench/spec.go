@@ -75,10 +75,11 @@ type Spec struct {
 	// whether the weight of the tool bends what it measures.
 	ExtraCPU float64 `json:"extra_cpu,omitempty"`
 
-	// Progress, when set, is called about twice a second by one goroutine of Run.
+	// Progress, when set, is called with each Point of the timeline by one goroutine of Run.
 	Progress func(Progress) `json:"-"`
 	// OnPhase, when set, is called synchronously by Run, and the run goes on when it returns: "before" (nothing
-	// is open), "idle" (all open), "after" (traffic is over, all still open), "closed". For those who measure the server themselves.
+	// is open), "idle" (all open), "after" (traffic is over, all still open), "closed"; without the middle two when none could be opened. For
+	// those who measure the server themselves.
 	OnPhase func(phase string) `json:"-"`
 }
 
@@ -219,7 +220,7 @@ func (s *Spec) check() error {
 		return fmt.Errorf("heartbeats %q: want ignore or expect", s.Heartbeats)
 	case s.SessionIDs != "server" && s.SessionIDs != "client":
 		return fmt.Errorf("session ids %q: want server or client", s.SessionIDs)
-	case s.SlowFraction < 0 || s.SlowFraction >= 1:
+	case !(s.SlowFraction >= 0 && s.SlowFraction < 1):
 		return fmt.Errorf("slow fraction %g: want 0 to less than 1", s.SlowFraction)
 	case !(s.ExtraCPU >= 0 && s.ExtraCPU <= 10):
 		return fmt.Errorf("extra CPU %g: want 0 to 10 times the own", s.ExtraCPU)

@@ -19,9 +19,9 @@ func (r *Result) WriteText(out io.Writer) error {
 		state = " (cut short: so far)"
 	}
 	fmt.Fprintf(&b, "\n%s, %s connections to %s%s\n\n", r.Spec.Scenario, commas(int64(r.Spec.Conns)), some(r.Spec.Targets), state)
-	fmt.Fprintf(&b, "  opened    %s of %s in %s, %s/s\n", commas(n.Ramped), commas(int64(r.Spec.Conns)), seconds(r.RampSeconds), commas(int64(r.ConnectionsPerSecond())))
+	fmt.Fprintf(&b, "  opened    %s of %s in %s, %s/s\n", commas(n.Ramped), commas(int64(r.Spec.Conns)), seconds(r.RampSeconds), commas(int64(r.ConnectionsPerSecond()+0.5)))
 	if n.Sent > 0 {
-		fmt.Fprintf(&b, "  messages  %s sent, %s answered in %s, %s/s\n", commas(n.Sent), commas(n.Replies), seconds(r.TrafficSeconds), commas(int64(r.MessagesPerSecond())))
+		fmt.Fprintf(&b, "  messages  %s sent, %s answered in %s, %s/s\n", commas(n.Sent), commas(n.Replies), seconds(r.TrafficSeconds), commas(int64(r.MessagesPerSecond()+0.5)))
 	} else {
 		fmt.Fprintf(&b, "  held      %s\n", seconds(r.TrafficSeconds))
 	}
@@ -121,6 +121,7 @@ func (r *Result) latencyTable(out io.Writer) {
 	fmt.Fprintln(out)
 }
 
+// table says what is known, as text does.
 func (s *ServerUsage) table(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(w, "  server\tCPU s\tRSS\tPSS\tUSS\tanonymous\tdescriptors\tthreads\tkernel: buffers\tobjects\t\n")
@@ -134,8 +135,17 @@ func (s *ServerUsage) table(out io.Writer) {
 		}
 	}
 	w.Flush()
-	fmt.Fprintf(out, "  growth per connection: %s idle, %s after traffic; kernel %s, %s (machine-wide, %s)\n",
-		bytesText(s.UserIdlePerConn), bytesText(s.UserAfterPerConn), bytesText(s.KernelIdlePerConn), bytesText(s.KernelAfterPerConn), s.Idle.SlabSource)
+	if s.Idle.Processes == 0 {
+		fmt.Fprintln(out)
+		return
+	}
+	fmt.Fprintf(out, "  growth per connection: %s idle", bytesText(s.UserIdlePerConn))
+	kernel := bytesText(s.KernelIdlePerConn)
+	if s.After.Processes > 0 {
+		fmt.Fprintf(out, ", %s after traffic", bytesText(s.UserAfterPerConn))
+		kernel += ", " + bytesText(s.KernelAfterPerConn)
+	}
+	fmt.Fprintf(out, "; kernel %s (machine-wide, %s)\n", kernel, s.Idle.SlabSource)
 	fmt.Fprintf(out, "  CPU: %.1f µs a handshake", s.CPUPerHandshakeUS)
 	for _, c := range []struct {
 		us   float64
@@ -145,7 +155,10 @@ func (s *ServerUsage) table(out io.Writer) {
 			fmt.Fprintf(out, ", %.2f µs a %s", c.us, c.each)
 		}
 	}
-	fmt.Fprintf(out, "; %.3f cores during the traffic\n\n", s.CPUTrafficCores)
+	if s.After.Processes > 0 {
+		fmt.Fprintf(out, "; %.3f cores during the traffic", s.CPUTrafficCores)
+	}
+	fmt.Fprint(out, "\n\n")
 }
 
 func micros(us int64) string {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestJSONHasNoHeaderValues(t *testing.T) {
@@ -47,6 +48,31 @@ func TestTextSaysOnlyWhatIsKnown(t *testing.T) {
 	}
 }
 
+func TestTextOfAServerMeasuredInPart(t *testing.T) {
+	text := func(s ServerUsage) string {
+		var b bytes.Buffer
+		r := Result{Spec: Spec{Scenario: Count}, Server: &s, Counters: Counters{Ramped: 10}}
+		s.derive(&r)
+		if err := r.WriteText(&b); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	before := Usage{Processes: 1}
+	if got := text(ServerUsage{Before: before}); !strings.Contains(got, "before") || strings.Contains(got, "growth") || strings.Contains(got, "handshake") {
+		t.Errorf("measured before the ramp only, and yet: %s", got)
+	}
+	got := text(ServerUsage{Before: before, Idle: Usage{Processes: 1, Anon: 6000, CPUSeconds: 0.001}})
+	for _, part := range []string{"growth per connection: 600 B idle; kernel 0 B (machine-wide, )\n", "CPU: 100.0 µs a handshake\n"} {
+		if !strings.Contains(got, part) {
+			t.Errorf("%q is not in %s", part, got)
+		}
+	}
+	if strings.Contains(got, "after") || strings.Contains(got, "cores") {
+		t.Errorf("not measured after the traffic, and yet: %s", got)
+	}
+}
+
 func TestSlowFraction(t *testing.T) {
 	for _, targets := range []int{1, 2, 5} {
 		for _, share := range []float64{0.01, 0.1, 0.3, 0.5, 0.6, 0.9} {
@@ -70,11 +96,14 @@ func TestCPUIsCountedForWhatItWentInto(t *testing.T) {
 	for scenario, want := range map[Scenario][3]float64{ // a message, a heartbeat, a visit
 		Count: {10}, Echo: {10}, Slow: {}, Idle: {0, 50, 0}, Churn: {0, 0, 25}, Resume: {0, 0, 25}, Storm: {0, 0, 20},
 	} {
-		s := ServerUsage{Idle: Usage{Processes: 1}, After: Usage{CPUSeconds: 1}, beats: 20_000}
-		s.derive(&Result{Spec: Spec{Scenario: scenario}, TrafficSeconds: 2, Counters: Counters{
+		s := ServerUsage{Idle: Usage{Processes: 1, at: time.Unix(0, 0)}, After: Usage{CPUSeconds: 1, Processes: 1, at: time.Unix(4, 0)}, beats: 20_000}
+		s.derive(&Result{Spec: Spec{Scenario: scenario}, Counters: Counters{
 			Ramped: 1000, Opened: 51_000, Replies: 100_000, Churned: 40_000, Beats: 30_000}})
 		if got := [3]float64{s.CPUPerMessageUS, s.CPUPerBeatUS, s.CPUPerVisitUS}; got != want {
 			t.Errorf("%s: got %v, want %v", scenario, got, want)
+		}
+		if s.CPUTrafficCores != 0.25 { // a second in the four between the samples
+			t.Errorf("%s: got %.3f cores, want 0.250", scenario, s.CPUTrafficCores)
 		}
 	}
 }

@@ -41,7 +41,7 @@ func (w *worker) beginTraffic(c command) {
 		t.ready = c.Window
 	}
 	w.traffic = t
-	w.pacer.at(t.began)
+	w.pacer.at(min(t.began, t.until)) // a slow schedule may have nothing for this worker
 	w.blastSlow()
 }
 
@@ -104,9 +104,11 @@ func (w *worker) startDue(now time.Duration) (next time.Duration) {
 // broken socket), and so the two never nest.
 func (w *worker) refill() {
 	t := &w.traffic
-	now := w.now
+	if t.ready == 0 || w.now() < t.began {
+		return
+	}
 	for n := min(t.ready, 4096); n > 0 && t.on && t.ready > 0; n-- {
-		if !w.startUnit(now()) {
+		if !w.startUnit(w.now()) {
 			return // nobody is free; a later round tries again
 		}
 		t.ready--

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,12 +27,15 @@ type cost struct {
 	Heap  int64 // live Go heap
 }
 
+// ownCost leaves out what it takes itself, which is not part of the load.
 func (w *worker) ownCost() *cost {
-	used := cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID) // before what follows, which is not part of the load
-	debug.FreeOSMemory()                           // collects, and gives back what the kernel would otherwise count as ours
+	used := cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID) - w.measuring
+	debug.FreeOSMemory() // collects, and gives back what the kernel would otherwise count as ours
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return &cost{CPU: used.Seconds(), Burnt: w.burner.burnt.Seconds(), Heap: int64(m.HeapAlloc), Anon: smaps(os.Getpid())["Anonymous"]}
+	c := &cost{CPU: used.Seconds(), Burnt: w.burner.burnt.Seconds(), Heap: int64(m.HeapAlloc), Anon: smaps(os.Getpid())["Anonymous"]}
+	w.measuring = cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID) - used
+	return c
 }
 
 // SampleUsage measures pid and all its descendants. It fails when pid does not exist or may not be read.
@@ -40,6 +44,7 @@ func SampleUsage(pid int) (Usage, error) {
 	if err != nil {
 		return u, err
 	}
+	u.at = time.Now()
 	u.RSS = 0
 	for _, p := range family(pid) {
 		m := smaps(p)

@@ -42,21 +42,21 @@ type worker struct {
 	visits      int     // under way
 	unconfirmed int     // clients that are back and whose total is not confirmed yet
 	deadlines   []deadline
-	firstLost   time.Duration
-	lastLost    time.Duration
+	gone        span // from the first to the last connection lost
 	sawWelcome  bool
 	sawEcho     bool // slow: the server echoes and does not count
 
-	ramp    ramp
-	traffic traffic
-	storm   storm
-	ending  bool    // saying goodbye to all
-	leaving []*Conn // those that have not been said goodbye to
-	pacer   pacer
-	burner  burner
-	sweep   every
-	report  every
-	blast   every
+	ramp      ramp
+	traffic   traffic
+	storm     storm
+	ending    bool    // saying goodbye to all
+	leaving   []*Conn // those that have not been said goodbye to
+	pacer     pacer
+	burner    burner
+	measuring time.Duration // CPU that ownCost has taken
+	sweep     every
+	report    every
+	blast     every
 }
 
 // every is a timer that repeats.
@@ -276,10 +276,7 @@ func (w *worker) closedByServer(c *Conn, code int) {
 
 func (w *worker) lost(c *Conn, code int) {
 	now := w.now()
-	if w.firstLost == 0 {
-		w.firstLost = now
-	}
-	w.lastLost = now
+	w.gone.over(span{w.mono + now, w.mono + now})
 	switch {
 	case c.flags&slow != 0:
 		w.n.SlowCut++

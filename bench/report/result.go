@@ -69,8 +69,8 @@ func resultTiles(r *bench.Result) []Tile {
 	}
 	if s := r.Server; s != nil {
 		tiles = append(tiles,
-			Tile{"server memory", Bytes(s.UserIdlePerConn), "a connection, after traffic " + Bytes(s.UserAfterPerConn)},
-			Tile{"server CPU", Micros(s.CPUPerHandshakeUS), "a handshake"})
+			Tile{"server memory", orDash(s.UserIdlePerConn, Bytes), "a connection, after traffic " + orDash(s.UserAfterPerConn, Bytes)},
+			Tile{"server CPU", orDash(s.CPUPerHandshakeUS, Micros), "a handshake"})
 		if s.CPUPerMessageUS > 0 {
 			tiles = append(tiles, Tile{"server CPU", Micros(s.CPUPerMessageUS), "a message"})
 		}

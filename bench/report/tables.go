@@ -59,31 +59,40 @@ func costTables(r *bench.Result) (tables []Table) {
 			{"threads", func(u bench.Usage) string { return Number(int64(u.Threads)) }},
 			{"processes", func(u bench.Usage) string { return Number(int64(u.Processes)) }},
 		} {
-			usage.Rows = append(usage.Rows, Row{Cells: []string{row.name, row.of(s.Before), row.of(s.Idle), row.of(s.After)}})
+			cells := []string{row.name}
+			for _, u := range []bench.Usage{s.Before, s.Idle, s.After} {
+				if u.Processes == 0 {
+					cells = append(cells, "–")
+				} else {
+					cells = append(cells, row.of(u))
+				}
+			}
+			usage.Rows = append(usage.Rows, Row{Cells: cells})
 		}
 		tables = append(tables, usage, Table{Title: "Server, for each", Rows: []Row{
-			{Cells: []string{"connection, idle: memory of its own", Bytes(s.UserIdlePerConn)}},
-			{Cells: []string{"connection, after traffic: memory of its own", Bytes(s.UserAfterPerConn)}},
-			{Cells: []string{"connection, idle: kernel, whole machine", Bytes(s.KernelIdlePerConn)}},
-			{Cells: []string{"handshake: CPU", Micros(s.CPUPerHandshakeUS)}},
-			{Cells: []string{"message: CPU", orDash(s.CPUPerMessageUS)}},
-			{Cells: []string{"heartbeat: CPU", orDash(s.CPUPerBeatUS)}},
-			{Cells: []string{"visit: CPU", orDash(s.CPUPerVisitUS)}},
+			{Cells: []string{"connection, idle: memory of its own", orDash(s.UserIdlePerConn, Bytes)}},
+			{Cells: []string{"connection, after traffic: memory of its own", orDash(s.UserAfterPerConn, Bytes)}},
+			{Cells: []string{"connection, idle: kernel, whole machine", orDash(s.KernelIdlePerConn, Bytes)}},
+			{Cells: []string{"handshake: CPU", orDash(s.CPUPerHandshakeUS, Micros)}},
+			{Cells: []string{"message: CPU", orDash(s.CPUPerMessageUS, Micros)}},
+			{Cells: []string{"heartbeat: CPU", orDash(s.CPUPerBeatUS, Micros)}},
+			{Cells: []string{"visit: CPU", orDash(s.CPUPerVisitUS, Micros)}},
 		}})
 	}
 	t := r.Tool
 	return append(tables, Table{Title: "The load generator itself", Rows: []Row{
 		{Cells: []string{"processes", Number(int64(t.Processes))}},
 		{Cells: []string{"CPU time", fmt.Sprintf("%.2f s", t.CPUSeconds)}},
-		{Cells: []string{"handshake: CPU", orDash(t.CPUPerHandshakeUS)}},
-		{Cells: []string{"message: CPU", orDash(t.CPUPerMessageUS)}},
-		{Cells: []string{"connection: memory", Bytes(t.RSSPerConn)}},
+		{Cells: []string{"handshake: CPU", orDash(t.CPUPerHandshakeUS, Micros)}},
+		{Cells: []string{"message: CPU", orDash(t.CPUPerMessageUS, Micros)}},
+		{Cells: []string{"connection: memory", orDash(t.RSSPerConn, Bytes)}},
 	}})
 }
 
-func orDash(us float64) string {
-	if us == 0 {
+// orDash writes what is known; a run that was cut short has not come to every figure.
+func orDash(v float64, format func(float64) string) string {
+	if v == 0 {
 		return "–"
 	}
-	return Micros(us)
+	return format(v)
 }

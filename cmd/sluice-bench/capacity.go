@@ -28,6 +28,10 @@ func (c *capacityCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
+	if err := wantMore(map[string]bool{"max": c.Max == 0, "step": c.Step == 0, "ramp": c.Ramp == 0, "rate": c.Rate == 0, "probe": c.Probe == 0,
+		"limit": c.Limit == 0, "timeout": c.Timeout == 0}); err != nil {
+		return err
+	}
 	spec.Conns, spec.Ramp = c.Max, c.Ramp
 	if c.Echo {
 		spec.Scenario = bench.Echo

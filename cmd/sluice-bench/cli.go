@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,6 +99,16 @@ func (t *target) spec() (bench.Spec, error) {
 	return s, nil
 }
 
+// wantMore complains of the flags that are zero: in a Spec that is the default, on the command line it was asked for.
+func wantMore(zero map[string]bool) error {
+	for _, name := range slices.Sorted(maps.Keys(zero)) {
+		if zero[name] {
+			return fmt.Errorf("--%s 0: want more than nothing", name)
+		}
+	}
+	return nil
+}
+
 type runCmd struct {
 	target
 	Scenario       string        `short:"s" default:"count" enum:"idle,count,echo,resume,churn,storm,slow" help:"idle: hold; count: every reply's count is checked; echo: every reply is compared; resume: count, leave, come back, compare the total; churn: connect and close; storm: all drop and come back at once; slow: some stop reading."`
@@ -139,12 +151,9 @@ func (c *runCmd) Run(ctx context.Context, s *streams) error {
 	if c.Retries == 0 {
 		spec.Retries = -1
 	}
-	// In a Spec nothing is the default; on the command line it was asked for.
-	for name, zero := range map[string]bool{"conns": c.Conns == 0, "ramp": c.Ramp == 0, "window": c.Window == 0, "duration": c.Duration == 0,
-		"messages": c.Messages == 0, "heartbeat-every": c.HeartbeatEvery == 0, "storms": c.Storms == 0, "slow-fraction": c.SlowFraction == 0, "timeout": c.Timeout == 0} {
-		if zero {
-			return fmt.Errorf("--%s 0: want more than nothing", name)
-		}
+	if err := wantMore(map[string]bool{"conns": c.Conns == 0, "ramp": c.Ramp == 0, "window": c.Window == 0, "duration": c.Duration == 0,
+		"messages": c.Messages == 0, "heartbeat-every": c.HeartbeatEvery == 0, "storms": c.Storms == 0, "slow-fraction": c.SlowFraction == 0, "timeout": c.Timeout == 0}); err != nil {
+		return err
 	}
 	for _, text := range c.SLO {
 		o, err := bench.ParseObjective(text)

@@ -87,6 +87,8 @@ func TestExitStatus(t *testing.T) {
 		{"bad objective", []string{"run", url, "--slo", "fast"}, 1, "--slo"},
 		{"bad header", []string{"run", url, "--header", "x"}, 1, "NAME:VALUE"},
 		{"no connections", []string{"run", url, "-c", "0"}, 1, "--conns 0: want more than nothing"},
+		{"no step", []string{"capacity", url, "--step", "0"}, 1, "--step 0: want more than nothing"},
+		{"no number", []string{"capacity", url, "--rate", "NaN"}, 1, "rate NaN"},
 		{"no time", []string{"run", url, "--timeout", "0s"}, 1, "--timeout 0"},
 		{"not our address", []string{"run", url, "--source", "192.0.2.1"}, 1, "source 192.0.2.1: "},
 		{"address of another kind", []string{"run", url, "--source", "::1"}, 1, "one is IPv4 and the other IPv6"},
