@@ -77,6 +77,7 @@ if s < told or n - s < known - told then
     s, t = told, n
   end
   if n > 0 then redis.call('HSET', key, 'n', int(n)) end
+  redis.call('PEXPIRE', key, ttl) -- here too: the commit itself may yet be refused
 end
 
 local len = h[2] and 0 or redis.call('HLEN', key)

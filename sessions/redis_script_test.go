@@ -142,6 +142,31 @@ func TestCommitScriptBoundsTheHash(t *testing.T) {
 	}
 }
 
+// A late writer restores what it was told of a session that was lost, though there is no room for itself. What it restored expires.
+func TestCommitScriptRestoredByARefusedWriterExpires(t *testing.T) {
+	const most = 8
+	g := newScriptRig(t, newCommitScript(4, time.Minute, most))
+	for i := range uint64(most - 1) {
+		g.commit(t, commit{writer: newWriterID(), count: 1, known: i})
+	}
+	snap, err := parseSnapshot(g.c.Do(t.Context(), g.c.B().Hgetall().Key(g.key).Build()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := commit{key: g.key, writer: newWriterID(), count: 1, known: snap.total, others: snap.others, heal: true}
+	g.r.cli("flushall")
+	_, err = parseStored(g.c.Do(t.Context(), late.command(g.c.B(), g.script, "60000", true)))
+	if err == nil || errorWord(err.Error(), errFull) == "" {
+		t.Errorf("one writer more than there is room for: %v, want %s", err, errFull)
+	}
+	if n := g.fields(t); n != most {
+		t.Errorf("%d fields restored, want %d", n, most)
+	}
+	if ms, err := strconv.Atoi(g.r.cli("pttl", g.key)); err != nil || ms <= 0 || ms > 60000 {
+		t.Errorf("the session has %d ms to live, %v, want up to the 60000 of the TTL", ms, err)
+	}
+}
+
 // TestCommitScriptTwoWritersAfterAFlush is the case that totals alone cannot mend: one writer's commit was
 // stored though it never heard so, and the other one was told a total that includes it.
 func TestCommitScriptTwoWritersAfterAFlush(t *testing.T) {
