@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -221,6 +222,22 @@ func TestResumeIsNotAnsweredFromTheCacheAlone(t *testing.T) {
 			t.Errorf("got %d, %v, want ErrUnavailable", f.total, f.err)
 		}
 		return
+	}
+}
+
+// Nor when who asks has given up before the barrier is answered.
+func TestResumeThatIsGivenUpIsNotAnsweredFromTheCache(t *testing.T) {
+	r := startRedis(t)
+	s := newTestRedis(t, steady(r.url()))
+	id := NewID()
+	r.cli("hset", s.key(id), "n", "7")
+	if f := s.read(t.Context(), []ID{id})[0]; f.total != 7 || f.err != nil {
+		t.Fatalf("got %d, %v, want 7", f.total, f.err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if f := s.read(ctx, []ID{id})[0]; !errors.Is(f.err, ErrUnavailable) {
+		t.Errorf("got %d, %v, want ErrUnavailable", f.total, f.err)
 	}
 }
 

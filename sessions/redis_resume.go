@@ -185,7 +185,7 @@ func (s *Redis) barrier(ctx context.Context, c rueidis.Client) bool {
 	nodes := c.Nodes()
 	if len(nodes) == 1 {
 		for _, n := range nodes {
-			return !isTimeout(n.Do(ctx, n.B().Ping().Build()).Error())
+			return !unanswered(n.Do(ctx, n.B().Ping().Build()).Error())
 		}
 	}
 	var wg sync.WaitGroup
@@ -193,7 +193,7 @@ func (s *Redis) barrier(ctx context.Context, c rueidis.Client) bool {
 	ok := true
 	for _, n := range nodes {
 		wg.Go(func() {
-			if isTimeout(n.Do(ctx, n.B().Ping().Build()).Error()) {
+			if unanswered(n.Do(ctx, n.B().Ping().Build()).Error()) {
 				mu.Lock()
 				ok = false
 				mu.Unlock()
@@ -204,9 +204,10 @@ func (s *Redis) barrier(ctx context.Context, c rueidis.Client) bool {
 	return ok
 }
 
-func isTimeout(err error) bool {
+// unanswered says that nobody waits any more: the time is up, or who asked has given up.
+func unanswered(err error) bool {
 	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
+	return errors.As(err, &t) && t.Timeout() || errors.Is(err, context.Canceled)
 }
 
 // countInvalidations is called by rueidis' reader: it must not wait. nil means all of a connection's entries.
