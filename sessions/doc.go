@@ -63,7 +63,8 @@
 //
 // When state is lost, two writers may know different folds. The later fold wins, and what its writer was not told of is
 // dropped: it is in the base, or its own writer restores it. Keeping it could count it twice. So after a loss a session
-// with folded writers may be short of what only departed writers counted, and is never above what was sent.
+// with folded writers may be short of what only departed writers counted, even if one still here was told of it, and
+// is never above what was sent.
 //
 // TestCommitScriptAgainstModel draws histories of losses, repetitions, delays, folds, flushes and rollbacks and
 // runs them in a real Redis.
@@ -75,10 +76,11 @@
 // # Redis: batches, resumes, outages
 //
 // Each loop has one committer. While a batch is in flight the next one gathers; its acknowledgements return to the
-// loop in one post. A batch is one DoMulti, or up to four at once, each on a connection of its own, from 65 commits
-// on: Redis takes 16 KiB, some 70 commits, from each connection before it syncs its file and answers. With
-// appendfsync always that is worth a factor of two. rueidis repeats nothing by itself. A batch has one
-// deadline; what was not taken is repeated after 10 ms to 1 s, drawn at random. Pending messages are bounded
+// loop in one post. A batch is one DoMulti, or up to four at once from 65 commits on. Each of those travels on one of
+// four connections, which rueidis draws (two may have the same): Redis takes 16 KiB, some 70 commits, from each before
+// it syncs its file and answers. With appendfsync always that is worth a factor of two. rueidis repeats nothing by
+// itself. A batch has one deadline; what was not taken is repeated after 10 ms to 1 s, drawn at random, and less and
+// less often while some of it is not taken, since all of a batch wait for its slowest. Pending messages are bounded
 // per connection and per loop (Full); connections that leave in an outage leave their counts in that bound.
 //
 // A resume reads the hash through rueidis' client-side cache. Invalidations travel alone, so a cached count

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 )
@@ -28,6 +29,56 @@ func TestRedisWaitingResumesAreBounded(t *testing.T) {
 	}
 }
 
+// In a cluster with a server that is away some commits wait while others are taken. Each attempt at those that wait
+// holds up the others for a deadline, so that the others are taken must not make the next one come sooner.
+func TestRedisBackoffGrowsWhileSomeWait(t *testing.T) {
+	l := &redisLoop{store: &Redis{}}
+	for range 6 {
+		l.backoff(false)
+		l.report(true, errors.New("silent"))
+		l.report(true, nil) // a batch of others
+	}
+	before := time.Now()
+	l.backoff(false)
+	if d := l.retryAt.Sub(before); d < maxBackoff/2 {
+		t.Errorf("attempt 8 after %v, want about %v", d, maxBackoff)
+	}
+	l.report(false, nil)
+	l.backoff(true)
+	if d := time.Until(l.retryAt); d > minBackoff {
+		t.Errorf("the first failure after a success is repeated after %v, want at most %v", d, minBackoff)
+	}
+}
+
+// What left the queue is not kept by it.
+func TestRedisQueueForgets(t *testing.T) {
+	cfg, err := RedisConfig{}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &redisLoop{store: &Redis{cfg: cfg}, dirty: make(chan struct{}, 1)}
+	const n = 2*maxBatch + 1
+	for range n {
+		l.enqueue(&redisAttachment{loop: l})
+	}
+	all, taken := l.queue, 0
+	for {
+		batch, _ := l.gather(nil)
+		if len(batch) == 0 {
+			break
+		}
+		taken += len(batch)
+	}
+	if taken != n {
+		t.Errorf("took %d of %d", taken, n)
+	}
+	for i, a := range all {
+		if a != nil {
+			t.Fatalf("attachment %d of %d is still referred to", i, n)
+		}
+	}
+}
+
 // TestMetricsHaveNoClientLabels: the names, and that no label carries anything but a histogram's bucket.
 func TestMetricsHaveNoClientLabels(t *testing.T) {
 	r := startRedis(t)
@@ -46,7 +97,7 @@ func TestMetricsHaveNoClientLabels(t *testing.T) {
 	for _, name := range []string{
 		"sluice_sessions", "sluice_sessions_evicted_total", "sluice_sessions_expired_total", "sluice_sessions_rejected_total",
 		"sluice_redis_up 1", "sluice_redis_pending_messages 0", "sluice_redis_commits_total", "sluice_redis_commit_retries_total",
-		"sluice_redis_heals_total", "sluice_redis_commit_duration_seconds_count", "sluice_redis_commit_batch_size_count",
+		"sluice_redis_commits_refused_total", "sluice_redis_heals_total", "sluice_redis_commit_duration_seconds_count", "sluice_redis_commit_batch_size_count",
 		"sluice_redis_cache_hits_total", "sluice_redis_cache_misses_total", "sluice_redis_cache_invalidations_total",
 	} {
 		if !strings.Contains(text, "\n"+name) && !strings.HasPrefix(text, name) {

@@ -146,6 +146,7 @@ func (l *redisLoop) gather(batch []*redisAttachment) ([]*redisAttachment, time.D
 		return batch, wait
 	}
 	batch = append(batch, l.queue[:n]...)
+	clear(l.queue[:n]) // an outage makes it long: those that left since must not stay in memory
 	if n == len(l.queue) {
 		l.queue = l.queue[:0]
 	} else {
@@ -267,7 +268,7 @@ func (l *redisLoop) report(failing bool, err error) {
 	s := l.store
 	if err != nil {
 		s.failed.Store(&failure{s.explain("commit", err)})
-	} else {
+	} else if !failing { // while some wait, as in a cluster with a server that is away, each attempt holds the others up
 		l.failures = 0
 	}
 	if failing != l.failing {
