@@ -8,7 +8,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// minPart is the fewest commits of a batch that have a connection of their own: as many as Redis reads at once.
+// minPart is the number of commits up to which a batch is sent whole: about as many as Redis reads at once.
 const minPart = 64
 
 // send commits a batch: all by EVALSHA, then once more those for which the server lacks the script or has
@@ -50,7 +50,8 @@ func (l *redisLoop) send(batch []*redisAttachment) ([]stored, []error) {
 	return answers, errs
 }
 
-// spread sends commands over several connections when they are many, and returns their results in order.
+// spread sends commands over several connections when they are many, and returns their results in order. rueidis draws
+// the connection of each part.
 func spread(ctx context.Context, c rueidis.Client, commands []rueidis.Completed) []rueidis.RedisResult {
 	parts := min(1<<commitMultiplex, (len(commands)+minPart-1)/minPart)
 	if parts <= 1 {

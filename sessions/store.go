@@ -51,7 +51,8 @@ type Owner interface {
 	// Detached answers Detach: everything is stored and total is the session's count, or, with err, the
 	// store could not confirm it in time (it goes on trying until it is closed). Without a Detach it says that
 	// the store refuses this session (ErrFull: too many writers; ErrUnavailable: something else is stored at its
-	// place): the attachment has ended, and what was pending is neither stored nor acknowledged.
+	// place): the attachment has ended, and what was pending is never acknowledged, nor stored, unless a command that
+	// was given up arrives late.
 	Detached(total uint64, err error)
 }
 
