@@ -61,7 +61,7 @@ func (c *Conn) dueWhileOpen() {
 		// Its silence says nothing when we are not listening, or have not asked: a process that was stopped, or a machine that slept, must not
 		// find all its clients dead when it wakes up.
 		if c.blocked() || now >= c.beatAt+c.w.cfg.Heartbeat/2 {
-			c.seen = now
+			c.seen = max(c.seen, now)
 		}
 		if now >= c.seen+deadAfter(c.w.cfg.Heartbeat) {
 			deadPeers.Inc()
