@@ -29,9 +29,6 @@ func (c *Conn) request(b []byte) []byte {
 		c.refuse(refuseRequestLine, "")
 		return nil
 	case end == 0:
-		if c.fd.Closed() {
-			return nil
-		}
 		c.input().scanned = len(b)
 		return b
 	}
@@ -76,12 +73,11 @@ func (c *Conn) admitRequest(head []byte, r *Request) *Refusal {
 		return c.w.server.refusePath
 	case string(r.Method) != http.MethodGet:
 		return refuseMethod
-	case !bytes.EqualFold(r.upgrade, []byte("websocket")):
+	case len(r.upgrade) != len("websocket") || !bytes.EqualFold(r.upgrade, []byte("websocket")): // the length: EqualFold takes the Kelvin sign for a K
 		return refuseNoUpgrade
 	case !validKey(r.key):
 		return refuseHandshake
 	}
-	// gobwas/ws changes header names in place; r's slices are values and stay.
 	if status := c.w.upgrader.upgrade(head); status != 0 {
 		if status == http.StatusUpgradeRequired {
 			return refuseNoUpgrade
@@ -317,5 +313,5 @@ func withPort(host, scheme string) string {
 // patience sets the deadline of a state that must not last.
 func (c *Conn) patience(d time.Duration) {
 	c.deadline = c.w.loop.Now() + d
-	c.w.loop.ArmAt(&c.timer, c.deadline)
+	c.rearm()
 }

@@ -349,3 +349,15 @@ func TestOriginPolicy(t *testing.T) {
 		t.Error("no origin: got false, want true: it is not a browser")
 	}
 }
+
+// Letters beyond ASCII that fold to "websocket" are no "websocket" for a proxy in front.
+func TestUpgradeIsASCII(t *testing.T) {
+	s := serve(t, Config{}, Echo{})
+	for _, name := range []string{"web\u017focket", "webSoc\u212aet"} {
+		c := dial(t, s)
+		io.WriteString(c, head("GET /ws HTTP/1.1", hostLine, "Upgrade: "+name, connLine, keyLine, versionLine))
+		if resp, _ := c.answer("GET"); resp.StatusCode != 426 {
+			t.Errorf("Upgrade %q: got %d, want 426", name, resp.StatusCode)
+		}
+	}
+}
