@@ -23,7 +23,8 @@ type Count struct {
 	NoWelcome bool
 }
 
-// ForLoop implements App.
+// ForLoop implements App. The Handler is a Waker too: an application that wraps it passes Wake on, or sessions that are silent
+// for the TTL are forgotten while they are connected.
 func (n Count) ForLoop(post func(fn func()) bool) Handler {
 	def(&n.SessionTTL, time.Hour)
 	return &countLoop{store: n.Store.Join(post), touch: n.SessionTTL / 2, welcome: !n.NoWelcome}
@@ -42,11 +43,12 @@ type counter struct {
 	attachment sessions.Attachment // nil until Attached, and again when given back
 	id         sessions.ID
 	code       ws.StatusCode // leaving: the code to close with
+	welcome    bool
 }
 
 // Open implements Handler: it finds or makes the session.
 func (l *countLoop) Open(c *Conn, r *Request) {
-	n := &counter{c: c}
+	n := &counter{c: c, welcome: l.welcome}
 	value, found, ok := queryValue(r.Query, "session_id")
 	if found {
 		var err error
@@ -58,6 +60,7 @@ func (l *countLoop) Open(c *Conn, r *Request) {
 		n.id = sessions.NewID()
 	}
 	c.Data = n
+	c.WakeAfter(l.touch)
 	l.store.Attach(n.id, found, n)
 }
 
@@ -77,13 +80,12 @@ func (n *counter) Attached(a sessions.Attachment, total uint64, resumed bool, er
 		return
 	}
 	n.attachment = a
-	l := c.w.handler.(*countLoop)
 	nested := c.w.begin(c)
 	var header [64]byte
 	h := append(header[:0], "X-Session-Id: "...)
 	h = append(n.id.Append(h), "\r\n"...)
 	c.Accept(string(h))
-	if l.welcome {
+	if n.welcome {
 		var payload [128]byte
 		p := append(payload[:0], `{"session_id":"`...)
 		p = append(n.id.Append(p), `","count":`...)
@@ -91,7 +93,6 @@ func (n *counter) Attached(a sessions.Attachment, total uint64, resumed bool, er
 		p = append(strconv.AppendBool(p, resumed), '}')
 		c.Send(ws.OpText, p)
 	}
-	c.WakeAfter(l.touch)
 	c.w.end(c, nested)
 }
 

@@ -50,6 +50,15 @@ func (c *Conn) sendFrame(op ws.OpCode, payload []byte) {
 	}
 	w.single = appendFrame(w.single[:0], op, payload)
 	c.write(w.single)
+	w.single = spare(w.single)
+}
+
+// spare keeps a loop's buffer for the next use, but for one that a large message has made.
+func spare(b []byte) []byte {
+	if cap(b) > 4*flushAt {
+		return nil
+	}
+	return b[:0]
 }
 
 // flush writes what has collected in the loop's scratch buffer for c.
@@ -170,10 +179,12 @@ func (c *Conn) breakOff() {
 func (c *Conn) brokenOff() { c.end(goneReset) }
 
 // PauseReading stops reading from the client until ResumeReading; the client notices when its own buffers are full. Messages that
-// were read already are kept back too. Heartbeats go on.
+// were read already are kept back too. Heartbeats go on. It does nothing once Close has been called: the peer's own Close has to be read.
 func (c *Conn) PauseReading() {
-	c.flags |= paused
-	c.interest()
+	if c.state <= leaving {
+		c.flags |= paused
+		c.interest()
+	}
 }
 
 // ResumeReading undoes PauseReading.

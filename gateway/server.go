@@ -26,11 +26,12 @@ type Server struct {
 	listeners []*poller.Listener
 	loops     sync.WaitGroup
 
-	conns    atomic.Int64 // sockets held, in whatever state
-	phase    atomic.Int32
-	emptied  chan struct{} // closed when the last connection has left a draining server
-	emptyOne sync.Once
-	endOne   sync.Once
+	conns     atomic.Int64 // sockets held, in whatever state
+	accepting atomic.Int32 // loops that still accept: while there are any, no connection now says nothing about the next moment
+	phase     atomic.Int32
+	emptied   chan struct{} // closed when no loop accepts and the last connection has left
+	emptyOne  sync.Once
+	endOne    sync.Once
 }
 
 const (
@@ -72,13 +73,18 @@ func New(cfg Config, app App) (_ *Server, err error) {
 		}
 		s.workers = append(s.workers, w)
 	}
+	s.accepting.Store(int32(len(s.workers)))
 	return s, nil
 }
 
-// release undoes a New that failed, or that was never started.
+// release undoes a New that failed or was never started, or a Start that failed: no loop runs.
 func (s *Server) release() {
-	for _, ln := range s.listeners {
-		_ = ln.Close()
+	for i, ln := range s.listeners {
+		if i < len(s.workers) && s.workers[i].acceptor != nil {
+			s.workers[i].acceptor.Close() // ln is its own
+		} else {
+			_ = ln.Close()
+		}
 	}
 	for _, w := range s.workers {
 		w.loop.Close()
@@ -86,14 +92,16 @@ func (s *Server) release() {
 	}
 }
 
-// Start runs the loops, and returns when connections are accepted.
+// Start runs the loops, and returns when connections are accepted. Once; with an error the server is closed.
 func (s *Server) Start() error {
 	if !s.phase.CompareAndSwap(phaseNew, phaseServing) {
-		return errors.New("start gateway: it was started before")
+		return errors.New("start gateway: it was started or closed before")
 	}
 	for i, w := range s.workers {
 		acceptor, err := w.loop.Serve(s.listeners[i], w.accept)
 		if err != nil {
+			s.phase.Store(phaseClosed)
+			s.release()
 			return fmt.Errorf("start gateway: %w", err)
 		}
 		w.acceptor = acceptor
@@ -146,18 +154,6 @@ func (s *Server) Drain(ctx context.Context) error {
 		for _, w := range s.workers {
 			w.loop.Post(w.drain)
 		}
-		// Behind all drains: from here on an empty server stays empty.
-		for _, w := range s.workers {
-			done := make(chan struct{})
-			if w.loop.Post(func() { close(done) }) {
-				select {
-				case <-done:
-				case <-s.emptied: // by Close, which drops what is posted behind it
-				case <-ctx.Done():
-				}
-			}
-		}
-		s.checkEmpty()
 	}
 	select {
 	case <-s.emptied:
@@ -173,8 +169,14 @@ func (s *Server) left() {
 	s.checkEmpty()
 }
 
+// stopped is called by loops when they accept no more.
+func (s *Server) stopped() {
+	s.accepting.Add(-1)
+	s.checkEmpty()
+}
+
 func (s *Server) checkEmpty() {
-	if s.phase.Load() >= phaseDraining && s.conns.Load() == 0 {
+	if s.accepting.Load() == 0 && s.conns.Load() == 0 {
 		s.emptyOne.Do(func() { close(s.emptied) })
 	}
 }
@@ -184,7 +186,6 @@ func (s *Server) Close() error {
 	s.endOne.Do(func() {
 		if s.phase.Swap(phaseClosed) == phaseNew {
 			s.release()
-			s.checkEmpty()
 			return
 		}
 		for _, w := range s.workers {
@@ -195,6 +196,7 @@ func (s *Server) Close() error {
 		}
 	})
 	s.loops.Wait()
+	s.accepting.Store(0)
 	s.checkEmpty() // a Drain may be waiting, or come later
 	return nil
 }

@@ -71,7 +71,7 @@ func tick(heartbeat time.Duration) time.Duration {
 // accept takes over a new socket.
 func (w *worker) accept(sysfd int) {
 	if w.server.conns.Add(1) > int64(w.cfg.MaxConns+refusalRoom) {
-		w.server.conns.Add(-1)
+		w.server.left()
 		rejected[RefuseFull.reason].Inc()
 		_, _ = unix.Read(sysfd, w.loop.ReadBuf()) // a request left unread makes close a reset, which destroys the answer
 		_, _ = unix.Write(sysfd, RefuseFull.append(nil, ""))
@@ -130,9 +130,7 @@ func (w *worker) end(c *Conn, nested bool) {
 	if w.current == c {
 		c.flush()
 		w.current = nil
-		if cap(w.scratch) > 4*flushAt { // a large echo must not keep its buffer for good
-			w.scratch = nil
-		}
+		w.scratch = spare(w.scratch)
 	}
 	if c.state == lingering && c.out == nil {
 		c.sendFIN()
@@ -165,15 +163,16 @@ func (w *worker) heartbeat() []byte {
 
 // drain gives every connection its turn to leave, spread over DrainSpread.
 func (w *worker) drain() {
-	w.draining = true
-	if w.acceptor != nil {
-		// Those that the kernel has completed are told 503, not reset. The acceptor takes them in bursts.
-		for before := -1; before < len(w.conns); {
-			before = len(w.conns)
-			w.acceptor.Readable()
-		}
-		w.acceptor.Close()
+	if w.draining {
+		return // Close has overtaken it
 	}
+	w.draining = true
+	// Those that the kernel has completed are told 503, not reset. The acceptor takes them in bursts.
+	for before := -1; before < len(w.conns); {
+		before = len(w.conns)
+		w.acceptor.Readable()
+	}
+	w.acceptor.Close()
 	for i := len(w.conns) - 1; i >= 0; i-- { // backwards: refusing may remove the connection in hand
 		switch c := w.conns[i]; c.state {
 		case handshaking:
@@ -186,14 +185,13 @@ func (w *worker) drain() {
 			c.rearm()
 		}
 	}
+	w.server.stopped()
 }
 
 // abort cuts all connections off.
 func (w *worker) abort() {
 	w.draining = true
-	if w.acceptor != nil {
-		w.acceptor.Close()
-	}
+	w.acceptor.Close()
 	for len(w.conns) > 0 {
 		w.conns[len(w.conns)-1].end(goneReset)
 	}
