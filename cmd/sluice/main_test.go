@@ -330,6 +330,31 @@ func TestServeBySettingsOfTheEnvironment(t *testing.T) {
 	}
 }
 
+// A configuration that does not come does not keep the process from being stopped.
+func TestSignalWhileReadingTheConfiguration(t *testing.T) {
+	for _, command := range []string{"serve", "config"} {
+		pipe := filepath.Join(t.TempDir(), "sluice.yaml")
+		if err := unix.Mkfifo(pipe, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p := launch(t, command, "--config="+pipe)
+		writer := -1
+		for deadline := time.Now().Add(patience); writer < 0; time.Sleep(time.Millisecond) {
+			var err error
+			// It opens as soon as the process reads the other end.
+			if writer, err = unix.Open(pipe, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil && (err != unix.ENXIO || time.Now().After(deadline)) {
+				t.Fatalf("%s: open the pipe: %v", command, err)
+			}
+		}
+		p.signal(syscall.SIGTERM)
+		p.exit()
+		unix.Close(writer)
+		if status := p.cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGTERM {
+			t.Errorf("%s: got status %#x, want it ended by SIGTERM", command, status)
+		}
+	}
+}
+
 // The loops share their port, which must not let another process share it too.
 func TestSecondGatewayOnTheSamePort(t *testing.T) {
 	_, listen, _ := start(t, "--loops=2")

@@ -41,8 +41,9 @@ const description = `A WebSocket gateway for very many mostly idle connections.
 
 Settings: a flag wins over its SLUICE_ variable, which wins over the --config file, which wins over the default.`
 
-// run is the whole program but for the operating system's side of it. It returns the exit status.
-func run(args, environ []string, signals <-chan os.Signal, stdout, stderr io.Writer) int {
+// run is the whole program but for the operating system's side of it. takeSignals is called when there is a gateway to stop. It
+// returns the exit status.
+func run(args, environ []string, takeSignals func() <-chan os.Signal, stdout, stderr io.Writer) int {
 	usage := func(err error) int {
 		// One line, whatever the error quotes.
 		fmt.Fprintf(stderr, "sluice: %s\n", strings.ReplaceAll(err.Error(), "\n", " "))
@@ -96,7 +97,7 @@ func run(args, environ []string, signals <-chan os.Signal, stdout, stderr io.Wri
 		if err := cmds.Serve.check(from.place); err != nil {
 			return usage(err)
 		}
-		return serve(cmds.Serve.config, from, signals, stderr)
+		return serve(cmds.Serve.config, from, takeSignals(), stderr)
 	}
 }
 
