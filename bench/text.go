@@ -25,38 +25,7 @@ func (r *Result) WriteText(out io.Writer) error {
 	} else {
 		fmt.Fprintf(&b, "  held      %s\n", seconds(r.TrafficSeconds))
 	}
-	for _, l := range []struct {
-		n    int64
-		name string
-	}{
-		{n.Churned, "visits"}, {n.Resumed, "resumed"}, {n.Beats, "beats"}, {n.Pings, "pings"},
-		{n.Byes, "byes"}, {n.Unanswered, "in flight when their connection ended"},
-	} {
-		if l.n > 0 {
-			fmt.Fprintf(&b, "  %-9s %s\n", l.name, commas(l.n))
-		}
-	}
-	if r.Spec.Scenario == Slow {
-		slow := int64(0)
-		for i := range r.Spec.Conns {
-			if r.Spec.isSlow(i) {
-				slow++
-			}
-		}
-		fmt.Fprintf(&b, "  slow      %s did not read, %s of them were cut off\n", commas(slow), commas(n.SlowCut))
-	}
-	for i, s := range r.RecoverySeconds {
-		fmt.Fprintf(&b, "  storm %d   all back after %s\n", i+1, seconds(s))
-	}
-	if len(n.Reasons) > 0 {
-		fmt.Fprintf(&b, "  attempts that failed: %s\n", listCounts(n.Reasons))
-	}
-	if len(n.Closes) > 0 {
-		fmt.Fprintf(&b, "  closed by the server: %s, over %s\n", closeCodes(n.Closes), seconds(r.DrainSeconds))
-	}
-	if len(n.Faults) > 0 {
-		fmt.Fprintf(&b, "  faults of the server: %s\n", listCounts(n.Faults))
-	}
+	r.counts(&b)
 	b.WriteByte('\n')
 	r.latencyTable(&b)
 	if r.Server != nil {
@@ -74,6 +43,43 @@ func (r *Result) WriteText(out io.Writer) error {
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// counts writes what there was of all else that is counted.
+func (r *Result) counts(out io.Writer) {
+	n := &r.Counters
+	for _, l := range []struct {
+		n    int64
+		name string
+	}{
+		{n.Churned, "visits"}, {n.Resumed, "resumed"}, {n.Beats, "beats"}, {n.Pings, "pings"},
+		{n.Byes, "byes"}, {n.Unanswered, "in flight when their connection ended"},
+	} {
+		if l.n > 0 {
+			fmt.Fprintf(out, "  %-9s %s\n", l.name, commas(l.n))
+		}
+	}
+	if r.Spec.Scenario == Slow {
+		slow := int64(0)
+		for i := range r.Spec.Conns {
+			if r.Spec.isSlow(i) {
+				slow++
+			}
+		}
+		fmt.Fprintf(out, "  slow      %s did not read, %s of them were cut off\n", commas(slow), commas(n.SlowCut))
+	}
+	for i, s := range r.RecoverySeconds {
+		fmt.Fprintf(out, "  storm %d   all back after %s\n", i+1, seconds(s))
+	}
+	if len(n.Reasons) > 0 {
+		fmt.Fprintf(out, "  attempts that failed: %s\n", listCounts(n.Reasons))
+	}
+	if len(n.Closes) > 0 {
+		fmt.Fprintf(out, "  closed by the server: %s, over %s\n", closeCodes(n.Closes), seconds(r.DrainSeconds))
+	}
+	if len(n.Faults) > 0 {
+		fmt.Fprintf(out, "  faults of the server: %s\n", listCounts(n.Faults))
+	}
 }
 
 // some lists a few of many targets.

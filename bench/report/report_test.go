@@ -72,6 +72,29 @@ func render(t testing.TB, r *bench.Result) string {
 	return b.String()
 }
 
+func TestPageClaimsOnlyWhatWasLookedAt(t *testing.T) {
+	r := sample(t)
+	for _, tc := range []struct {
+		noVerify bool
+		slo      []bench.Objective
+		want     string
+	}{
+		{false, nil, "nothing lost, nothing twice."},
+		{true, nil, "nothing lost."},
+		{true, []bench.Objective{{Metric: "message", Percentile: 99, Limit: time.Second}}, "nothing lost, nothing late."},
+	} {
+		r.Spec.NoVerify, r.Spec.SLO = tc.noVerify, tc.slo
+		if got := render(t, r); !strings.Contains(got, "All as it should be: "+tc.want) {
+			t.Errorf("unverified %t, objectives %v: the page lacks %q", tc.noVerify, tc.slo, tc.want)
+		}
+	}
+	// Interrupted during the ramp: of the server there is no more than the first sample.
+	r.Server = &bench.ServerUsage{Before: bench.Usage{Processes: 1, RSS: 1 << 20, PSS: 1 << 20, USS: 1 << 20, Anon: 1 << 20, KernelTCP: 1 << 20, KernelSlab: 1 << 20}}
+	if got := render(t, r); strings.Contains(got, "0 B") {
+		t.Error("the page shows memory of 0 B where nothing was measured")
+	}
+}
+
 func TestPageHoldsWhatWasFound(t *testing.T) {
 	page := render(t, sample(t))
 	for _, want := range []string{"10,000 connections", "All as it should be", "580 B", "700,000", "p99.99", "refused", "Authorization"} {

@@ -50,7 +50,14 @@ func verdict(r *bench.Result) *Verdict {
 	case !r.Complete:
 		return &Verdict{false, "The run was interrupted; this is what it found until then.", nil}
 	}
-	return &Verdict{true, "All as it should be: nothing lost, nothing twice, nothing late.", nil}
+	words := "All as it should be: nothing lost"
+	if !r.Spec.NoVerify {
+		words += ", nothing twice"
+	}
+	if len(r.Spec.SLO) > 0 {
+		words += ", nothing late"
+	}
+	return &Verdict{true, words + ".", nil}
 }
 
 func resultTiles(r *bench.Result) []Tile {
