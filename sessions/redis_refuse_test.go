@@ -56,6 +56,54 @@ func TestRedisRefusesOneSession(t *testing.T) {
 	}
 }
 
+// A connection that goes while its loop has not heard of the refusal yet is detached once, and nothing of it stays.
+func TestRedisRefusesWhoIsLeaving(t *testing.T) {
+	r := startRedis(t)
+	s := newTestRedis(t, steady(r.url()))
+	l, id := newTestLoop(t, s), NewID()
+	held, pending, refused := attachedOrKept.Load(), redisPending.Load(), redisRefused.Get()
+	owned, unowned, silent := l.join(t, id, false), l.join(t, id, false), l.join(t, id, false)
+	silent.add(1)
+	silent.acked(1)
+	r.cli("set", s.key(id), "text")
+	busy := make(chan struct{}) // keeps the loop from what is posted to it
+	l.post(func() {
+		for _, m := range []*member{owned, unowned} {
+			m.a.Add()
+		}
+		l.Loop.(*redisLoop).handOver()
+		silent.a.Touch()
+		<-busy
+		for _, m := range []*member{owned, unowned} {
+			m.a.Add() // read before the loop heard of it
+		}
+		owned.a.Detach(owned)
+		unowned.a.Detach(nil)
+		silent.a.Detach(silent)
+	})
+	eventually(t, "all are refused", func() bool { return redisRefused.Get() == refused+3 })
+	close(busy)
+	for _, m := range []*member{owned, silent} {
+		eventually(t, "Detached is called", func() bool { return get(m, &m.detached) == 1 })
+	}
+	if err := get(owned, &owned.finalErr); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Detached with %v, want ErrUnavailable", err)
+	}
+	eventually(t, "nothing stays", func() bool {
+		unacked, queued := -1, -1
+		l.on(func() {
+			rl := l.Loop.(*redisLoop)
+			rl.mu.Lock()
+			unacked, queued = rl.unacked, len(rl.queue)+len(rl.parked)+len(rl.dirtied)+rl.flying
+			rl.mu.Unlock()
+		})
+		return unacked == 0 && queued == 0 && attachedOrKept.Load() == held && redisPending.Load() == pending
+	})
+	if n, d, u := get(silent, &silent.detached), get(owned, &owned.detached), get(unowned, &unowned.detached); n != 1 || d != 1 || u != 0 {
+		t.Errorf("Detached %d, %d and %d times, want 1, 1 and, without an owner, 0", n, d, u)
+	}
+}
+
 // The 127th connection that counts on a session is refused, and so is the resume after it.
 func TestRedisBoundsWritersOfASession(t *testing.T) {
 	r := startRedis(t)
