@@ -109,10 +109,16 @@ func (r *run) toolUsage() {
 	t.HeapPerConn = ratio(float64(ramped.Heap-start.Heap), opened)
 	if drained != nil {
 		t.CPUSeconds, t.BurntCPUSeconds = drained.CPU-start.CPU, drained.Burnt-start.Burnt
-		if r.spec.onlyMessages() {
+		if r.result.onlyMessages() {
 			t.CPUPerMessageUS = ratio((drained.CPU-ramped.CPU)*1e6, float64(n.Replies))
 		}
 	}
+}
+
+// onlyMessages reports whether messages are all that the traffic's CPU went into: in slow there are also those of the clients that do
+// not read, and with Reconnect there may be handshakes.
+func (r *Result) onlyMessages() bool {
+	return (r.Spec.Scenario == Count || r.Spec.Scenario == Echo) && r.Counters.Opened == r.Counters.Ramped
 }
 
 // derive computes the figures per connection and per message. Growth is taken from before the ramp, so what the
@@ -143,7 +149,7 @@ func (s *ServerUsage) derive(r *Result) {
 	traffic := s.After.CPUSeconds - s.Idle.CPUSeconds
 	per := func(count int64) float64 { return ratio(traffic*1e6, share*float64(count)) }
 	switch {
-	case r.Spec.onlyMessages():
+	case r.onlyMessages():
 		s.CPUPerMessageUS = per(n.Replies)
 	case r.Spec.Scenario == Idle:
 		s.CPUPerBeatUS = per(s.beats)

@@ -176,7 +176,7 @@ type ServerUsage struct {
 	KernelIdlePerConn  float64 `json:"kernel_idle_per_conn"`  // bytes, machine-wide: client and server sockets together when both are here
 	KernelAfterPerConn float64 `json:"kernel_after_per_conn"` // bytes
 	CPUPerHandshakeUS  float64 `json:"cpu_per_handshake_us"`  // CPU from Before to Idle / connections opened
-	CPUPerMessageUS    float64 `json:"cpu_per_message_us"`    // count, echo: CPU from Idle to After / replies
+	CPUPerMessageUS    float64 `json:"cpu_per_message_us"`    // count, echo, when nobody came back: CPU from Idle to After / replies
 	CPUPerBeatUS       float64 `json:"cpu_per_beat_us"`       // idle: CPU from Idle to After / heartbeats in between
 	CPUPerVisitUS      float64 `json:"cpu_per_visit_us"`      // resume, churn, storm: CPU from Idle to After / returns, with what came before each
 	CPUTrafficCores    float64 `json:"cpu_traffic_cores"`     // CPU from Idle to After / time between them

@@ -9,9 +9,6 @@ import (
 // visits reports whether a unit of traffic is a visit: a client that leaves and comes back.
 func (s *Spec) visits() bool { return s.Scenario == Resume || s.Scenario == Churn }
 
-// onlyMessages reports whether messages are all that the traffic's CPU goes into: in slow there are also those of the clients that do not read.
-func (s *Spec) onlyMessages() bool { return s.Scenario == Count || s.Scenario == Echo }
-
 // visit has c leave and come back. In resume it counts some messages first.
 func (w *worker) visit(c *Conn, intended time.Duration) {
 	c.flags |= visiting

@@ -97,10 +97,18 @@ func TestCPUIsCountedForWhatItWentInto(t *testing.T) {
 		Count: {10}, Echo: {10}, Slow: {}, Idle: {0, 50, 0}, Churn: {0, 0, 25}, Resume: {0, 0, 25}, Storm: {0, 0, 20},
 	} {
 		s := ServerUsage{Idle: Usage{Processes: 1, at: time.Unix(0, 0)}, After: Usage{CPUSeconds: 1, Processes: 1, at: time.Unix(4, 0)}, beats: 20_000}
-		s.derive(&Result{Spec: Spec{Scenario: scenario}, Counters: Counters{
-			Ramped: 1000, Opened: 51_000, Replies: 100_000, Churned: 40_000, Beats: 30_000}})
+		r := Result{Spec: Spec{Scenario: scenario}, Counters: Counters{Ramped: 1000, Opened: 1000, Replies: 100_000, Churned: 40_000, Beats: 30_000}}
+		if r.Spec.visits() || scenario == Storm {
+			r.Counters.Opened = 51_000
+		}
+		s.derive(&r)
 		if got := [3]float64{s.CPUPerMessageUS, s.CPUPerBeatUS, s.CPUPerVisitUS}; got != want {
 			t.Errorf("%s: got %v, want %v", scenario, got, want)
+		}
+		r.Counters.Opened++ // one came back
+		s.CPUPerMessageUS = 0
+		if s.derive(&r); s.CPUPerMessageUS != 0 {
+			t.Errorf("%s: %v µs a message, with handshakes in it", scenario, s.CPUPerMessageUS)
 		}
 		if s.CPUTrafficCores != 0.25 { // a second in the four between the samples
 			t.Errorf("%s: got %.3f cores, want 0.250", scenario, s.CPUTrafficCores)
