@@ -30,7 +30,7 @@ func (o *output) compact() {
 // call cheap, and little enough for an ordinary socket buffer.
 const flushAt = 32 << 10
 
-// Send sends one message. payload is copied. Inside a Handler's Message (and in functions given to Post), what is sent
+// Send sends one message; op is ws.OpText or ws.OpBinary. payload is copied. Inside a Handler's Message (and in functions given to Post), what is sent
 // to that connection leaves in one write at the end of the event. It returns an error, and sends nothing, when the
 // connection is closing; how the peer takes it is not known until later.
 func (c *Conn) Send(op ws.OpCode, payload []byte) error {

@@ -160,7 +160,8 @@ func (r *Request) parseHeader(line []byte) bool {
 }
 
 // Header is the value of a header, in any case, without the white space around it; found is false when there is none. Of several lines with that
-// name it is the first.
+// name it is the first. Connection is
+// the gateway's: its lines that do not say "upgrade" are not found.
 func (r *Request) Header(name string) (value []byte, found bool) {
 	for rest := r.head; ; {
 		line, more, ok := cutLine(rest)
