@@ -135,6 +135,9 @@ func TestStartFailsHalfWay(t *testing.T) {
 	if s.Ready() == nil {
 		t.Error("a server that failed to start says it is ready")
 	}
+	if err := s.Drain(t.Context()); err != nil {
+		t.Errorf("Drain: got %v, want nil: there is nothing to drain", err)
+	}
 	s.Close()
 	if after := openFiles(t); after > before {
 		t.Errorf("got %d descriptors more than before", after-before)

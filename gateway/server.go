@@ -90,6 +90,8 @@ func (s *Server) release() {
 		w.loop.Close()
 		_ = w.loop.Run() // lets go of the reactor's descriptors
 	}
+	s.accepting.Store(0)
+	s.checkEmpty()
 }
 
 // Start runs the loops, and returns when connections are accepted. Once; with an error the server is closed.
