@@ -60,6 +60,7 @@ func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer
 	if s.loops = int(cfg.Loops); s.loops == 0 {
 		s.loops = runtime.GOMAXPROCS(0)
 	}
+	tuneProcs(s.loops, cfg.SessionStore)
 	if s.maxConns, err = fitConns(int(cfg.MaxConns), s.loops, s.files); err != nil {
 		fmt.Fprintf(stderr, "sluice: %s: %v\n", from.place("max-conns"), err)
 		return exitUsage
