@@ -60,11 +60,20 @@ func tuneGC(store string) {
 	}
 }
 
-// tuneProcs lets no more threads run Go code than there are loops, when these do all the work: the Go scheduler wakes an idle thread each
-// time a loop runs out of events, and that one takes the loop over. With one loop on two cores a message costs 18 µs so, and 25 µs without
-// (20,000 a second). Redis has goroutines of its own to run.
+// tuneProcs sets how many threads run Go code, unless the user did.
+//
+// When the loops do all the work, no more than there are loops: the Go scheduler wakes an idle thread each time a loop runs out of events,
+// and that one takes the loop over. With one loop on two cores a message costs 18 µs so, and 25 µs without (20,000 a second).
+//
+// With Redis, one more than there are loops at least: a loop that waits in epoll_wait keeps its place for up to 10 ms, in which nobody else may
+// read what Redis answers. At 10,000 messages a second on two cores, half of the acknowledgements come within 0.4 ms so, and 15 ms without.
 func tuneProcs(loops int, store string) {
-	if store != "redis" && os.Getenv("GOMAXPROCS") == "" && loops < runtime.GOMAXPROCS(0) {
-		runtime.GOMAXPROCS(loops)
+	procs := runtime.GOMAXPROCS(0)
+	switch {
+	case os.Getenv("GOMAXPROCS") != "":
+	case store == "redis":
+		runtime.GOMAXPROCS(max(procs, loops+1))
+	default:
+		runtime.GOMAXPROCS(min(procs, loops))
 	}
 }
