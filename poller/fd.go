@@ -256,6 +256,34 @@ func (f *FD) SocketError() error {
 	return nil
 }
 
+// Unacked is how many of the bytes written the peer's kernel has not acknowledged, sent or not
+// (TIOCOUTQ); a FIN counts as one. 0 also stands for a socket that cannot say. Costs about 0.5 µs. Loop
+// only.
+func (f *FD) Unacked() int {
+	var n int32
+	_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, uintptr(f.fd), unix.TIOCOUTQ,
+		uintptr(unsafe.Pointer(&n)))
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
+}
+
+// Acked is how many bytes the peer's kernel has acknowledged since the connection began (tcp_info's
+// bytes_acked). Two readings tell whether the peer takes what it is sent, however slowly: write
+// readiness does not, because the kernel reports it only when a third of the buffer is free. 0 also
+// stands for a socket that cannot say. Costs about 1 µs: ask only where Unacked is not 0. Loop only.
+func (f *FD) Acked() uint64 {
+	var info unix.TCPInfo
+	size := uint32(unsafe.Offsetof(info.Bytes_acked) + unsafe.Sizeof(info.Bytes_acked))
+	_, _, errno := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(f.fd), unix.IPPROTO_TCP,
+		unix.TCP_INFO, uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return 0
+	}
+	return info.Bytes_acked
+}
+
 // CloseWrite sends FIN; the peer may go on sending.
 func (f *FD) CloseWrite() error { return unix.Shutdown(int(f.fd), unix.SHUT_WR) }
 
