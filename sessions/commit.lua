@@ -1,124 +1,70 @@
--- One writer's commit to one session. doc.go says why it is right; commit_model_test.go tries to prove it wrong.
+-- One process' commit to one session. doc.go says why it is right; model_test.go tries to prove it
+-- wrong.
 --
--- KEYS[1]  the session: a hash of n (the total), b (what folded writers counted), x (set once a writer that
---          might be alive was folded) and, per writer, c:<writer> = contribution:total-right-after:seconds[:f];
---          seconds is 0 when, besides being done (f), no command of the writer can still arrive
--- ARGV     1 field  2 contribution  3 contribution it was told is stored  4 total it was told  5 TTL ms
---          6 "f" if this writer is done, "0" if it is and repeated nothing  7 "heal" or ""
---          8… heal: the other fields it was told, as pairs
--- Answers  {1, total, contribution stored, total right after it, fields if the writer is new, healed,
---          other fields if they changed…}
---          {0} state was lost: nothing has been done, send again with "heal"
---          an error SESSION…: this session cannot take the commit, and nothing of it has been stored
-local key, me = KEYS[1], ARGV[1]
-local c, told, known, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local done, heal = ARGV[6], ARGV[7] == 'heal'
-local now = tonumber(redis.call('TIME')[1])
-local int = function(x) return string.format('%.0f', x) end -- .. would write 1e+15
+-- KEYS[1]  the session: a hash of n, the total, and per process c:<instance> = i:b:d:t, what it
+--          contributed: incarnation, base, delta, the total right after delta was stored.
+--          n is the sum of all b+d.
+-- ARGV     1 the process' field  2 its value, i:b:d  3 what the other fields are worth, as it was told
+--          4 TTL, ms  5 "touch": set the TTL though nothing changes
+--          6... to restore: the other fields that it was told, as pairs
+-- Answers  {n, t, b, b+d before this commit, the other fields if they are not worth ARGV[3]...}
+--          {}: another field was lost; nothing has been done: send again with the fields
+--          an error SESSION...: this session cannot take the commit; nothing of it has been stored
+local key, me, told = KEYS[1], ARGV[1], tonumber(ARGV[3])
 local max = 9007199254740991 -- 2^53-1: above it a Lua number skips integers
-local count = function(v) -- nil unless v is a count that we can have written
-  local x = tonumber(v)
-  if x and x <= max and not string.find(v, '%D') then return x end
-end
+local none, writes = {i = 0, b = 0, d = 0, t = 0}, {}
+local foreign = function(what) return {err = 'SESSIONFOREIGN a commit has not written ' .. what} end
 local parse = function(v)
-  local a, b, s, f = string.match(v, '^(%d+):(%d+):(%d+):?(f?)$')
-  a, b = tonumber(a), tonumber(b)
-  if a and a <= max and b <= max then return a, b, tonumber(s), f end
+  local i, b, d, t = string.match(v, '^(%d+):(%d+):(%d+):(%d+)$')
+  i, b, d, t = tonumber(i), tonumber(b), tonumber(d), tonumber(t)
+  if i and math.max(i, b + d, t) <= max then return {i = i, b = b, d = d, t = t} end
 end
-local foreign = 'SESSIONFOREIGN another field than a commit writes: '
+local join = function(x, y) -- of one field: nothing is lost, nothing counted twice
+  if x.i < y.i then x, y = y, x end
+  if x.i > y.i then return {i = x.i, b = math.max(x.b, y.b + y.d), d = x.d, t = x.t} end
+  local z = y.d > x.d and y or x
+  return {i = x.i, b = math.max(x.b, y.b), d = z.d, t = z.t}
+end
 
 local h = redis.pcall('HMGET', key, 'n', me)
 if h.err then return h end -- WRONGTYPE, as it is: redis.call would wrap it
-local n, s, t, sec, f = h[1] and count(h[1]) or not h[1] and 0, 0, 0, 0, ''
-if not n then return {err = foreign .. 'n'} end
-if h[2] then s, t, sec, f = parse(h[2]) end
-if not s then return {err = foreign .. me} end
-
-local healed = 0
-if s < told or n - s < known - told then
-  if not heal then return {0} end
-  healed = 1
-  local base, forced, have, given, all = 0, false, {}, {}, redis.call('HGETALL', key)
-  for i = 1, #all, 2 do
-    local w, v = all[i], all[i + 1]
-    if w == 'b' then base = count(v)
-    elseif w == 'x' then forced = true
-    elseif w ~= 'n' and parse(v) then have[w] = v end
-    if not base then return {err = foreign .. 'b'} end
-  end
-  local gbase = 0
-  for i = 8, #ARGV, 2 do
-    local w, v = ARGV[i], ARGV[i + 1]
-    if w == 'b' then gbase = count(v) or 0
-    elseif w ~= 'x' and parse(v) then given[w] = v end
-  end
-  if base < gbase then -- the writer saw a later fold: what it did not see is in its base, or alive and will say so itself
-    for w, v in pairs(have) do
-      if w ~= me and not given[w] then have[w] = nil; redis.call('HDEL', key, w) end
-    end
-  end
-  for w, v in pairs(given) do
-    if have[w] then -- the same writer twice: contributions only grow, so the larger one is later
-      if parse(v) > parse(have[w]) then have[w] = v end
-    elseif base <= gbase then have[w] = v end -- else it was folded since the writer saw it
-  end
-  base = math.max(base, gbase)
-  n = base
-  for w, v in pairs(have) do
-    n = n + parse(v)
-    redis.call('HSET', key, w, v)
-  end
-  if base > 0 then redis.call('HSET', key, 'b', int(base)) end
-  if have[me] then s, t, sec, f = parse(have[me]) else s, t = 0, 0 end
-  if s < told then -- its own share, which nobody else can restore
-    if forced and n >= known and base >= told - s then -- it was folded alive: take it back out
-      redis.call('HSET', key, 'b', int(base - (told - s)))
-    else n = n + (told - s) end
-    s, t = told, n
-  end
-  if n > 0 then redis.call('HSET', key, 'n', int(n)) end
-  redis.call('PEXPIRE', key, ttl) -- here too: the commit itself may yet be refused
+local n, old = tonumber(string.match(h[1] or '0', '^%d+$')), h[2] and parse(h[2]) or not h[2] and none
+if not n or n > max or not old then return foreign('n, or ' .. me) end
+local put = function(field, from, v) -- what makes a field worth no more is not news
+  if v.b + v.d <= from.b + from.d then return end
+  n = n + ((v.b + v.d) - (from.b + from.d)) -- in this order: sums above 2^53 are not exact
+  if v.t == 0 then v.t = n end
+  writes[#writes + 1] = field
+  writes[#writes + 1] = string.format('%.0f:%.0f:%.0f:%.0f', v.i, v.b, v.d, v.t)
 end
 
-local len = h[2] and 0 or redis.call('HLEN', key)
-if len >= FOLD_ABOVE and c > 0 then -- a writer more: fold those that cannot come back
-  local all, base = redis.call('HGETALL', key), 0
-  for i = 1, #all, 2 do
-    local w, v = all[i], all[i + 1]
-    if w == 'b' then base = base + (count(v) or 0)
-    elseif w ~= 'n' and w ~= 'x' and w ~= me then
-      local x, _, at, fin = parse(v)
-      if x and now - at >= (fin == 'f' and FOLD_AFTER or 2 * ttl / 1000 + FOLD_AFTER) then
-        if fin ~= 'f' then redis.call('HSET', key, 'x', '1') end
-        base, len = base + x, len - redis.call('HDEL', key, w)
-      end
-    end
-  end
-  if base > 0 then redis.call('HSET', key, 'b', int(base)) end
-  if len >= FIELDS_MAX and told == 0 then
-    return {err = 'SESSIONFULL ' .. len .. ' fields, of connections that count or were cut off'}
+local before = old.b + old.d
+if n - before < told then
+  if not ARGV[6] then return {} end
+  for k = 6, #ARGV, 2 do
+    local s = redis.call('HMGET', key, ARGV[k])[1]
+    s = s and parse(s) or not s and none
+    if not s then return foreign(ARGV[k]) end
+    put(ARGV[k], s, join(s, parse(ARGV[k + 1])))
   end
 end
-
-local fresh = h[2] and healed == 0 and c > s and sec == now -- written this second: the TTL is right to a second
-if c > s then
-  if n + (c - s) > max then return {err = 'SESSIONLIMIT the total would be above 2^53-1'} end
-  n = n + (c - s)
-  s, t = c, n
+local v = join(old, parse(ARGV[2] .. ':0'))
+put(me, old, v)
+if n > max then return {err = 'SESSIONLIMIT the total would be above 2^53-1'} end
+if #writes > 0 then
+  if not h[2] and writes[#writes - 1] == me and redis.call('HLEN', key) > MAX_PROCESSES then
+    return {err = 'SESSIONFULL MAX_PROCESSES processes have counted in it'}
+  end
+  redis.call('HSET', key, 'n', string.format('%.0f', n), unpack(writes))
 end
-if s > 0 then
-  if done ~= '' then f = ':f' elseif f == 'f' then f = ':f' end
-  redis.call('HSET', key, 'n', int(n), me, int(s) .. ':' .. int(t) .. ':' .. (done == '0' and 0 or now) .. f)
-end
-if not fresh then redis.call('PEXPIRE', key, ttl) end
+if #writes > 0 or ARGV[5] ~= '' then redis.call('PEXPIRE', key, ARGV[4]) end
 
-local reply = {1, n, s, t, len, healed}
-if healed == 1 or n - s ~= known - told then
+local reply = {n, v.t, v.b, before}
+if n - v.b - v.d ~= told then
   local all = redis.call('HGETALL', key)
-  for i = 1, #all, 2 do
-    if all[i] ~= 'n' and all[i] ~= me then
-      reply[#reply + 1] = all[i]
-      reply[#reply + 1] = all[i + 1]
+  for k = 1, #all, 2 do
+    if all[k] ~= 'n' and all[k] ~= me then
+      reply[#reply + 1], reply[#reply + 2] = all[k], all[k + 1]
     end
   end
 end

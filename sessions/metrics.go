@@ -7,11 +7,13 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 )
 
-// attachedOrKept counts what sluice_sessions shows: in memory, every session held (attached or idle);
-// with Redis, the attachments of this process. An int64 and not a Gauge, whose Add is a float CAS loop.
+// attachedOrKept counts what sluice_sessions shows: in memory, every session held (attached or
+// idle); with Redis, the attachments of this process. An int64 and not a Gauge, whose Add is a
+// float CAS loop.
 var attachedOrKept atomic.Int64
 
-// The series of this package, all of them from the start: their number depends on nothing that a client sends.
+// The series of this package, all of them from the start: their number depends on nothing that a
+// client sends.
 var (
 	_ = metrics.NewGauge(`sluice_sessions`, func() float64 { return float64(attachedOrKept.Load()) })
 
@@ -42,8 +44,9 @@ var (
 	redisInvalidations = metrics.NewCounter(`sluice_redis_cache_invalidations_total`)
 )
 
-// histogram has fixed buckets: metrics.Histogram makes a series for each range of values that it meets, and batch sizes
-// are up to the clients. It is updated once a batch, so its buckets are plain counters, cumulative as they stand.
+// histogram has fixed buckets: metrics.Histogram makes a series for each range of values that it
+// meets, and batch sizes are up to the clients. It is updated once a batch, so its buckets are
+// plain counters, cumulative as they stand.
 type histogram struct {
 	bounds []float64
 	within []*metrics.Counter

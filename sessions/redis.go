@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -18,33 +19,36 @@ import (
 type RedisConfig struct {
 	// URL says where Redis is; see the package documentation for its forms.
 	URL string
-	// KeyPrefix begins every key. Default "sluice:session:". Two services with one prefix share their sessions.
+	// KeyPrefix begins every key. Default "sluice:session:". Two services with one prefix share
+	// their sessions.
 	KeyPrefix string
-	// TTL is how long Redis keeps a session after its last commit or Touch. Default 1 h. Too short and
-	// clients that reconnect after a break begin at 0.
+	// TTL is how long Redis keeps a session after its last commit or Touch. Default 1 h. Too
+	// short and clients that reconnect after a break begin at 0.
 	TTL time.Duration
-	// ClientCache keeps what resumes read in this process until Redis says that it changed. It needs
-	// CLIENT TRACKING and RESP3 (Redis 6 or later). Off, every resume reads from Redis.
+	// ClientCache keeps what resumes read in this process until Redis says that it changed. It
+	// needs CLIENT TRACKING and RESP3 (Redis 6 or later). Off, every resume reads from Redis.
 	ClientCache bool
-	// Durability is "warn" (the default: say once, in the log, what Redis may forget) or "strict" (not
-	// ready until Redis has appendonly yes, appendfsync always and, with a maxmemory, noeviction).
+	// Durability is "warn" (the default: say once, in the log, what Redis may forget) or "strict"
+	// (not ready until Redis has appendonly yes, appendfsync always and, with a maxmemory,
+	// noeviction).
 	Durability string
-	// PendingPerConn bounds the unacknowledged messages of a connection. Default 256. Too small and a fast
-	// client waits for Redis after each few messages; too large and one client fills its loop's bound.
+	// PendingPerConn bounds the unacknowledged messages of a connection. Default 256. Too small
+	// and a fast client waits for Redis after each few messages; too large and one client fills
+	// its loop's bound.
 	PendingPerConn int
-	// PendingPerLoop bounds the unacknowledged messages of a loop, and the resumes waiting on it. Default
-	// 65,536; with it a Redis that is down costs at most about 15 MB a loop.
+	// PendingPerLoop bounds the unacknowledged messages of a loop, and the resumes waiting on it.
+	// Default 65,536; with it a Redis that is down costs at most about 15 MB a loop.
 	PendingPerLoop int
-	// Deadline is the longest that one call to Redis may take. Default 2 s. A dead peer is noticed within
-	// about twice that. Too short and a slow disk looks like an outage.
+	// Deadline is the longest that one call to Redis may take. Default 2 s. A dead peer is
+	// noticed within about twice that. Too short and a slow disk looks like an outage.
 	Deadline time.Duration
-	// DetachDeadline is the longest that Detach waits for the final commit before it says Detached with
-	// an error (the commit is tried on until Close gives up). Default 5 s.
+	// DetachDeadline is the longest that Detach waits for the final commit before it says
+	// Detached with an error (the commit is tried on until Close gives up). Default 5 s.
 	DetachDeadline time.Duration
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 
-	script *commitScript // tests fold sooner
+	committers int // tests set it; else as many as GOMAXPROCS
 }
 
 // withDefaults fills in what is zero, and refuses what makes no sense.
@@ -58,9 +62,7 @@ func (cfg RedisConfig) withDefaults() (RedisConfig, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	if cfg.script == nil {
-		cfg.script = newCommitScript(foldAbove, foldAfter, fieldsMax)
-	}
+	cfg.committers = cmp.Or(cfg.committers, runtime.GOMAXPROCS(0))
 	cfg.PendingPerConn = cmp.Or(cfg.PendingPerConn, 256)
 	cfg.PendingPerLoop = cmp.Or(cfg.PendingPerLoop, 65_536)
 	cfg.TTL = cmp.Or(cfg.TTL, time.Hour)
@@ -77,8 +79,9 @@ func (cfg RedisConfig) withDefaults() (RedisConfig, error) {
 	return cfg, nil
 }
 
-// Redis is a Store in Redis, shared by all processes that use the same one: a client resumes anywhere, and
-// an acknowledged count survives the death of any process. See the package documentation for how.
+// Redis is a Store in Redis, shared by all processes that use the same one: a client resumes
+// anywhere, and an acknowledged count survives the death of any process. See the package
+// documentation for how.
 type Redis struct {
 	cfg    RedisConfig
 	option rueidis.ClientOption
@@ -88,10 +91,14 @@ type Redis struct {
 	client atomic.Pointer[clients] // nil until the first connection succeeded
 	state  atomic.Pointer[health]
 
-	failing atomic.Int32 // loops whose last batch was not taken as a whole
+	instance     string        // this process' field in every hash
+	incarnations atomic.Uint64 // of this process' writers: the last one given out
+	committers   []*committer  // a session's is chosen by its id
+
+	failing atomic.Int32 // committers whose last batch was not taken as a whole
 	failed  atomic.Pointer[failure]
 
-	lostSaidAt, complainedAt atomic.Int64 // Unix ns of the last log line about lost state, about a session
+	lostLog, rejectedLog logLimiter
 
 	said   string // the watcher's: what it last logged as the reason for not being ready
 	saidAt time.Time
@@ -99,17 +106,16 @@ type Redis struct {
 	ctx  context.Context // ends when Close gives up: aborts every call and wait
 	stop context.CancelFunc
 
-	mu      sync.Mutex
-	loops   []*redisLoop
-	closing bool
+	closing atomic.Bool
 	wg      sync.WaitGroup // connector and watcher, committers, resolvers
 }
 
 var _ Store = (*Redis)(nil)
 
-// clients are the connections to Redis. Reads share one to each server, so that a barrier on it covers them all.
-// Commits have several: Redis takes 16 KiB from each, some 70 commits, before it syncs its file and answers, so
-// with appendfsync always one connection of them alone would wait for a sync per 70.
+// clients are the connections to Redis. Reads share one to each server, so that a barrier on it
+// covers them all. Commits have several: Redis takes 16 KiB from each, some 70 commits, before it
+// syncs its file and answers, so with appendfsync always one connection of them alone would wait
+// for a sync per 70.
 type clients struct{ reads, commits rueidis.Client }
 
 func (c *clients) close() {
@@ -126,9 +132,10 @@ type health struct {
 // failure is why a commit was not taken.
 type failure struct{ err error }
 
-// NewRedis returns a store on the Redis that cfg names. A Redis that cannot be reached is no error: the
-// store is then not Ready, and keeps trying. A mistake that waiting does not mend is one: a bad URL, a
-// wrong password, a server without scripts or, with ClientCache, without CLIENT TRACKING.
+// NewRedis returns a store on the Redis that cfg names. A Redis that cannot be reached is no
+// error: the store is then not Ready, and keeps trying. A mistake that waiting does not mend is
+// one: a bad URL, a wrong password, a server without scripts or, with ClientCache, without CLIENT
+// TRACKING.
 func NewRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -138,7 +145,10 @@ func NewRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Redis{cfg: cfg, option: option, log: cfg.Logger, ttl: strconv.FormatInt(cfg.TTL.Milliseconds(), 10)}
+	s := &Redis{
+		cfg: cfg, option: option, log: cfg.Logger, instance: newInstance(),
+		ttl: strconv.FormatInt(cfg.TTL.Milliseconds(), 10),
+	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.state.Store(&health{err: fmt.Errorf("redis %s: not connected yet", s.where())})
 	if err := s.connect(ctx); err != nil {
@@ -150,31 +160,25 @@ func NewRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 	}
 	s.sayReady()
 	s.wg.Go(s.watch)
+	for range cfg.committers {
+		c := newCommitter(s)
+		s.committers = append(s.committers, c)
+		s.wg.Go(c.commitForever)
+		s.wg.Go(c.resolveForever)
+	}
 	return s, nil
 }
 
-// Join starts the loop's two goroutines: one commits, one answers resumes.
-func (s *Redis) Join(post func(fn func()) bool) Loop {
-	l := &redisLoop{
-		store: s, post: post,
-		dirty: make(chan struct{}, 1), asked: make(chan struct{}, 1),
-		idle: make(chan struct{}),
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closing {
-		l.closed = true
-		close(l.idle)
-		return l
-	}
-	s.loops = append(s.loops, l)
-	s.wg.Go(l.commitForever)
-	s.wg.Go(l.resolveForever)
-	return l
+// Join returns a loop's side of the store.
+func (s *Redis) Join(post func(fn func()) bool) Loop { return &redisLoop{store: s, post: post} }
+
+// committer returns the one for a session.
+func (s *Redis) committer(id ID) *committer {
+	return s.committers[int(id[len(id)-1])%len(s.committers)]
 }
 
-// Ready follows Redis within seconds: it is not nil while Redis does not answer, while commits wait for it
-// to, and, with Durability strict, while it could forget what it confirmed.
+// Ready follows Redis within seconds: it is not nil while Redis does not answer, while commits
+// wait for it to, and, with Durability strict, while it could forget what it confirmed.
 func (s *Redis) Ready() error {
 	if h := s.state.Load(); h.err != nil {
 		return h.err
@@ -201,21 +205,17 @@ func (s *Redis) Lookup(ctx context.Context, id ID) (uint64, error) {
 
 // Close commits what is pending, for as long as ctx allows, and disconnects.
 func (s *Redis) Close(ctx context.Context) error {
-	s.mu.Lock()
-	loops, again := s.loops, s.closing
-	s.closing = true
-	s.mu.Unlock()
-	if again {
+	if s.closing.Swap(true) {
 		s.wg.Wait()
 		return nil
 	}
-	for _, l := range loops {
-		l.close()
+	for _, c := range s.committers {
+		c.close()
 	}
 	flushed := true
-	for _, l := range loops {
+	for _, c := range s.committers {
 		select {
-		case <-l.idle:
+		case <-c.idle:
 		case <-ctx.Done():
 			flushed = false
 		}
@@ -228,8 +228,8 @@ func (s *Redis) Close(ctx context.Context) error {
 	s.state.Store(&health{err: fmt.Errorf("redis store closed: %w", ErrUnavailable)})
 	redisUp.Store(0)
 	lost := 0
-	for _, l := range loops {
-		lost += l.abandon()
+	for _, c := range s.committers {
+		lost += c.abandon()
 	}
 	if !flushed && lost > 0 {
 		return fmt.Errorf("redis %s: closed with %d messages not stored (none of them was acknowledged): %w", s.where(), lost, ctx.Err())
@@ -237,15 +237,14 @@ func (s *Redis) Close(ctx context.Context) error {
 	return nil
 }
 
-// seldom is true once in ten seconds: what clients or one FLUSHALL cause by the thousand is logged so often.
-func seldom(at *atomic.Int64) bool {
-	now, last := time.Now().UnixNano(), at.Load()
-	return now-last >= int64(10*time.Second) && at.CompareAndSwap(last, now)
-}
+// format is the part of a key that says how its hash is written. Earlier gateways wrote a field
+// per connection, and folded them, so that one of them could still repeat what a merge had
+// counted already: the two must not meet in one hash.
+const format = "2:"
 
 func (s *Redis) key(id ID) string {
 	var b [128]byte // enough for most prefixes
-	return string(id.Append(append(b[:0], s.cfg.KeyPrefix...)))
+	return string(id.Append(append(append(b[:0], s.cfg.KeyPrefix...), format...)))
 }
 
 // do returns the clients, or an error while there has never been a connection.

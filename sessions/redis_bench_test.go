@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// pump is an Owner that has one message unacknowledged at all times, until the benchmark has had enough.
+// pump is an Owner that has one message unacknowledged at all times, until the benchmark has had
+// enough.
 type pump struct {
 	a       Attachment
 	left    *atomic.Int64
@@ -35,8 +36,8 @@ func (p *pump) next() {
 	}
 }
 
-// BenchmarkRedisAcknowledged: 1,000 connections on two loops, each sending its next message when the last
-// one is acknowledged, with Redis on the same machine.
+// BenchmarkRedisAcknowledged: 1,000 connections on two loops, each sending its next message when
+// the last one is acknowledged, with Redis on the same machine.
 func BenchmarkRedisAcknowledged(b *testing.B) {
 	for _, mode := range []struct {
 		name string

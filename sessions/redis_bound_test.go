@@ -11,13 +11,16 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 )
 
-// TestRedisWaitingResumesAreBounded uses a loop whose resolver never comes, so that what asks must wait.
+// TestRedisWaitingResumesAreBounded uses a store whose resolver never comes, so that what asks
+// must wait.
 func TestRedisWaitingResumesAreBounded(t *testing.T) {
 	cfg, err := RedisConfig{PendingPerLoop: 3}.withDefaults()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &redisLoop{store: &Redis{cfg: cfg}, asked: make(chan struct{}, 1)}
+	s := &Redis{cfg: cfg}
+	s.committers = []*committer{newCommitter(s)}
+	l := &redisLoop{store: s}
 	for i, refused := range []bool{false, false, false, true, true} {
 		w := attach(l, NewID(), true)
 		if (w.attached == 1) != refused || refused != errors.Is(w.err, ErrUnavailable) {
@@ -29,41 +32,38 @@ func TestRedisWaitingResumesAreBounded(t *testing.T) {
 	}
 }
 
-// In a cluster with a server that is away some commits wait while others are taken. Each attempt at those that wait
-// holds up the others for a deadline, so that the others are taken must not make the next one come sooner.
+// In a cluster with a server that is away some commits wait while others are taken. Each attempt
+// at those that wait holds up the others for a deadline, so that the others are taken must not
+// make the next one come sooner.
 func TestRedisBackoffGrowsWhileSomeWait(t *testing.T) {
-	l := &redisLoop{store: &Redis{}}
+	c := newCommitter(&Redis{})
 	for range 6 {
-		l.backoff(false)
-		l.report(true, errors.New("silent"))
-		l.report(true, nil) // a batch of others
+		c.backoff(false)
+		c.report(true, errors.New("silent"))
+		c.report(true, nil) // a batch of others
 	}
 	before := time.Now()
-	l.backoff(false)
-	if d := l.retryAt.Sub(before); d < maxBackoff/2 {
+	c.backoff(false)
+	if d := c.retryAt.Sub(before); d < maxBackoff/2 {
 		t.Errorf("attempt 8 after %v, want about %v", d, maxBackoff)
 	}
-	l.report(false, nil)
-	l.backoff(true)
-	if d := time.Until(l.retryAt); d > minBackoff {
+	c.report(false, nil)
+	c.backoff(true)
+	if d := time.Until(c.retryAt); d > minBackoff {
 		t.Errorf("the first failure after a success is repeated after %v, want at most %v", d, minBackoff)
 	}
 }
 
 // What left the queue is not kept by it.
 func TestRedisQueueForgets(t *testing.T) {
-	cfg, err := RedisConfig{}.withDefaults()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &redisLoop{store: &Redis{cfg: cfg}, dirty: make(chan struct{}, 1)}
+	c := newCommitter(&Redis{})
 	const n = 2*maxBatch + 1
 	for range n {
-		l.enqueue(&redisAttachment{loop: l})
+		c.enqueue(&writer{committer: c})
 	}
-	all, taken := l.queue, 0
+	all, taken := c.queue, 0
 	for {
-		batch, _ := l.gather(nil)
+		batch, _ := c.gather(nil)
 		if len(batch) == 0 {
 			break
 		}
@@ -74,12 +74,13 @@ func TestRedisQueueForgets(t *testing.T) {
 	}
 	for i, a := range all {
 		if a != nil {
-			t.Fatalf("attachment %d of %d is still referred to", i, n)
+			t.Fatalf("writer %d of %d is still referred to", i, n)
 		}
 	}
 }
 
-// TestMetricsHaveNoClientLabels: the names, and that no label carries anything but a histogram's bucket.
+// TestMetricsHaveNoClientLabels: the names, and that no label carries anything but a histogram's
+// bucket.
 func TestMetricsHaveNoClientLabels(t *testing.T) {
 	r := startRedis(t)
 	s := newTestRedis(t, steady(r.url()))

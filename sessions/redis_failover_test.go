@@ -29,9 +29,9 @@ func startSentinel(t testing.TB) (sentinel, master, replica *redisServer) {
 	return sentinel, master, replica
 }
 
-// Clients go on counting while Sentinel makes the replica the master, asked to or because the master is dead. Each
-// message is acknowledged once, in order, and the new master holds them all: what it had not received from the old
-// one comes back from those who were told.
+// Clients go on counting while Sentinel makes the replica the master, asked to or because the
+// master is dead. Each message is acknowledged once, in order, and the new master holds them all:
+// what it had not received from the old one comes back from those who were told.
 func TestRedisSentinelFailover(t *testing.T) {
 	for _, fault := range []struct {
 		name string

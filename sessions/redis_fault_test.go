@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// quick are deadlines short enough for outages in tests. What is asked once, and not again after an outage, may fail on a loaded machine.
+// quick are deadlines short enough for outages in tests. What is asked once, and not again after
+// an outage, may fail on a loaded machine.
 func quick(url string) RedisConfig {
 	return RedisConfig{URL: url, ClientCache: true, Deadline: 500 * time.Millisecond, DetachDeadline: patience}
 }
@@ -22,8 +23,9 @@ func steady(url string) RedisConfig {
 	return RedisConfig{URL: url, ClientCache: true, Deadline: patience, DetachDeadline: patience}
 }
 
-// load counts messages on connections that come and go until stop, and then checks every session: what was
-// acknowledged is there (A ≤ R), nothing is there twice (R ≤ S), and R = S, as all of them could finish.
+// load counts messages on connections that come and go until stop, and then checks every session:
+// what was acknowledged is there (A ≤ R), nothing is there twice (R ≤ S), and R = S, as all of
+// them could finish.
 type load struct {
 	t    *testing.T
 	s    *Redis
@@ -153,8 +155,8 @@ func TestRedisFlushedWhileAttached(t *testing.T) {
 	if n, err := one.Lookup(t.Context(), id); n != 14 || err != nil {
 		t.Errorf("after two flushes: %d, %v, want all 14", n, err)
 	}
-	if redisHeals.Get()-heals < 3 {
-		t.Errorf("%d heals counted, want at least 3", redisHeals.Get()-heals)
+	if redisHeals.Get()-heals < 2 { // the first of either process restores what both were told
+		t.Errorf("%d heals counted, want at least 2", redisHeals.Get()-heals)
 	}
 }
 
@@ -222,7 +224,7 @@ func TestRedisOutage(t *testing.T) {
 	r.start()
 	old.acked(2)
 	eventually(t, "what the gone connection counted is stored", func() bool {
-		return r.cli("hget", s.key(fresh.a.(*redisAttachment).id), "n") == "5"
+		return r.cli("hget", s.key(fresh.a.(*redisAttachment).w.id), "n") == "5"
 	})
 	eventually(t, "the store is ready", func() bool { return s.Ready() == nil })
 	if full(old) {

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	// watchEvery is how often Redis is asked whether it is well: readiness follows within this and a deadline.
+	// watchEvery is how often Redis is asked whether it is well: readiness follows within this
+	// and a deadline.
 	watchEvery = time.Second
 	// auditEvery is how often its durability is looked at again: it can be changed while it runs.
 	auditEvery = 10 * time.Second
@@ -51,9 +52,10 @@ func (s *Redis) connect(ctx context.Context) error {
 
 // probe commits nothing to a session that nobody has, by EVAL and then by EVALSHA, and reads it.
 func (s *Redis) probe(ctx context.Context, c *clients) error {
-	nothing := commit{key: s.key(ID{}), writer: newWriterID()}
+	var nothing commit
+	key := s.key(ID{})
 	for _, source := range []bool{true, false} {
-		r := c.commits.Do(ctx, nothing.command(c.commits.B(), s.cfg.script, s.ttl, source))
+		r := c.commits.Do(ctx, nothing.command(c.commits.B(), key, s.instance, s.ttl, source))
 		if _, err := parseStored(r); err != nil && !isNoScript(err) {
 			return s.explain("run the commit script (EVAL, EVALSHA)", err)
 		}
@@ -61,13 +63,14 @@ func (s *Redis) probe(ctx context.Context, c *clients) error {
 	if !s.cfg.ClientCache {
 		return nil
 	}
-	if err := c.reads.DoCache(ctx, c.reads.B().Hgetall().Key(nothing.key).Cache(), time.Second).Error(); err != nil {
+	if err := c.reads.DoCache(ctx, c.reads.B().Hgetall().Key(key).Cache(), time.Second).Error(); err != nil {
 		return s.explain("read through the client-side cache (CLIENT CACHING)", err)
 	}
 	return nil
 }
 
-// explain says what was tried and what to change. Answers that do not come by waiting become refusals.
+// explain says what was tried and what to change. Answers that do not come by waiting become
+// refusals.
 func (s *Redis) explain(what string, err error) error {
 	at := s.where()
 	if errors.Is(err, rueidis.ErrNoCache) {
@@ -105,7 +108,7 @@ func permissions(cache bool) string {
 }
 
 const (
-	needed         = "+ping +eval +evalsha +hmget +hgetall +hset +hdel +hlen +pexpire +time"
+	needed         = "+ping +eval +evalsha +hmget +hgetall +hset +hlen +pexpire"
 	neededForCache = "+client|tracking +client|caching +multi +exec +pttl"
 )
 
@@ -133,8 +136,9 @@ func (s *Redis) watch() {
 	}
 }
 
-// ping asks as a resume would be asked: through the same connection, to the server that owns a key. In a
-// cluster that is one of many; the others, and whether Redis takes writes, are known by the commits.
+// ping asks as a resume would be asked: through the same connection, to the server that owns a
+// key. In a cluster that is one of many; the others, and whether Redis takes writes, are known by
+// the commits.
 func (s *Redis) ping(c rueidis.Client) error {
 	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Deadline)
 	defer cancel()
@@ -144,7 +148,8 @@ func (s *Redis) ping(c rueidis.Client) error {
 	return nil
 }
 
-// audit looks at what every server would keep if it died. With warn it only says so, once a finding.
+// audit looks at what every server would keep if it died. With warn it only says so, once a
+// finding.
 func (s *Redis) audit(c rueidis.Client) error {
 	var findings []string
 	for at, node := range c.Nodes() {
@@ -170,8 +175,9 @@ func (s *Redis) audit(c rueidis.Client) error {
 	return nil
 }
 
-// audit says what in a server's configuration can lose a confirmed write. With appendfsync everysec a
-// killed Redis loses nothing but a machine that loses power loses up to two seconds, so it is a finding.
+// audit says what in a server's configuration can lose a confirmed write. With appendfsync
+// everysec a killed Redis loses nothing but a machine that loses power loses up to two seconds,
+// so it is a finding.
 func audit(conf map[string]string, err error) (findings []string) {
 	if err != nil {
 		return []string{fmt.Sprintf("cannot be asked for its durability (CONFIG GET: %v)", err)}

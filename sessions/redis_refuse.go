@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -14,12 +15,13 @@ import (
 const (
 	errWrongType = "WRONGTYPE"      // another type at the key
 	errForeign   = "SESSIONFOREIGN" // a hash, though not one of commit.lua's
-	errFull      = "SESSIONFULL"    // as many writers as a session may have
+	errFull      = "SESSIONFULL"    // as many processes have counted in it as may
 	errLimit     = "SESSIONLIMIT"   // the total would no longer be exact
 )
 
-// errorWord finds the first of words in what Redis answered. Redis before 7 wraps what a script's command
-// answered ("ERR Error running script (call to f_…): @user_script:13: -OOM command not allowed…").
+// errorWord finds the first of words in what Redis answered. Redis before 7 wraps what a script's
+// command answered ("ERR Error running script (call to f_…): @user_script:13: -OOM command not
+// allowed…").
 func errorWord(text string, words ...string) string {
 	for _, token := range strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsUpper(r) }) {
 		for _, word := range words {
@@ -31,8 +33,8 @@ func errorWord(text string, words ...string) string {
 	return ""
 }
 
-// ofSession explains an error that is about one session, or returns nil. The explanation wraps ErrFull or
-// ErrUnavailable.
+// ofSession explains an error that is about one session, or returns nil. The explanation wraps
+// ErrFull or ErrUnavailable.
 func (s *Redis) ofSession(what string, err error) error {
 	word, said := "", ""
 	if f := (*foreign)(nil); errors.As(err, &f) {
@@ -45,42 +47,44 @@ func (s *Redis) ofSession(what string, err error) error {
 	case "":
 		return nil
 	case errFull:
-		return fmt.Errorf("%s: %w: %s (a session takes some %d writers)", what, ErrFull, said, fieldsMax-2)
+		return fmt.Errorf("%s: %w: %s ", what, ErrFull, said)
 	case errLimit:
 		return fmt.Errorf("%s: %s (%w)", what, said, ErrUnavailable)
 	}
 	return fmt.Errorf("%s: %s: something else writes to keys that begin with %s, or set another --redis-key-prefix (%w)", what, said, s.cfg.KeyPrefix, ErrUnavailable)
 }
 
-// complain logs what is wrong with one session, one line in ten seconds: clients choose how often they ask.
-func (s *Redis) complain(id ID, err error) {
-	if seldom(&s.complainedAt) {
-		s.log.Warn("session refused (more may follow unlogged, see sluice_redis_commits_refused_total)", "redis", s.where(), "session", id.String(), "err", err)
+// errRefused is what connections are told that come to a refused session later than those that were
+// waiting.
+var errRefused = fmt.Errorf("the session was refused before (%w)", ErrUnavailable)
+
+// logLimiter lets one log line pass in ten seconds: what clients or one FLUSHALL cause by the
+// thousand.
+type logLimiter struct{ last atomic.Int64 }
+
+func (l *logLimiter) allow() bool {
+	now, last := time.Now().UnixNano(), l.last.Load()
+	return now-last >= int64(10*time.Second) && l.last.CompareAndSwap(last, now)
+}
+
+// logRejected logs what is wrong with one session. Clients choose how often they ask.
+func (s *Redis) logRejected(id ID, err error) {
+	if s.rejectedLog.allow() {
+		s.log.Warn("session refused (more may follow unlogged, see sluice_redis_commits_refused_total)",
+			"redis", s.where(), "session", id.String(), "err", err)
 	}
 }
 
-// refuse gives up an attachment whose commit Redis will not take: what is pending was never acknowledged,
-// and kept it would fill the loop's bound. Under l.mu.
-func (l *redisLoop) refuse(a *redisAttachment, err error) acknowledgement {
-	redisPending.Add(-int64(a.count - a.told))
-	a.queued, a.refused = false, true
-	redisRefused.Inc()
-	return acknowledgement{a: a, err: err}
-}
-
-// giveUp tells the owner that there is no attachment any more. The loop's goroutine.
-func (a *redisAttachment) giveUp(err error) {
-	a.loop.unacked -= a.Pending()
-	a.acked = a.added
-	if !a.detached {
-		a.detached = true
-		attachedOrKept.Add(-1)
+// logLost says that Redis forgot what it had confirmed.
+func (s *Redis) logLost(id ID, total uint64) {
+	if s.lostLog.allow() {
+		s.log.Warn("redis lost a session's state: restored from what this process was told "+
+			"(more may follow unlogged, see sluice_redis_heals_total)", "session", id.String(), "total", total)
 	}
-	a.finish(0, err)
 }
 
-// sayReady logs when Ready changes. While it stays bad another cause is worth a line every ten seconds, not each second.
-// The watcher's goroutine.
+// sayReady logs when Ready changes. While it stays bad another cause is worth a line every ten
+// seconds, not each second. The watcher's goroutine.
 func (s *Redis) sayReady() {
 	err := s.Ready()
 	switch {

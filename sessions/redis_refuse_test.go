@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// A key that holds something else ends its own connections, with one line in the log, and nothing else waits for it.
+// A key that holds something else ends its own connections, with one line in the log, and nothing
+// else waits for it.
 func TestRedisRefusesOneSession(t *testing.T) {
 	r := startRedis(t)
 	var log logBuffer
@@ -56,7 +57,8 @@ func TestRedisRefusesOneSession(t *testing.T) {
 	}
 }
 
-// A connection that goes while its loop has not heard of the refusal yet is detached once, and nothing of it stays.
+// A connection that goes while its loop has not heard of the refusal yet is detached once, and
+// nothing of it stays.
 func TestRedisRefusesWhoIsLeaving(t *testing.T) {
 	r := startRedis(t)
 	s := newTestRedis(t, steady(r.url()))
@@ -72,7 +74,6 @@ func TestRedisRefusesWhoIsLeaving(t *testing.T) {
 			m.a.Add()
 		}
 		l.Loop.(*redisLoop).handOver()
-		silent.a.Touch()
 		<-busy
 		for _, m := range []*member{owned, unowned} {
 			m.a.Add() // read before the loop heard of it
@@ -81,7 +82,7 @@ func TestRedisRefusesWhoIsLeaving(t *testing.T) {
 		unowned.a.Detach(nil)
 		silent.a.Detach(silent)
 	})
-	eventually(t, "all are refused", func() bool { return redisRefused.Get() == refused+3 })
+	eventually(t, "the session is refused", func() bool { return redisRefused.Get() == refused+1 })
 	close(busy)
 	for _, m := range []*member{owned, silent} {
 		eventually(t, "Detached is called", func() bool { return get(m, &m.detached) == 1 })
@@ -92,10 +93,10 @@ func TestRedisRefusesWhoIsLeaving(t *testing.T) {
 	eventually(t, "nothing stays", func() bool {
 		unacked, queued := -1, -1
 		l.on(func() {
-			rl := l.Loop.(*redisLoop)
-			rl.mu.Lock()
-			unacked, queued = rl.unacked, len(rl.queue)+len(rl.parked)+len(rl.dirtied)+rl.flying
-			rl.mu.Unlock()
+			rl, c := l.Loop.(*redisLoop), s.committer(id)
+			c.mu.Lock()
+			unacked, queued = rl.unacked, len(c.queue)+len(c.parked)+len(rl.round)+len(c.writers)
+			c.mu.Unlock()
 		})
 		return unacked == 0 && queued == 0 && attachedOrKept.Load() == held && redisPending.Load() == pending
 	})
@@ -104,35 +105,46 @@ func TestRedisRefusesWhoIsLeaving(t *testing.T) {
 	}
 }
 
-// The 127th connection that counts on a session is refused, and so is the resume after it.
-func TestRedisBoundsWritersOfASession(t *testing.T) {
+// As many processes as a session may have count in it; the next one is refused, and so is a
+// resume there.
+func TestRedisBoundsProcessesOfASession(t *testing.T) {
 	r := startRedis(t)
-	s := newTestRedis(t, steady(r.url()))
-	l, id := newTestLoop(t, s), NewID()
-	late := l.join(t, id, false) // attached in time, speaks too late
-	for i := range fieldsMax - 1 {
-		m := l.join(t, id, true)
-		if m.err != nil {
-			t.Fatalf("connection %d: %v", i+1, m.err)
+	for _, held := range []int{maxProcesses - 2, maxProcesses - 1, maxProcesses, maxProcesses + 1} {
+		s := newTestRedis(t, steady(r.url()))
+		l, id := newTestLoop(t, s), NewID()
+		late := l.join(t, id, false) // attached in time, speaks too late
+		args := []string{"hset", s.key(id), "n", fmt.Sprint(held)}
+		for i := range held {
+			args = append(args, fmt.Sprint(instancePrefix, i), fmt.Sprintf("1:0:1:%d", i+1))
 		}
-		m.add(1)
-		m.acked(1)
-	}
-	if m := l.join(t, id, true); !errors.Is(m.err, ErrFull) {
-		t.Errorf("connection %d: %v, want ErrFull", fieldsMax, m.err)
-	}
-	late.add(1)
-	eventually(t, "the late writer is refused", func() bool { return get(late, &late.detached) == 1 })
-	if !errors.Is(late.finalErr, ErrFull) {
-		t.Errorf("Detached with %v, want ErrFull", late.finalErr)
-	}
-	if n, err := s.Lookup(t.Context(), id); n != fieldsMax-1 || err != nil {
-		t.Errorf("Lookup = %d, %v, want %d", n, err, fieldsMax-1)
+		r.cli(args...)
+		full := held >= maxProcesses
+		m := l.join(t, id, true)
+		if full != errors.Is(m.err, ErrFull) {
+			t.Errorf("%d processes: resume %v, want ErrFull: %v", held, m.err, full)
+		}
+		late.add(1)
+		if !full {
+			late.acked(1)
+			m.add(1)
+			m.acked(1)
+			continue
+		}
+		eventually(t, "the late process is refused", func() bool { return get(late, &late.detached) == 1 })
+		if !errors.Is(late.finalErr, ErrFull) {
+			t.Errorf("%d processes: Detached with %v, want ErrFull", held, late.finalErr)
+		}
+		if n, err := s.Lookup(t.Context(), id); n != 0 || !errors.Is(err, ErrFull) {
+			t.Errorf("Lookup = %d, %v, want ErrFull", n, err)
+		}
+		if got := r.cli("hlen", s.key(id)); got != fmt.Sprint(held+1) {
+			t.Errorf("a hash of %s fields, want %d", got, held+1)
+		}
 	}
 }
 
-// Redis that answers but cannot take writes: counts wait, readiness follows, the log says why in one line, and all is
-// stored once it can.
+// Redis that answers but cannot take writes: counts wait, readiness follows, the log says why in
+// one line, and all is stored once it can.
 func TestRedisThatCannotWrite(t *testing.T) {
 	for _, fault := range []struct {
 		name, want string
@@ -184,10 +196,9 @@ func TestRedisPermissionsSuffice(t *testing.T) {
 		r.cli(append(args, strings.Fields(permissions(cache))...)...)
 		cfg := steady("redis://" + user + ":pw@" + r.addr())
 		cfg.ClientCache = cache
-		cfg.script = newCommitScript(2, 0, fieldsMax)
 		s := newTestRedis(t, cfg)
 		l, id := newTestLoop(t, s), NewID()
-		for i := range uint64(12) { // folds
+		for i := range uint64(12) {
 			m := l.join(t, id, i > 0)
 			if m.err != nil || m.total != i {
 				t.Fatalf("%s: joined at %d, %v, want %d", user, m.total, m.err, i)
@@ -249,12 +260,13 @@ func TestRedisHangsWhileManyResume(t *testing.T) {
 	eventually(t, "ready", func() bool { return s.Ready() == nil })
 }
 
-// While Redis does not answer, what the cache holds may be less than what another process has told a client.
+// While Redis does not answer, what the cache holds may be less than what another process has
+// told a client.
 func TestResumeIsNotAnsweredFromTheCacheAlone(t *testing.T) {
 	r := startRedis(t)
 	s := newTestRedis(t, steady(r.url()))
 	id := NewID()
-	r.cli("hset", s.key(id), "n", "7")
+	r.cli("hset", s.key(id), "n", "7", "c:x", "1:0:7:7")
 	for range 2 { // the first fills the cache
 		if f := s.read(t.Context(), []ID{id})[0]; f.total != 7 || f.err != nil {
 			t.Fatalf("got %d, %v, want 7", f.total, f.err)
@@ -278,7 +290,7 @@ func TestResumeThatIsGivenUpIsNotAnsweredFromTheCache(t *testing.T) {
 	r := startRedis(t)
 	s := newTestRedis(t, steady(r.url()))
 	id := NewID()
-	r.cli("hset", s.key(id), "n", "7")
+	r.cli("hset", s.key(id), "n", "7", "c:x", "1:0:7:7")
 	if f := s.read(t.Context(), []ID{id})[0]; f.total != 7 || f.err != nil {
 		t.Fatalf("got %d, %v, want 7", f.total, f.err)
 	}

@@ -9,110 +9,90 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/redis/rueidis"
 )
 
-const (
-	// foldAbove is the number of fields of a session's hash above which a new writer folds finished ones
-	// away. It keeps the hash in Redis' compact encoding, and what a resume reads below 1 KB.
-	foldAbove = 16
-	// foldAfter is how long after its last commit a finished writer may be folded that had to repeat a commit.
-	// One that arrives later would be counted again, so this is far above the time that a command can spend in
-	// a connection that both ends have not yet given up. Others are folded at once.
-	foldAfter = time.Minute
-	// fieldsMax bounds the hash. A writer beyond it is refused: folding one that may be alive instead could
-	// count twice what it repeats. It is also where Redis leaves its compact encoding.
-	fieldsMax = 128
-	// retireAbove is the number of fields above which a writer with nothing left to store still says that it
-	// is done. Below, it leaves in silence: a write would invalidate the session in every client-side cache.
-	retireAbove = 8
-)
+// maxProcesses bounds the processes that may count in one session, and with it the size of its
+// hash: some 50 KB. It is far above what deploys and crashes add while one session lives.
+const maxProcesses = 1000
 
 //go:embed commit.lua
-var commitSource string
+var commitTemplate string
 
-// commitScript is the source of commit.lua with its limits filled in, and the name that Redis gives it.
-type commitScript struct{ source, sha1 string }
+// commitSource is commit.lua with its limit filled in, and commitSHA1 the name that Redis gives it.
+var (
+	commitSource = strings.ReplaceAll(commitTemplate, "MAX_PROCESSES", strconv.Itoa(maxProcesses))
+	commitSHA1   = func() string {
+		sum := sha1.Sum([]byte(commitSource))
+		return hex.EncodeToString(sum[:])
+	}()
+)
 
-func newCommitScript(above int, after time.Duration, most int) *commitScript {
-	source := strings.NewReplacer(
-		"FOLD_ABOVE", strconv.Itoa(above),
-		"FOLD_AFTER", strconv.Itoa(int(after/time.Second)),
-		"FIELDS_MAX", strconv.Itoa(most),
-	).Replace(commitSource)
-	sum := sha1.Sum([]byte(source))
-	return &commitScript{source, hex.EncodeToString(sum[:])}
+// instancePrefix begins the name of a process' field, which no other field has.
+const instancePrefix = "c:"
+
+// newInstance names this process' field in the hashes: c: and 12 random characters.
+func newInstance() string {
+	var id [9]byte
+	_, _ = rand.Read(id[:]) // never fails: the program ends instead
+	return instancePrefix + base64.RawURLEncoding.EncodeToString(id[:])
 }
 
-// writerID names one connection's attachment in a session's hash.
-type writerID [9]byte
-
-func newWriterID() (w writerID) {
-	_, _ = rand.Read(w[:]) // never fails: the program ends instead
-	return w
-}
-
-// field is the writer's field in the hash: c: and 12 characters.
-func (w writerID) field() string {
-	b := append(make([]byte, 0, 14), "c:"...)
-	return string(base64.RawURLEncoding.AppendEncode(b, w[:]))
-}
-
-// commit is what one writer says to Redis: everything that commit.lua must know, copied so that it can be
-// sent again.
+// commit is what a process says of its part in a session: all that commit.lua must know.
 type commit struct {
-	key    string
-	writer writerID
-	count  uint64   // contribution to store, all of it and not an increment
-	told   uint64   // contribution that it was told is stored
-	known  uint64   // total that it was told
-	others []string // the fields of others that it was told, as pairs; sent to heal only
-	final  bool
-	clean  bool // no command of this writer was sent twice
-	heal   bool
+	own    contribution // after is not sent
+	told   uint64       // what the other fields were worth, as the process was told
+	others []field      // all of them, to restore what Redis lost
+	touch  bool
 }
 
-// command builds EVALSHA, or EVAL when the server has forgotten the script.
-func (c *commit) command(b rueidis.Builder, s *commitScript, ttl string, source bool) rueidis.Completed {
-	args := make([]string, 0, 7+len(c.others))
-	args = append(args, c.writer.field(), utoa(c.count), utoa(c.told), utoa(c.known), ttl, "", "")
-	switch {
-	case c.final && c.clean:
-		args[5] = "0"
-	case c.final:
-		args[5] = "f"
+// arguments are the script's ARGV.
+func (c *commit) arguments(instance, ttl string) []string {
+	args := make([]string, 5, 5+2*len(c.others))
+	args[0], args[1], args[2], args[3] = instance, c.value(), "0", ttl
+	if c.told > 0 {
+		args[2] = strconv.FormatUint(c.told, 10)
 	}
-	if c.heal {
-		args[6] = "heal"
-		args = append(args, c.others...)
+	if c.touch {
+		args[4] = "touch"
 	}
+	for _, f := range c.others {
+		args = append(args, f.name, f.String())
+	}
+	return args
+}
+
+// value is the process' own contribution as the script takes it.
+func (c *commit) value() string {
+	var b [64]byte
+	v := append(strconv.AppendUint(b[:0], c.own.incarnation, 10), ':')
+	v = append(strconv.AppendUint(v, c.own.base, 10), ':')
+	return string(strconv.AppendUint(v, c.own.delta, 10))
+}
+
+// command builds EVALSHA, or EVAL for a server that has forgotten the script.
+func (c *commit) command(b rueidis.Builder, key, instance, ttl string, source bool) rueidis.Completed {
+	args := c.arguments(instance, ttl)
 	if source {
-		return b.Eval().Script(s.source).Numkeys(1).Key(c.key).Arg(args...).Build()
+		return b.Eval().Script(commitSource).Numkeys(1).Key(key).Arg(args...).Build()
 	}
-	return b.Evalsha().Sha1(s.sha1).Numkeys(1).Key(c.key).Arg(args...).Build()
+	return b.Evalsha().Sha1(commitSHA1).Numkeys(1).Key(key).Arg(args...).Build()
 }
 
-func utoa(n uint64) string { return strconv.FormatUint(n, 10) }
-
-// maxTotal is the largest total: Redis' scripts calculate in float64.
-const maxTotal = 1<<53 - 1
-
-// foreign is a key that holds what no commit has written.
+// foreign is an error about a key that holds what no commit has written.
 type foreign struct{ what string }
 
 func (f *foreign) Error() string { return f.what }
 
 // stored is commit.lua's answer.
 type stored struct {
-	lost   bool // the state is gone: nothing was done, heal
-	total  uint64
-	count  uint64 // the writer's contribution in store
-	at     uint64 // the total right after it was stored: the number of its last message
-	fields int    // of the hash when the writer came to it, else 0
-	healed bool
-	others []string // nil: as the writer was told before
+	lost   bool    // another process' field is gone, and nothing was done: restore
+	total  uint64  // of the session
+	after  uint64  // the total right after this commit: the number of its last message
+	base   uint64  // of the process' own field
+	before uint64  // what that was worth before the commit
+	others []field // nil if they are worth what the process was told
 }
 
 func parseStored(r rueidis.RedisResult) (s stored, err error) {
@@ -120,59 +100,74 @@ func parseStored(r rueidis.RedisResult) (s stored, err error) {
 	if err != nil {
 		return s, err
 	}
-	if len(list) == 1 {
+	if len(list) == 0 {
 		return stored{lost: true}, nil
 	}
-	if len(list) < 6 || len(list)%2 != 0 {
+	if len(list) < 4 || len(list)%2 != 0 {
 		return s, fmt.Errorf("commit script answered %d values", len(list))
 	}
-	var v [6]int64
-	for i := range v {
-		if v[i], err = list[i].AsInt64(); err != nil {
+	for i, to := range [...]*uint64{&s.total, &s.after, &s.base, &s.before} {
+		n, err := list[i].AsInt64()
+		if err != nil {
 			return s, fmt.Errorf("commit script answer, value %d: %w", i, err)
 		}
+		*to = uint64(n)
 	}
-	s = stored{total: uint64(v[1]), count: uint64(v[2]), at: uint64(v[3]), fields: int(v[4]), healed: v[5] == 1}
-	for _, m := range list[6:] {
-		text, err := m.ToString()
+	for i := 4; i < len(list); i += 2 {
+		name, err := list[i].ToString()
 		if err != nil {
-			return s, fmt.Errorf("commit script answer, other writers: %w", err)
+			return s, fmt.Errorf("commit script answer, field %d: %w", i, err)
 		}
-		s.others = append(s.others, strings.Clone(text))
+		value, err := list[i+1].ToString()
+		if err != nil {
+			return s, fmt.Errorf("commit script answer, field %d: %w", i, err)
+		}
+		f, err := parseField(name, value)
+		if err != nil {
+			return s, err
+		}
+		s.others = append(s.others, f)
 	}
 	return s, nil
 }
 
-// snapshot is what a resume finds.
+func parseField(name, value string) (field, error) {
+	if !strings.HasPrefix(name, instancePrefix) {
+		return field{}, &foreign{fmt.Sprintf("it has a field %.40q", name)}
+	}
+	c, err := parseContribution(value)
+	return field{name, c}, err
+}
+
+// snapshot is a session as a resume finds it.
 type snapshot struct {
 	total  uint64
-	others []string // all fields but n, as pairs
+	own    contribution
+	others []field
 }
 
-// full says that a writer more would be refused. Finished ones that can be folded make room.
-func (s *snapshot) full() bool {
-	n := 0
-	for i := 1; i < len(s.others); i += 2 {
-		if !strings.HasSuffix(s.others[i], ":f") {
-			n++
-		}
-	}
-	return n >= fieldsMax-1 // the total is a field too
-}
-
-// parseSnapshot reads HGETALL's answer. A session without a total is no session.
-func parseSnapshot(r rueidis.RedisResult) (s snapshot, err error) {
+// parseSnapshot reads HGETALL's answer for the process whose field is instance. A session without
+// a total is no session.
+func parseSnapshot(r rueidis.RedisResult, instance string) (s snapshot, err error) {
 	m, err := r.AsStrMap()
 	if err != nil || len(m) == 0 {
 		return s, err
 	}
-	if s.total, err = strconv.ParseUint(m["n"], 10, 64); err != nil || s.total > maxTotal {
+	if s.total, err = parseCount(m["n"]); err != nil || s.total == 0 {
 		return s, &foreign{fmt.Sprintf("its total is %.40q", m["n"])}
 	}
-	s.others = make([]string, 0, 2*len(m)-2)
-	for field, value := range m {
-		if field != "n" {
-			s.others = append(s.others, field, value)
+	for name, value := range m {
+		if name == "n" {
+			continue
+		}
+		f, err := parseField(name, value)
+		if err != nil {
+			return s, err
+		}
+		if name == instance {
+			s.own = f.contribution
+		} else {
+			s.others = append(s.others, f)
 		}
 	}
 	return s, nil

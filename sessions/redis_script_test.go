@@ -5,261 +5,268 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/redis/rueidis"
 )
 
-// scriptRig runs commits by hand on one session.
-type scriptRig struct {
-	*world
+// scriptFixture runs commits by hand on one session.
+type scriptFixture struct {
 	r *redisServer
+	c rueidis.Client
 }
 
-func newScriptRig(t *testing.T, script *commitScript) *scriptRig {
+const scriptKey = "s"
+
+func newScriptFixture(t *testing.T) *scriptFixture {
 	r := startRedis(t)
 	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{r.addr()}, DisableCache: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return &scriptRig{&world{c: c, script: script, key: "s"}, r}
+	return &scriptFixture{r, c}
 }
 
-func (g *scriptRig) commit(t *testing.T, k commit) stored {
+func (g *scriptFixture) try(me string, k commit) (stored, error) {
+	return parseStored(g.c.Do(ctx, k.command(g.c.B(), scriptKey, me, "60000", true)))
+}
+
+func (g *scriptFixture) commit(t *testing.T, me string, k commit) stored {
 	t.Helper()
-	k.key = g.key
-	s, err := parseStored(g.c.Do(t.Context(), k.command(g.c.B(), g.script, "60000", true)))
+	s, err := g.try(me, k)
 	if err != nil {
 		t.Fatalf("commit %+v: %v", k, err)
 	}
 	return s
 }
 
-// fields is the hash's size; it also checks that the total is what its parts add up to.
-func (g *scriptRig) fields(t *testing.T) int {
+// own is a commit of a process that knows of no other.
+func own(incarnation, base, delta uint64) commit {
+	return commit{own: contribution{incarnation: incarnation, base: base, delta: delta}}
+}
+
+// hash reads the session, and checks that its total is what its parts add up to.
+func (g *scriptFixture) hash(t *testing.T) hash {
 	t.Helper()
-	m, err := g.c.Do(t.Context(), g.c.B().Hgetall().Key(g.key).Build()).AsStrMap()
+	m, err := g.c.Do(ctx, g.c.B().Hgetall().Key(scriptKey).Build()).AsStrMap()
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := uint64(0)
-	for field, v := range m {
-		if field != "n" && field != "x" {
-			v, _, _ = strings.Cut(v, ":")
-			n, err := strconv.ParseUint(v, 10, 64)
-			if err != nil {
-				t.Fatalf("field %s: %v", field, err)
-			}
-			sum += n
+	h := hash{}
+	for name, v := range m {
+		if name == "n" {
+			continue
+		}
+		if h[name], err = parseContribution(v); err != nil {
+			t.Fatalf("field %s: %v", name, err)
 		}
 	}
-	if m["n"] != utoa(sum) {
-		t.Fatalf("n is %s, its parts add up to %d: %v", m["n"], sum, m)
+	if len(m) > 0 && m["n"] != utoa(h.total()) {
+		t.Fatalf("n is %s, its parts add up to %d: %v", m["n"], h.total(), h)
 	}
-	return len(m)
+	return h
 }
 
-func TestCommitScriptFoldsFinishedWriters(t *testing.T) {
-	g := newScriptRig(t, newCommitScript(4, 0, 64))
-	live := commit{writer: newWriterID(), count: 1}
-	live.told, live.known = 1, g.commit(t, live).total
-	for i := range 100 {
-		k := commit{writer: newWriterID(), count: 2, final: true, known: uint64(1 + 2*i)}
-		if s := g.commit(t, k); s.total != uint64(3+2*i) || s.healed || s.lost {
-			t.Fatalf("writer %d: %+v", i, s)
+// TestCommitScriptNumbers: a commit that is repeated gets the numbers that it got the first time,
+// and an old one changes nothing.
+func TestCommitScriptNumbers(t *testing.T) {
+	g := newScriptFixture(t)
+	g.commit(t, "c:a", own(1, 0, 3))
+	g.commit(t, "c:b", own(1, 0, 2))
+	for _, c := range []struct {
+		own   commit
+		total uint64
+		after uint64
+	}{
+		{own(1, 0, 3), 5, 3},
+		{own(1, 0, 5), 7, 7},
+		{own(1, 0, 3), 7, 7}, // nobody waits for it any more
+		{own(1, 0, 5), 7, 7},
+		{own(2, 5, 1), 8, 8},
+		{own(2, 0, 2), 9, 9}, // its process did not know what it had counted before
+		{own(1, 0, 5), 9, 9},
+		{own(2, 0, 2), 9, 9},
+	} {
+		if s := g.commit(t, "c:a", c.own); s.total != c.total || s.after != c.after {
+			t.Errorf("%+v: total %d, after %d, want %d, %d", c.own.own, s.total, s.after, c.total, c.after)
 		}
-		if n := g.fields(t); n > 6 {
-			t.Fatalf("after %d writers the hash has %d fields", i+1, n)
-		}
-	}
-	live.count = 3
-	if s := g.commit(t, live); s.lost || s.total != 203 || s.at != 203 {
-		t.Errorf("a writer that lived through the folds: %+v, want 203", s)
-	}
-	// All of it comes back from what this writer was told, though Redis forgets all.
-	live.told, live.known, live.others = 3, 203, g.commit(t, live).others
-	g.r.cli("flushall")
-	live.count = 4
-	if s := g.commit(t, live); !s.lost {
-		t.Fatalf("state lost, but the script says %+v", s)
-	}
-	live.heal = true
-	if s := g.commit(t, live); s.total != 204 || !s.healed {
-		t.Errorf("healed to %+v, want 204", s)
-	}
-	g.fields(t)
-}
-
-func TestCommitScriptKeepsYoungFinishedWriters(t *testing.T) {
-	g := newScriptRig(t, newCommitScript(4, time.Minute, 64))
-	var all []commit
-	for i := range 30 {
-		k := commit{writer: newWriterID(), count: 2, final: true, known: uint64(2 * i)}
-		g.commit(t, k)
-		all = append(all, k)
-	}
-	for _, k := range all { // each arrives once more
-		if s := g.commit(t, k); s.total != 60 {
-			t.Fatalf("a repeated final commit: %+v, want 60", s)
-		}
+		g.hash(t)
 	}
 }
 
-func TestCommitScriptBoundsTheHash(t *testing.T) {
-	const most = 8 // fields: the total and seven writers
-	g := newScriptRig(t, newCommitScript(4, time.Minute, most))
-	var writers []commit
-	for i := range 10 {
-		k := commit{key: g.key, writer: newWriterID(), count: 1, known: uint64(min(i, most-1))}
-		s, err := parseStored(g.c.Do(t.Context(), k.command(g.c.B(), g.script, "60000", true)))
-		if refused := err != nil && strings.Contains(err.Error(), errFull); refused != (i >= most-1) {
-			t.Fatalf("living writer %d of at most %d: %+v, %v", i+1, most-1, s, err)
-		}
-		if g.fields(t) > most {
-			t.Fatalf("%d living writers: %d fields, want at most %d", i+1, g.fields(t), most)
-		}
-		if err == nil {
-			k.told, k.known, k.others = 1, s.total, s.others
-			writers = append(writers, k)
-		}
-	}
-	for i := range writers { // those that were there before count on
-		k := &writers[i]
-		k.count = 2
-		if s := g.commit(t, *k); s.lost || s.total != uint64(most+i) || s.at != s.total {
-			t.Fatalf("writer %d: %+v, want %d", i, s, most+i)
-		}
-	}
-	done := writers[0]
-	done.count, done.told, done.known, done.final, done.clean = 2, 2, 14, true, true
-	g.commit(t, done) // one is done, and has repeated nothing
-	if s := g.commit(t, commit{writer: newWriterID(), count: 1, known: 14}); s.total != 15 {
-		t.Errorf("a writer after one has gone: %+v, want 15", s)
-	}
-	if n := g.fields(t); n != most+1 { // the base has taken the place of those that have gone
-		t.Errorf("%d fields, want %d", n, most+1)
-	}
-}
-
-// A late writer restores what it was told of a session that was lost, though there is no room for itself. What it restored expires.
-func TestCommitScriptRestoredByARefusedWriterExpires(t *testing.T) {
-	const most = 8
-	g := newScriptRig(t, newCommitScript(4, time.Minute, most))
-	for i := range uint64(most - 1) {
-		g.commit(t, commit{writer: newWriterID(), count: 1, known: i})
-	}
-	snap, err := parseSnapshot(g.c.Do(t.Context(), g.c.B().Hgetall().Key(g.key).Build()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	late := commit{key: g.key, writer: newWriterID(), count: 1, known: snap.total, others: snap.others, heal: true}
-	g.r.cli("flushall")
-	_, err = parseStored(g.c.Do(t.Context(), late.command(g.c.B(), g.script, "60000", true)))
-	if err == nil || errorWord(err.Error(), errFull) == "" {
-		t.Errorf("one writer more than there is room for: %v, want %s", err, errFull)
-	}
-	if n := g.fields(t); n != most {
-		t.Errorf("%d fields restored, want %d", n, most)
-	}
-	if ms, err := strconv.Atoi(g.r.cli("pttl", g.key)); err != nil || ms <= 0 || ms > 60000 {
-		t.Errorf("the session has %d ms to live, %v, want up to the 60000 of the TTL", ms, err)
-	}
-}
-
-// TestCommitScriptTwoWritersAfterAFlush is the case that totals alone cannot mend: one writer's commit was
-// stored though it never heard so, and the other one was told a total that includes it.
-func TestCommitScriptTwoWritersAfterAFlush(t *testing.T) {
+// TestCommitScriptAfterAFlush is the case that totals alone cannot mend: one process' commit was
+// stored though it was not told so, and the other one was told a total that includes it.
+func TestCommitScriptAfterAFlush(t *testing.T) {
 	for _, unheardFirst := range []bool{true, false} {
-		g := newScriptRig(t, newCommitScript(foldAbove, foldAfter, fieldsMax))
-		unheard := commit{writer: newWriterID(), count: 5}
-		g.commit(t, unheard) // the answer is lost
-		other := commit{writer: newWriterID(), count: 1}
-		s := g.commit(t, other)
-		other.told, other.known, other.others, other.heal = 1, s.total, s.others, true
+		g := newScriptFixture(t)
+		g.commit(t, "c:unheard", own(1, 0, 5)) // the answer is lost
+		other := own(1, 0, 1)
+		s := g.commit(t, "c:other", other)
+		other.told = 5
 		g.r.cli("flushall")
-		second := unheard
 		if unheardFirst {
-			g.commit(t, unheard)
+			g.commit(t, "c:unheard", own(1, 0, 5))
+		} else if s := g.commit(t, "c:other", other); !s.lost || len(g.hash(t)) > 0 {
+			t.Fatalf("state lost, but the script says %+v", s)
 		}
-		if s := g.commit(t, other); s.total != 6 {
-			t.Errorf("unheard first %v: healed to %d, want 6", unheardFirst, s.total)
+		other.others = s.others
+		if s := g.commit(t, "c:other", other); s.total != 6 {
+			t.Errorf("unheard first %v: restored to %d, want 6", unheardFirst, s.total)
 		}
-		if s := g.commit(t, second); s.total != 6 || s.count != 5 {
+		if s := g.commit(t, "c:unheard", own(1, 0, 5)); s.total != 6 || s.before != 5 || s.after != 5 {
 			t.Errorf("unheard first %v: the repeated commit gives %+v, want 6 in all", unheardFirst, s)
 		}
-		if n := g.fields(t); n != 3 {
-			t.Errorf("%d fields, want n and two writers", n)
+		if h := g.hash(t); len(h) != 2 {
+			t.Errorf("%v, want two processes", h)
 		}
+	}
+}
+
+// TestCommitScriptTakenUpAgain: a process forgot what it had counted, and the state was lost;
+// what the other one restores and what it counts now are both kept, in either order.
+func TestCommitScriptTakenUpAgain(t *testing.T) {
+	for _, restoredFirst := range []bool{true, false} {
+		g := newScriptFixture(t)
+		again := own(2, 0, 3)
+		witness := own(1, 0, 1)
+		witness.told, witness.others = 10, []field{{"c:a", contribution{1, 0, 10, 10}}}
+		if !restoredFirst {
+			g.commit(t, "c:a", again)
+		}
+		g.commit(t, "c:witness", witness)
+		if restoredFirst {
+			g.commit(t, "c:a", again)
+		}
+		if h := g.hash(t); h.total() != 14 || h["c:a"].worth() != 13 {
+			t.Errorf("restored first %v: %v, want 14", restoredFirst, h)
+		}
+	}
+}
+
+// What is restored expires, and so does what is only touched; a question changes nothing.
+func TestCommitScriptSetsTheTTL(t *testing.T) {
+	g := newScriptFixture(t)
+	restore := commit{told: 4, others: []field{{"c:a", contribution{1, 0, 4, 4}}}}
+	g.commit(t, "c:b", restore)
+	toLive := func() int {
+		ms, err := strconv.Atoi(g.r.cli("pttl", scriptKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ms
+	}
+	if ms := toLive(); ms <= 0 || ms > 60000 {
+		t.Errorf("restored, the session has %d ms to live, want up to the 60000 of the TTL", ms)
+	}
+	g.r.cli("pexpire", scriptKey, "600000")
+	if g.commit(t, "c:b", restore); toLive() <= 60000 {
+		t.Error("a question set the TTL")
+	}
+	restore.touch = true
+	if g.commit(t, "c:b", restore); toLive() > 60000 {
+		t.Error("a touch did not set the TTL")
 	}
 }
 
 func TestCommitScriptLargeCounts(t *testing.T) {
-	g := newScriptRig(t, newCommitScript(foldAbove, foldAfter, fieldsMax))
+	g := newScriptFixture(t)
 	const large = 1 << 52
-	k := commit{writer: newWriterID(), count: large}
-	if s := g.commit(t, k); s.total != large {
+	if s := g.commit(t, "c:a", own(1, 0, large)); s.total != large {
 		t.Errorf("got %d, want %d", s.total, uint64(large))
 	}
-	k.told, k.known, k.count = large, large, large+1
-	if s := g.commit(t, k); s.total != large+1 || s.at != large+1 {
+	if s := g.commit(t, "c:a", own(1, 0, large+1)); s.total != large+1 || s.after != large+1 {
 		t.Errorf("got %+v, want %d", s, uint64(large+1))
 	}
-	g.fields(t)
+	if s := g.commit(t, "c:a", own(maxTotal, large+1, 1)); s.total != large+2 {
+		t.Errorf("got %+v, want %d", s, uint64(large+2))
+	}
+	if h := g.hash(t); h["c:a"].incarnation != maxTotal {
+		t.Errorf("got %v, want an incarnation of %d", h, uint64(maxTotal))
+	}
 }
 
 func TestCommitScriptRefuses(t *testing.T) {
-	g := newScriptRig(t, newCommitScript(foldAbove, foldAfter, fieldsMax))
-	me := commit{key: g.key, writer: newWriterID(), count: 3, told: 1, known: 1}
+	g := newScriptFixture(t)
 	const max = "9007199254740991" // 2^53-1
 	for _, c := range []struct {
 		hash  []string // fields and values; one alone makes a string of the key
-		count uint64
+		delta uint64
 		want  string
 	}{
 		{[]string{"text"}, 3, errWrongType},
-		{[]string{"n", "many", me.writer.field(), "1:1:1"}, 3, errForeign},
-		{[]string{"n", "nan", me.writer.field(), "1:1:1"}, 3, errForeign},
+		{[]string{"n", "many", "c:a", "1:0:1:1"}, 3, errForeign},
+		{[]string{"n", "nan", "c:a", "1:0:1:1"}, 3, errForeign},
 		{[]string{"n", "inf"}, 3, errForeign},
 		{[]string{"n", "0x10"}, 3, errForeign},
 		{[]string{"n", "1e3"}, 3, errForeign},
 		{[]string{"n", "-1"}, 3, errForeign},
 		{[]string{"n", "9007199254740992"}, 3, errForeign},
 		{[]string{"n", "18446744073709551615"}, 3, errForeign},
-		{[]string{"n", "1", me.writer.field(), "garbage"}, 3, errForeign},
-		{[]string{"n", "1", me.writer.field(), "9007199254740992:1:1"}, 3, errForeign},
-		{[]string{"n", max, me.writer.field(), "1:1:1"}, 2, errLimit},
-		{[]string{"n", "9007199254740990", me.writer.field(), "1:1:1"}, 3, errLimit},
-		{[]string{"n", "9007199254740989", me.writer.field(), "1:1:1"}, 3, ""},
-		{[]string{"n", "9007199254740990", me.writer.field(), "1:1:1"}, 2, ""},
-		{[]string{"n", "1", me.writer.field(), "1:1:1", "other", "garbage"}, 3, ""},
+		{[]string{"n", "1", "c:a", "garbage"}, 3, errForeign},
+		{[]string{"n", "1", "c:a", "1:1:1764000000"}, 3, errForeign},
+		{[]string{"n", "1", "c:a", "1:0:9007199254740992:1"}, 3, errForeign},
+		{[]string{"n", "1", "c:a", "1:9007199254740991:1:1"}, 3, errForeign},
+		{[]string{"n", max, "c:a", "1:0:1:1"}, 2, errLimit},
+		{[]string{"n", "9007199254740990", "c:a", "1:0:1:1"}, 3, errLimit},
+		{[]string{"n", "9007199254740989", "c:a", "1:0:1:1"}, 3, ""},
+		{[]string{"n", "9007199254740990", "c:a", "1:0:1:1"}, 2, ""},
 	} {
 		g.r.cli("flushall")
 		if len(c.hash) == 1 {
-			g.r.cli("set", g.key, c.hash[0])
+			g.r.cli("set", scriptKey, c.hash[0])
 		} else {
-			g.r.cli(append([]string{"hset", g.key}, c.hash...)...)
+			g.r.cli(append([]string{"hset", scriptKey}, c.hash...)...)
 		}
-		before := g.r.cli("dump", g.key)
-		k := me
-		k.count = c.count
-		for _, heal := range []bool{false, true} {
-			k.heal = heal
-			s, err := parseStored(g.c.Do(t.Context(), k.command(g.c.B(), g.script, "60000", true)))
-			if c.want == "" && err != nil || c.want != "" && (err == nil || errorWord(err.Error(), c.want) == "") {
-				t.Errorf("%v, heal %v: %+v, %v, want %q", c.hash, heal, s, err, c.want)
-			}
+		before := g.r.cli("dump", scriptKey)
+		s, err := g.try("c:a", own(1, 0, c.delta))
+		if c.want == "" && err != nil || c.want != "" && (err == nil || errorWord(err.Error(), c.want) == "") {
+			t.Errorf("%v: %+v, %v, want %q", c.hash, s, err, c.want)
 		}
-		if after := g.r.cli("dump", g.key); c.want != "" && after != before {
-			t.Errorf("%v: a refused commit has written %s", c.hash, g.r.cli("hgetall", g.key))
+		if after := g.r.cli("dump", scriptKey); c.want != "" && after != before {
+			t.Errorf("%v: a refused commit has written %s", c.hash, g.r.cli("hgetall", scriptKey))
 		}
 	}
+	g.r.cli("flushall")
+	g.r.cli("hset", scriptKey, "n", "1", "c:b", "garbage")
+	lost := own(1, 0, 1)
+	lost.told, lost.others = 5, []field{{"c:b", contribution{1, 0, 5, 5}}}
+	if _, err := g.try("c:a", lost); err == nil || errorWord(err.Error(), errForeign) == "" {
+		t.Errorf("restored over garbage: %v", err)
+	}
+	if got := g.r.cli("hget", scriptKey, "c:b"); got != "garbage" {
+		t.Errorf("a refused commit has written %s", got)
+	}
+}
+
+// FuzzParseContribution: what is read is what was written, and nothing else is read.
+func FuzzParseContribution(f *testing.F) {
+	for _, s := range []string{
+		"1:0:5:5",                // one process, five messages
+		"2:5:1:6",                // taken up again
+		"1:0:9007199254740991:0", // the most there can be
+		"1:1:9007199254740991:0", // one more
+		"1:0:5", "1:0:5:5:5", "::::", "", "1:0:-5:5", "1:0:0x5:5", "1:0: 5:5", "01:0:5:5",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		c, err := parseContribution(s)
+		if err != nil {
+			return
+		}
+		again, err := parseContribution(c.String())
+		if err != nil || again != c || c.worth() > maxTotal || strings.Trim(s, "0123456789:") != "" {
+			t.Errorf("%q is read as %v, and that as %v, %v", s, c, again, err)
+		}
+	})
 }
 
 func TestResumeOfAForeignKey(t *testing.T) {
 	r := startRedis(t)
 	s := newTestRedis(t, steady(r.url()))
-	for i, make := range [][]string{{"set", "text"}, {"hset", "n", "many"}, {"hset", "a", "b"}, {"hset", "n", "-1"}, {"hset", "n", "9007199254740992"}} {
+	for i, make := range [][]string{
+		{"set", "text"}, {"hset", "n", "many"}, {"hset", "a", "b"}, {"hset", "n", "-1"}, {"hset", "n", "9007199254740992"},
+		{"hset", "n", "0"}, {"hset", "n", "7", "c:x", "7:7:1764000000"}, {"hset", "n", "7", "b", "7"}} {
 		id := testID(i + 1)
 		r.cli(append([]string{make[0], s.key(id)}, make[1:]...)...)
 		if m := newTestLoop(t, s).join(t, id, true); m.err == nil {

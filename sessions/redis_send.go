@@ -2,34 +2,44 @@ package sessions
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"sync"
 
 	"github.com/redis/rueidis"
 )
 
-// minPart is the number of commits up to which a batch is sent whole: about as many as Redis reads at once.
+// minPart is the number of commits up to which a batch is sent whole: about as many as Redis
+// reads at once.
 const minPart = 64
 
-// send commits a batch: all by EVALSHA, then once more those for which the server lacks the script or has
-// lost the state.
-func (l *redisLoop) send(batch []*redisAttachment) ([]stored, []error) {
-	answers, errs := l.answers[:len(batch)], l.errs[:len(batch)]
-	ctx, cancel := context.WithTimeout(l.store.ctx, l.store.cfg.Deadline)
+// errLost is the error of a commit for which Redis twice said that it lost state: to be repeated.
+var errLost = errors.New("state lost")
+
+// sending is the committer's room for one batch.
+type sending struct {
+	commits [maxBatch]commit
+	answers [maxBatch]stored
+	errs    [maxBatch]error
+	which   [maxBatch]int
+}
+
+// send commits a batch: all by EVALSHA, then once more those for which the server lacks the
+// script or has lost state.
+func (c *committer) send(batch []*writer) ([]stored, []error) {
+	answers, errs := c.sending.answers[:len(batch)], c.sending.errs[:len(batch)]
+	ctx, cancel := context.WithTimeout(c.store.ctx, c.store.cfg.Deadline)
 	defer cancel()
-	c, err := l.store.do()
+	clients, err := c.store.do()
+	which := c.sending.which[:len(batch)]
+	for i := range which {
+		which[i], errs[i] = i, err
+	}
 	if err != nil {
-		for i := range errs {
-			errs[i] = err
-		}
 		return answers, errs
 	}
-	which := l.which[:len(batch)]
-	for i := range which {
-		which[i] = i
-	}
 	for source, round := false, 0; len(which) > 0 && round < 4; round++ {
-		results := spread(ctx, c.commits, l.commands(c.commits.B(), batch, which, source))
+		c.take(batch, which)
+		results := spread(ctx, clients.commits, c.commands(clients.commits.B(), batch, which, source))
 		left := which[:0]
 		for j, i := range which {
 			answers[i], errs[i] = parseStored(results[j])
@@ -38,11 +48,8 @@ func (l *redisLoop) send(batch []*redisAttachment) ([]stored, []error) {
 				source = true
 				left = append(left, i)
 			case errs[i] == nil && answers[i].lost:
-				l.lost(batch[i])
-				errs[i] = fmt.Errorf("session %s: state lost", batch[i].id)
+				errs[i] = errLost
 				left = append(left, i)
-			case errs[i] == nil && answers[i].healed:
-				redisHeals.Inc()
 			}
 		}
 		which = left
@@ -50,8 +57,30 @@ func (l *redisLoop) send(batch []*redisAttachment) ([]stored, []error) {
 	return answers, errs
 }
 
-// spread sends commands over several connections when they are many, and returns their results in order. rueidis draws
-// the connection of each part.
+// take notes what the writers at which have to say.
+func (c *committer) take(batch []*writer, which []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, i := range which {
+		if c.sending.errs[i] == errLost {
+			batch[i].restore = true
+		}
+		c.sending.commits[i] = batch[i].commit()
+	}
+}
+
+// commands builds the commits at which.
+func (c *committer) commands(b rueidis.Builder, batch []*writer, which []int, source bool) []rueidis.Completed {
+	s := c.store
+	commands := make([]rueidis.Completed, 0, len(which))
+	for _, i := range which {
+		commands = append(commands, c.sending.commits[i].command(b, s.key(batch[i].id), s.instance, s.ttl, source))
+	}
+	return commands
+}
+
+// spread sends commands over several connections when they are many, and returns their results in
+// order. rueidis draws the connection of each part.
 func spread(ctx context.Context, c rueidis.Client, commands []rueidis.Completed) []rueidis.RedisResult {
 	parts := min(1<<commitMultiplex, (len(commands)+minPart-1)/minPart)
 	if parts <= 1 {
@@ -65,24 +94,4 @@ func spread(ctx context.Context, c rueidis.Client, commands []rueidis.Completed)
 	}
 	wg.Wait()
 	return results
-}
-
-// commands builds the commits of the attachments at which.
-func (l *redisLoop) commands(b rueidis.Builder, batch []*redisAttachment, which []int, source bool) []rueidis.Completed {
-	l.commits = l.commits[:0]
-	l.mu.Lock()
-	for _, i := range which {
-		a := batch[i]
-		l.commits = append(l.commits, a.says())
-	}
-	l.mu.Unlock()
-	s := l.store
-	commands := make([]rueidis.Completed, 0, len(which))
-	for j, i := range which {
-		k := &l.commits[j]
-		k.key = s.key(batch[i].id)
-		commands = append(commands, k.command(b, s.cfg.script, s.ttl, source))
-	}
-	clear(l.commits)
-	return commands
 }

@@ -2,7 +2,8 @@ package sessions
 
 import "testing"
 
-// Batches of all sizes around those at which they are spread over more connections: each writer gets its own answer.
+// Batches of all sizes around those at which they are spread over more connections: each writer
+// gets its own answer.
 func TestRedisBatchesAreSpread(t *testing.T) {
 	r := startRedis(t)
 	s := newTestRedis(t, steady(r.url()))

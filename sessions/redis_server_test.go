@@ -31,7 +31,8 @@ type redisServer struct {
 	tls  bool
 }
 
-// startRedis starts a server on a free port with a directory of its own; args are more of redis-server's options.
+// startRedis starts a server on a free port with a directory of its own; args are more of
+// redis-server's options.
 func startRedis(t testing.TB, args ...string) *redisServer {
 	t.Helper()
 	r := &redisServer{t: t, dir: t.TempDir(), port: freePort(t), args: args}
@@ -136,14 +137,17 @@ func startCluster(t testing.TB) []*redisServer {
 	return nodes
 }
 
-// host is a loopback address of this process alone, so that no client or server of another one takes a port here: neither between
-// freePort and redis-server, nor while a killed redis-server is to come back.
+// host is a loopback address of this process alone, so that no client or server of another one
+// takes a port here: neither between freePort and redis-server, nor while a killed redis-server
+// is to come back.
 var host = fmt.Sprintf("127.%d.%d.%d", 1+os.Getpid()>>16&0x3f, os.Getpid()>>8&0xff, os.Getpid()&0xff)
 
-// lastPort is below those that the kernel gives away, as is the port of the cluster bus, 10,000 more.
+// lastPort is below those that the kernel gives away, as is the port of the cluster bus, 10,000
+// more.
 var lastPort atomic.Int32
 
-// freePort returns a port of host that nobody else will have, and whose cluster bus port is free too.
+// freePort returns a port of host that nobody else will have, and whose cluster bus port is free
+// too.
 func freePort(t testing.TB) string {
 	t.Helper()
 	for range 10_000 {

@@ -14,11 +14,12 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// urlParams are the query parameters that a Redis URL may have. rueidis takes others too, which would
-// turn off what this package is built on.
+// urlParams are the query parameters that a Redis URL may have. rueidis takes others too, which
+// would turn off what this package is built on.
 var urlParams = []string{"addr", "db", "master_set", "sentinel_user", "sentinel_password", "skip_verify", "ca", "client_name", "dial_timeout"}
 
-// clientOption turns cfg into rueidis' options. Its errors never repeat the URL, which may hold a password.
+// clientOption turns cfg into rueidis' options. Its errors never repeat the URL, which may hold a
+// password.
 func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
 	bad := func(err error) (rueidis.ClientOption, error) {
 		return rueidis.ClientOption{}, fmt.Errorf("redis URL: %w (set --redis-url to the like of redis://user:password@host:6379/0)", err)
@@ -56,8 +57,9 @@ func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
 	if o.Dialer.Timeout == 0 {
 		o.Dialer.Timeout = cfg.Deadline
 	}
-	// rueidis pings a connection on which nothing was received for this long, and gives up a connection
-	// that owes an answer for ConnWriteTimeout: together they are how soon a dead peer is noticed.
+	// rueidis pings a connection on which nothing was received for this long, and gives up a
+	// connection that owes an answer for ConnWriteTimeout: together they are how soon a dead peer
+	// is noticed.
 	o.Dialer.KeepAlive = min(time.Second, cfg.Deadline)
 	o.ConnWriteTimeout = cfg.Deadline
 	o.Sentinel.Dialer, o.Sentinel.TLSConfig = o.Dialer, o.TLSConfig
@@ -76,7 +78,8 @@ func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
 	// One connection per server: a barrier then covers every cached read.
 	o.PipelineMultiplex = -1
 	o.AlwaysPipelining = true
-	// Batches are bounded here; rueidis' own threshold would send large ones on a second connection.
+	// Batches are bounded here; rueidis' own threshold would send large ones on a second
+	// connection.
 	o.BlockingPipeline = 1 << 20
 	o.OnInvalidations = countInvalidations
 	if !cfg.ClientCache {
@@ -85,7 +88,8 @@ func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
 	return o, nil
 }
 
-// commitMultiplex is the binary logarithm of the number of connections to each server that carry commits.
+// commitMultiplex is the binary logarithm of the number of connections to each server that carry
+// commits.
 const commitMultiplex = 2
 
 // commitOption is o for the client that commits.

@@ -6,10 +6,11 @@ import (
 )
 
 var (
-	// ErrNotFound is Lookup's answer for a session that the store does not hold: never counted, expired or evicted.
+	// ErrNotFound is Lookup's answer for a session that the store does not hold: never counted,
+	// expired or evicted.
 	ErrNotFound = errors.New("no such session")
-	// ErrUnavailable says that the store cannot answer now (it is unreachable, or has been closed). The
-	// client may try again: a gateway answers 503.
+	// ErrUnavailable says that the store cannot answer now (it is unreachable, or has been
+	// closed). The client may try again: a gateway answers 503.
 	ErrUnavailable = errors.New("session store unavailable")
 	// ErrFull says that the store is at its bound and nothing in it can give way.
 	ErrFull = errors.New("session store full")
@@ -17,59 +18,71 @@ var (
 
 // Store keeps the counts of all sessions. Every connection of a process shares one.
 type Store interface {
-	// Join returns one loop's side of the store. post hands a function to that loop's goroutine and says
-	// false once the loop has ended; the store calls it from its own goroutines. Any goroutine, once a loop.
+	// Join returns one loop's side of the store. post hands a function to that loop's goroutine
+	// and says false once the loop has ended; the store calls it from its own goroutines. Any
+	// goroutine, once a loop.
 	Join(post func(fn func()) bool) Loop
-	// Lookup returns the stored total of a session, or ErrNotFound, or an error that wraps ErrUnavailable.
-	// It may block until ctx ends: never call it on a loop.
+	// Lookup returns the stored total of a session, or ErrNotFound, or an error that wraps
+	// ErrUnavailable. It may block until ctx ends: never call it on a loop.
 	Lookup(ctx context.Context, id ID) (total uint64, err error)
-	// Ready is nil when resumes and commits can be answered. Otherwise it says why not, in one line for an
-	// operator. It never blocks. Any goroutine.
+	// Ready is nil when resumes and commits can be answered. Otherwise it says why not, in one
+	// line for an operator. It never blocks. Any goroutine.
 	Ready() error
-	// Close waits until what is pending is stored, or ctx ends, and then frees what the store holds. An
-	// error says how many messages were given up. Loops must have detached what they want kept. Any goroutine.
+	// Close waits until what is pending is stored, or ctx ends, and then frees what the store
+	// holds. An error says how many messages were given up. Loops must have detached what they
+	// want kept. Any goroutine.
 	Close(ctx context.Context) error
 }
 
 // Loop is one loop's side of a Store. Everything here is called by that loop's goroutine only.
 type Loop interface {
-	// Attach adds one connection to session id. resume says that the client asked for this id, so that the
-	// total is looked up; without it the id is new. o.Attached is called once, perhaps before Attach returns.
+	// Attach adds one connection to session id. resume says that the client asked for this id, so
+	// that the total is looked up; without it the id is new. o.Attached is called once, perhaps
+	// before Attach returns.
 	Attach(id ID, resume bool, o Owner)
 }
 
-// Owner is told what became of what it asked for. The gateway's connections implement it. It is called on
-// the loop only, and never again after Detached.
+// Owner is told what became of what it asked for. The gateway's connections implement it. It is
+// called on the loop only, and never again after Detached.
 type Owner interface {
-	// Attached answers Attach. total is the session's count so far. resumed says that the store held the
-	// session (or, in memory, that another connection is attached to it). When err is ErrUnavailable or
-	// ErrFull there is no attachment: a is nil. ErrFull may be about the store, or about one session.
+	// Attached answers Attach. total is the session's count so far. resumed says that the store
+	// held the session (or, in memory, that another connection is attached to it). When err is
+	// ErrUnavailable or ErrFull there is no attachment: a is nil. ErrFull may be about the store,
+	// or about one session.
 	Attached(a Attachment, total uint64, resumed bool, err error)
-	// Acknowledged says that the oldest last-first+1 unacknowledged messages of this attachment are stored,
-	// and are numbered first..last in the order in which they were added.
+	// Acknowledged says that the oldest last-first+1 unacknowledged messages of this attachment
+	// are stored, and are numbered first..last in the order in which they were added.
 	Acknowledged(first, last uint64)
-	// Detached answers Detach: everything is stored and total is the session's count, or, with err, the
-	// store could not confirm it in time (it goes on trying until it is closed). Without a Detach it says that
-	// the store refuses this session (ErrFull: too many writers; ErrUnavailable: something else is stored at its
-	// place): the attachment has ended, and what was pending is never acknowledged, nor stored, unless a command that
+	// Detached answers Detach. Without an error everything that the attachment counted is stored,
+	// and total is the session's count, whoever counted: at least what any connection was told
+	// before the Detach. While the store cannot be asked, and nothing is pending, total is what
+	// this process knows. With an error the store could not confirm what is pending in time; it
+	// goes on trying until it is closed.
+	//
+	// Without a Detach it says that the store refuses this session (ErrFull: too many processes
+	// have counted in it; ErrUnavailable: something else is stored at its place). The attachment
+	// has ended, and what was pending is never acknowledged, nor stored, unless a command that
 	// was given up arrives late.
 	Detached(total uint64, err error)
 }
 
-// Attachment is one connection's membership of a session. Everything here is called by its loop only.
+// Attachment is one connection's membership of a session. Everything here is called by its loop
+// only.
 type Attachment interface {
 	// Add counts one message. With ok the message is stored and total is its number. Without, an
-	// Acknowledged that covers it comes later.
+	// Acknowledged that covers it comes later, not before Add has returned.
 	Add() (total uint64, ok bool)
 	// Pending is the number of messages not yet acknowledged.
 	Pending() int
-	// Full says that this connection or its loop holds as many unacknowledged messages as it may. The
-	// gateway stops reading the connection until an Acknowledged leaves Pending() == 0 or !Full().
+	// Full says that this connection or its loop holds as many unacknowledged messages as it may.
+	// The gateway stops reading the connection until an Acknowledged leaves Pending() == 0 or
+	// !Full().
 	Full() bool
-	// Touch keeps a silent session alive. The gateway calls it at half of the session TTL.
+	// Touch keeps a silent session alive, whichever connection counted in it. The gateway calls
+	// it at half of the session TTL.
 	Touch()
-	// Detach ends the membership; nothing else may be called on the attachment afterwards. What is pending
-	// is stored first: o gets Acknowledged for it and then Detached. With a nil o nobody waits, though what
-	// is pending is stored all the same.
+	// Detach ends the membership; nothing else may be called on the attachment afterwards. What
+	// is pending is stored first: o gets Acknowledged for it and then Detached. With a nil o
+	// nobody waits, though what is pending is stored all the same.
 	Detach(o Owner)
 }

@@ -163,7 +163,7 @@ func (r *redisServer) do(args ...string) (string, error) {
 
 // totals reads the stored total of every session.
 func (r *redisServer) totals() (map[string]uint64, error) {
-	const prefix = "sluice:session:"
+	const prefix = "sluice:session:2:"
 	totals := map[string]uint64{}
 	for cursor := uint64(0); ; {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
