@@ -4,7 +4,7 @@
 -- KEYS[1]  the session: a hash of n, the total, and per process c:<instance> = i:b:d:t, what it
 --          contributed: incarnation, base, delta, the total right after delta was stored.
 --          n is the sum of all b+d.
--- ARGV     1 the process' field  2 its value, i:b:d  3 what the other fields are worth, as it was told
+-- ARGV     1 the process' field  2 its value, i:b:d  3 what the others are worth, as it was told
 --          4 TTL, ms  5 "touch": set the TTL though nothing changes
 --          6... to restore: the other fields that it was told, as pairs
 -- Answers  {n, t, b, b+d before this commit, the other fields if they are not worth ARGV[3]...}
@@ -28,7 +28,8 @@ end
 
 local h = redis.pcall('HMGET', key, 'n', me)
 if h.err then return h end -- WRONGTYPE, as it is: redis.call would wrap it
-local n, old = tonumber(string.match(h[1] or '0', '^%d+$')), h[2] and parse(h[2]) or not h[2] and none
+local n = tonumber(string.match(h[1] or '0', '^%d+$'))
+local old = h[2] and parse(h[2]) or not h[2] and none
 if not n or n > max or not old then return foreign('n, or ' .. me) end
 local put = function(field, from, v) -- what makes a field worth no more is not news
   if v.b + v.d <= from.b + from.d then return end
@@ -48,9 +49,10 @@ if n - before < told then
     put(ARGV[k], s, join(s, parse(ARGV[k + 1])))
   end
 end
-local v = join(old, parse(ARGV[2] .. ':0'))
+local mine = parse(ARGV[2] .. ':0')
+local v = mine and join(old, mine) or none
 put(me, old, v)
-if n > max then return {err = 'SESSIONLIMIT the total would be above 2^53-1'} end
+if n > max or not mine then return {err = 'SESSIONLIMIT the total would be above 2^53-1'} end
 if #writes > 0 then
   if not h[2] and writes[#writes - 1] == me and redis.call('HLEN', key) > MAX_PROCESSES then
     return {err = 'SESSIONFULL MAX_PROCESSES processes have counted in it'}

@@ -206,6 +206,7 @@ func TestCommitScriptRefuses(t *testing.T) {
 		{[]string{"n", "1", "c:a", "1:1:1764000000"}, 3, errForeign},
 		{[]string{"n", "1", "c:a", "1:0:9007199254740992:1"}, 3, errForeign},
 		{[]string{"n", "1", "c:a", "1:9007199254740991:1:1"}, 3, errForeign},
+		{[]string{"n", "1", "c:a", "1:0:1:1"}, 1 << 53, errLimit},
 		{[]string{"n", max, "c:a", "1:0:1:1"}, 2, errLimit},
 		{[]string{"n", "9007199254740990", "c:a", "1:0:1:1"}, 3, errLimit},
 		{[]string{"n", "9007199254740989", "c:a", "1:0:1:1"}, 3, ""},
