@@ -59,8 +59,8 @@ bench: build ## Compare with goroutine-per-connection servers; writes bench/comp
 soak: build ## Load one gateway for SOAK_DURATION (5m) and check every reply
 	scripts/soak.sh
 
-faults: bin/sluice ## Kill, stop, delay and flush under load; a table of what was lost or doubled (ARGS="--help")
-	$(GO) run ./scripts/faults --bin bin/sluice $(ARGS)
+faults: build ## Kill, stop, delay and empty under load; a table of what was lost or doubled (ARGS="--help")
+	bin/sluice-bench faults $(ARGS)
 
 clean: ## Remove what was built
 	rm -rf bin

@@ -32,6 +32,7 @@ type cli struct {
 	Capacity capacityCmd `cmd:"" help:"Raise connections in steps until something gives, and say what gave."`
 	Baseline baselineCmd `cmd:"" help:"Serve the same service with one goroutine per connection, to compare with."`
 	Compare  compareCmd  `cmd:"" help:"Measure sluice and all baselines under the same load."`
+	Faults   faultsCmd   `cmd:"" help:"Kill, stop, delay and empty gateways and Redis under load, and count what was lost or doubled."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 

@@ -4,6 +4,7 @@
 //	sluice-bench capacity URL  how many connections until something gives
 //	sluice-bench baseline NAME a goroutine-per-connection server to compare with
 //	sluice-bench compare       sluice and all baselines under the same load
+//	sluice-bench faults        kill, stop, delay and empty gateways and Redis under load
 //	sluice-bench version       print the version
 //
 // Exit status: 0 when all was well, 1 when the run found something wrong or could not be made, 2 when the command line is wrong.
@@ -12,20 +13,30 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"sluice/bench"
+	"sluice/bench/faults"
 )
 
+// parts are the processes as which this program starts itself again.
+var parts = map[string]func(io.Reader, io.Writer) error{
+	bench.WorkerCommand:  bench.Serve,
+	faults.ClientCommand: faults.ServeClient,
+}
+
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == bench.WorkerCommand {
-		if err := bench.Serve(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	if len(os.Args) == 2 {
+		if serve := parts[os.Args[1]]; serve != nil {
+			if err := serve(os.Stdin, os.Stdout); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the second signal ends the program at once

@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 )
 
 // usualLoad is some 5,000 messages a second, on connections that live for a second.
-var usualLoad = clientSpec{Sessions: 80, Seats: 1, Pause: 60 * time.Millisecond, Window: 64, Life: time.Second}
+var usualLoad = clientSpec{Sessions: 80, Slots: 1, Pause: 60 * time.Millisecond, Window: 64, Life: time.Second}
 
 // row is what came of all runs of a fault.
 type row struct {
@@ -71,7 +71,7 @@ func runAll(ctx context.Context, out io.Writer, list []fault, runs int, p plan, 
 	printForgotten(out, list, rows)
 	switch {
 	case bad > 0:
-		return errBroken
+		return ErrBroken
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case done == 0:
@@ -86,7 +86,7 @@ func runOnce(ctx context.Context, f fault, p plan) (l *ledger, dir string, err e
 	if p.gateways = 2; f.load != nil {
 		f.load(&p.load)
 	}
-	r, err := newRig(ctx, p)
+	r, err := newFixture(ctx, p)
 	if err != nil {
 		return nil, "", err
 	}

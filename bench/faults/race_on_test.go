@@ -1,6 +1,6 @@
 //go:build race
 
-package main
+package faults
 
 // With the race detector in the tests, the gateway has it too.
 var buildFlags = []string{"-race"}

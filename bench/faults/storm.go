@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"context"
@@ -19,9 +19,10 @@ import (
 // stormDials is how many clients are in the middle of a handshake at once.
 const stormDials = 256
 
-// storm has n idle sessions reconnect to one gateway at once, twice, with and without the client-side cache. The first time
-// the gateway reads their totals; the second time it has them, and Redis would say if they had changed.
-func storm(ctx context.Context, out io.Writer, bin string, n int) error {
+// Storm has n idle sessions reconnect to one gateway at once, twice, with and without the
+// client-side cache. The first time the gateway reads their totals; the second time it has them,
+// and Redis would say if they had changed.
+func Storm(ctx context.Context, out io.Writer, bin string, n int) error {
 	fmt.Fprintf(out, "| client-side cache | %d sessions reconnect | seconds | connections/s | Redis commands | of them HGETALL | rest |\n|---|---|---:|---:|---:|---:|---|\n", n)
 	for _, cache := range []bool{true, false} {
 		if err := stormRun(ctx, out, bin, n, cache); err != nil {
@@ -32,7 +33,7 @@ func storm(ctx context.Context, out io.Writer, bin string, n int) error {
 }
 
 func stormRun(ctx context.Context, out io.Writer, bin string, n int, cache bool) error {
-	r, err := newRig(ctx, plan{bin: bin, gateways: 1, bare: true, flags: []string{fmt.Sprintf("--redis-client-cache=%v", cache)}})
+	r, err := newFixture(ctx, plan{bin: bin, gateways: 1, bare: true, flags: []string{fmt.Sprintf("--redis-client-cache=%v", cache)}})
 	if err != nil {
 		return err
 	}
@@ -72,7 +73,8 @@ func stormRun(ctx context.Context, out io.Writer, bin string, n int, cache bool)
 	return nil
 }
 
-// commandStats adds up what Redis was asked since its statistics were reset, without what the harness asked.
+// commandStats adds up what Redis was asked since its statistics were reset, without what the
+// harness asked.
 func commandStats(r *redisServer) (total, reads int, rest string, err error) {
 	text, err := r.do("INFO", "commandstats")
 	if err != nil {
@@ -178,7 +180,8 @@ func (s *crowd) count(i int) error {
 	return err
 }
 
-// drop ends all connections as a network does that goes away. A reset leaves no port in TIME_WAIT, of which there are too few.
+// drop ends all connections as a network does that goes away. A reset leaves no port in
+// TIME_WAIT, of which there are too few.
 func (s *crowd) drop() {
 	for i, c := range s.conns {
 		if c != nil {

@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"context"
@@ -12,17 +12,18 @@ import (
 const (
 	// recoverWithin is how soon after Redis is back everything that waited must be acknowledged.
 	recoverWithin = 5 * time.Second
-	// outageMemory is what the gateway may grow by in an outage, and outageCreep what it may still grow by once all
-	// connections hold as much as they may. The first is the bound of sessions' pending messages, of two loops.
+	// outageMemory is what the gateway may grow by in an outage, and outageCreep what it may
+	// still grow by once all connections hold as much as they may. The first is the bound of
+	// sessions' pending messages, of two loops.
 	outageMemory, outageCreep = 64 << 20, 8 << 20
 )
 
-// outageLoad fills the bound of each connection (256) in a few seconds, and goes on until 400 are in flight: those beyond
-// the bound wait in the sockets, because the gateway stops reading.
-var outageLoad = clientSpec{Sessions: 200, Seats: 1, Pause: 100 * time.Millisecond, Window: 400}
+// outageLoad fills the bound of each connection (256) in a few seconds, and goes on until 400 are
+// in flight: those beyond the bound wait in the sockets, because the gateway stops reading.
+var outageLoad = clientSpec{Sessions: 200, Slots: 1, Pause: 100 * time.Millisecond, Window: 400}
 
-// outage takes Redis away for d under load, once by killing it and once by stopping it.
-func outage(ctx context.Context, out io.Writer, bin string, d time.Duration) error {
+// Outage takes Redis away for d under load, once by killing it and once by stopping it.
+func Outage(ctx context.Context, out io.Writer, bin string, d time.Duration) error {
 	fmt.Fprintf(out, "| Redis gone for %v | acknowledged meanwhile | disconnects | gateway before | at %v | highest | at the end | first acknowledgement after | all pending after | lost | doubled |\n",
 		d, settleAfter(d))
 	fmt.Fprintln(out, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
@@ -55,7 +56,7 @@ func outage(ctx context.Context, out io.Writer, bin string, d time.Duration) err
 		}
 	}
 	if bad {
-		return errBroken
+		return ErrBroken
 	}
 	return nil
 }
@@ -80,7 +81,7 @@ func (o *outageRun) breaks(format string, args ...any) {
 }
 
 func (o *outageRun) run(ctx context.Context, bin string, off, on func(*redisServer) error) (dir string, err error) {
-	r, err := newRig(ctx, plan{bin: bin, gateways: 1, load: outageLoad})
+	r, err := newFixture(ctx, plan{bin: bin, gateways: 1, load: outageLoad})
 	if err != nil {
 		return "", err
 	}
@@ -106,7 +107,7 @@ func (o *outageRun) run(ctx context.Context, bin string, off, on func(*redisServ
 }
 
 // endure is the time without Redis.
-func (o *outageRun) endure(r *rig, g *gatewayProcess) error {
+func (o *outageRun) endure(r *fixture, g *gatewayProcess) error {
 	began := time.Now()
 	if err := r.wait(time.Second); err != nil { // what had been confirmed reaches the client
 		return err
@@ -148,8 +149,9 @@ func (o *outageRun) endure(r *rig, g *gatewayProcess) error {
 	return nil
 }
 
-// recover brings Redis back. The client's clock runs from before that; what Redis took to start is not the gateway's.
-func (o *outageRun) recover(r *rig, g *gatewayProcess, on func(*redisServer) error) error {
+// recover brings Redis back. The client's clock runs from before that; what Redis took to start
+// is not the gateway's.
+func (o *outageRun) recover(r *fixture, g *gatewayProcess, on func(*redisServer) error) error {
 	type result struct {
 		report
 		err error

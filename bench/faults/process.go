@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"bufio"
@@ -23,7 +23,8 @@ import (
 // patience is how long anything may take that should be done in a moment on an idle machine.
 const patience = 30 * time.Second
 
-// somePort draws a port below those that the kernel gives to clients, so that a server can leave it and find it free again.
+// somePort draws a port below those that the kernel gives to clients, so that a server can leave
+// it and find it free again.
 func somePort() int { return 20_000 + rand.N(12_000) }
 
 // process is a child that dies with the harness, however that ends.
@@ -114,7 +115,8 @@ func startRedis(dir string) (*redisServer, error) {
 	return nil, err
 }
 
-// start starts it, or starts it again on what its append-only file holds, and returns when it answers.
+// start starts it, or starts it again on what its append-only file holds, and returns when it
+// answers.
 func (r *redisServer) start() error {
 	bin, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -289,7 +291,7 @@ func startClient(spec clientSpec, log string) (*clientProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, clientCommand)
+	cmd := exec.Command(self, ClientCommand)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"encoding/json"
@@ -11,16 +11,17 @@ import (
 	"time"
 )
 
-// clientCommand is the hidden first argument with which the harness starts itself again as the client: a process of its
-// own, with a WebSocket implementation that the gateway does not use, which survives whatever is done to the others.
-const clientCommand = "client"
+// ClientCommand is the hidden argument with which the harness starts its own program again as the
+// client, whose main must then call ServeClient: a process with a WebSocket implementation that the
+// gateway does not use, which survives whatever is done to the others.
+const ClientCommand = "faults-client"
 
 // clientSpec is what the client is told first.
 type clientSpec struct {
 	Journal  string        // file to write
 	Targets  []string      // host:port of gateways
 	Sessions int           // how many
-	Seats    int           // connections that each session holds at once
+	Slots    int           // connections that each session holds at once
 	Pause    time.Duration // mean pause of a connection between bursts of 1 to 8 messages
 	Window   int           // messages that a connection may be owed an acknowledgement for
 	Life     time.Duration // mean life of a connection before it ends itself, one way or another; 0: for ever
@@ -53,7 +54,7 @@ type client struct {
 	targets []string
 	life    time.Duration
 
-	seats     []*seat
+	slots     []*slot
 	finishing atomic.Bool
 	wg        sync.WaitGroup
 	conns     atomic.Int64 // numbers given to connections
@@ -61,8 +62,8 @@ type client struct {
 	sent, acked, opened, over, refused, open atomic.Int64
 }
 
-// serveClient is the client's process: it obeys orders on in and reports on out, until in ends.
-func serveClient(in io.Reader, out io.Writer) error {
+// ServeClient is the client's process: it obeys orders on in and reports on out, until in ends.
+func ServeClient(in io.Reader, out io.Writer) error {
 	orders, reports := json.NewDecoder(in), json.NewEncoder(out)
 	var spec clientSpec
 	if err := orders.Decode(&spec); err != nil {
@@ -99,16 +100,17 @@ func serveClient(in io.Reader, out io.Writer) error {
 func (c *client) start() {
 	for i := range c.spec.Sessions {
 		s := &session{number: i}
-		for k := range c.spec.Seats {
-			seat := &seat{c: c, s: s, place: k, cut: make(chan struct{}, 1), back: make(chan struct{}, 1)}
-			c.seats = append(c.seats, seat)
+		for k := range c.spec.Slots {
+			slot := &slot{c: c, s: s, place: k, cut: make(chan struct{}, 1), back: make(chan struct{}, 1)}
+			c.slots = append(c.slots, slot)
 		}
-		// Every second session that can has its id from the gateway; a second connection has to know it before.
-		if i%2 == 0 || c.spec.Seats > 1 {
+		// Every second session that can has its id from the gateway; a second connection has to
+		// know it before.
+		if i%2 == 0 || c.spec.Slots > 1 {
 			s.name(c.j, newUUID())
 		}
 	}
-	for _, s := range c.seats {
+	for _, s := range c.slots {
 		c.wg.Go(s.live)
 	}
 }
@@ -138,12 +140,12 @@ func (c *client) obey(o order) error {
 		}
 		return nil
 	case "cut":
-		for _, s := range c.seats {
+		for _, s := range c.slots {
 			notify(s.cut)
 		}
 		return nil
 	case "away":
-		away := c.seats[:int(float64(len(c.seats))*o.Share)]
+		away := c.slots[:int(float64(len(c.slots))*o.Share)]
 		for _, s := range away {
 			s.away.Store(true)
 		}
@@ -156,7 +158,7 @@ func (c *client) obey(o order) error {
 			return true
 		})
 	case "back":
-		for _, s := range c.seats {
+		for _, s := range c.slots {
 			s.away.Store(false)
 			notify(s.back)
 		}
@@ -172,10 +174,11 @@ func (c *client) obey(o order) error {
 	return fmt.Errorf("unknown order %q", o.Do)
 }
 
-// counted waits until every connection has had another acknowledgement of a message that is sent from now on.
+// counted waits until every connection has had another acknowledgement of a message that is sent
+// from now on.
 func (c *client) counted(within time.Duration) error {
-	want := map[*seat]int64{}
-	for _, s := range c.seats {
+	want := map[*slot]int64{}
+	for _, s := range c.slots {
 		if !s.away.Load() {
 			s.renewed.Store(false)
 			want[s] = s.sent.Load() + 1
@@ -191,12 +194,13 @@ func (c *client) counted(within time.Duration) error {
 	})
 }
 
-// caughtUp measures how long it takes until the first acknowledgement comes, and until all that had been sent is acknowledged.
-// It is meant for connections that stay; -1 is what did not come in time.
+// caughtUp measures how long it takes until the first acknowledgement comes, and until all that
+// had been sent is acknowledged. It is meant for connections that stay; -1 is what did not come
+// in time.
 func (c *client) caughtUp(within time.Duration) (first, all time.Duration) {
 	began, before := time.Now(), c.acked.Load()
-	want := map[*seat]int64{}
-	for _, s := range c.seats {
+	want := map[*slot]int64{}
+	for _, s := range c.slots {
 		want[s] = s.sent.Load()
 	}
 	first = -1
@@ -217,10 +221,11 @@ func (c *client) caughtUp(within time.Duration) (first, all time.Duration) {
 	return first, time.Since(began)
 }
 
-// finish ends the load: every connection waits for its acknowledgements and leaves, comes back once more and leaves again.
+// finish ends the load: every connection waits for its acknowledgements and leaves, comes back
+// once more and leaves again.
 func (c *client) finish(within time.Duration) error {
 	c.finishing.Store(true)
-	for _, s := range c.seats {
+	for _, s := range c.slots {
 		notify(s.back)
 	}
 	done := make(chan struct{})
@@ -230,22 +235,22 @@ func (c *client) finish(within time.Duration) error {
 		return nil
 	case <-time.After(within):
 		n := 0
-		for _, s := range c.seats {
+		for _, s := range c.slots {
 			if !s.done.Load() {
 				n++
 			}
 		}
-		return fmt.Errorf("%d of %d connections did not finish within %v", n, len(c.seats), within)
+		return fmt.Errorf("%d of %d connections did not finish within %v", n, len(c.slots), within)
 	}
 }
 
-// target is the gateway for a connection: another one with every life, unless the session has several seats, which then
-// are at different gateways.
-func (c *client) target(s *seat, life int) string {
+// target is the gateway for a connection: another one with every life, unless the session has
+// several slots, which then are at different gateways.
+func (c *client) target(s *slot, life int) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := s.s.number + s.place + s.failures
-	if c.spec.Seats == 1 {
+	if c.spec.Slots == 1 {
 		n += life
 	}
 	return c.targets[n%len(c.targets)]

@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"fmt"
@@ -140,7 +140,8 @@ func (c *pipe) cut() {
 	c.far.Close()
 }
 
-// pump carries one direction. Reading goes on while bytes are delayed, so that a delay does not limit what passes.
+// pump carries one direction. Reading goes on while bytes are delayed, so that a delay does not
+// limit what passes.
 func (c *pipe) pump(from, to net.Conn, back bool) {
 	chunks := make(chan chunk, 4096)
 	go func() {
@@ -174,7 +175,8 @@ func (c *pipe) pump(from, to net.Conn, back bool) {
 		c.cut()
 		return
 	}
-	// A gateway that gave up does not call back what it sent: Redis still gets it, and then the end.
+	// A gateway that gave up does not call back what it sent: Redis still gets it, and then the
+	// end.
 	if t, ok := to.(*net.TCPConn); ok {
 		_ = t.CloseWrite()
 	}

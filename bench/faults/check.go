@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"fmt"
@@ -6,11 +6,12 @@ import (
 	"strings"
 )
 
-// ledger is the journal added up, and what is wrong with it. With A the highest acknowledged total of a session, R the
-// stored total and S what was sent, A ≤ R ≤ S must hold for every session, and more where more can be known:
-// a connection that ended with a bye leaves nothing uncertain, one that was cut leaves exactly its unacknowledged messages.
+// ledger is the journal added up, and what is wrong with it. With A the highest acknowledged
+// total of a session, R the stored total and S what was sent, A ≤ R ≤ S must hold for every
+// session, and more where more can be known: a connection that ended with a bye leaves nothing
+// uncertain, one that was cut leaves exactly its unacknowledged messages.
 type ledger struct {
-	sessions map[int]*account
+	sessions map[int]*sessionLog
 
 	messages, acknowledged uint64
 	lost                   uint64 // messages that the client was told are stored, or the gateway had, and that are not
@@ -23,8 +24,8 @@ type ledger struct {
 	findings               []string
 }
 
-// account is one session.
-type account struct {
+// sessionLog is one session.
+type sessionLog struct {
 	id       string
 	lines    map[int]*line
 	open     int
@@ -38,7 +39,7 @@ type account struct {
 
 // line is one connection of a session.
 type line struct {
-	told      uint64 // told of the account when it was opened
+	told      uint64 // told of the sessionLog when it was opened
 	uncertain uint64 // messages of earlier connections that may be stored, now or later
 	shared    bool   // another connection was open at the same time
 	last      uint64 // the total that it was told last
@@ -65,9 +66,10 @@ func (l *ledger) find(count *uint64, by uint64, format string, args ...any) {
 // ok reports whether every promise was kept.
 func (l *ledger) ok() bool { return l.lost == 0 && l.doubled == 0 && l.broken == 0 }
 
-// checkJournal reads the journal and checks all that it can show by itself; settle compares it with the store.
+// checkJournal reads the journal and checks all that it can show by itself; settle compares it
+// with the store.
 func checkJournal(r io.Reader) (*ledger, error) {
-	l := &ledger{sessions: map[int]*account{}}
+	l := &ledger{sessions: map[int]*sessionLog{}}
 	return l, readJournal(r, l.take)
 }
 
@@ -81,7 +83,7 @@ func (l *ledger) take(e event) {
 	}
 	a := l.sessions[e.session]
 	if a == nil {
-		a = &account{lines: map[int]*line{}}
+		a = &sessionLog{lines: map[int]*line{}}
 		l.sessions[e.session] = a
 	}
 	switch e.kind {
@@ -118,9 +120,9 @@ func (l *ledger) take(e event) {
 	}
 }
 
-// over: a Close of the client's own is answered when everything before it is stored. (In a drain the gateway may have stopped
-// listening before; then the code is another.)
-func (l *ledger) over(a *account, c *line, e event) {
+// over: a Close of the client's own is answered when everything before it is stored. (In a drain
+// the gateway may have stopped listening before; then the code is another.)
+func (l *ledger) over(a *sessionLog, c *line, e event) {
 	if c.over {
 		return
 	}
@@ -131,9 +133,9 @@ func (l *ledger) over(a *account, c *line, e event) {
 	}
 }
 
-// flushed: what a connection has sent by now may have been stored before, so its acknowledgement does not show that the
-// session is whole again.
-func (a *account) flushed() {
+// flushed: what a connection has sent by now may have been stored before, so its acknowledgement
+// does not show that the session is whole again.
+func (a *sessionLog) flushed() {
 	a.unhealed = true
 	if a.open > 1 {
 		a.renumber = a.sent
@@ -143,7 +145,7 @@ func (a *account) flushed() {
 	}
 }
 
-func (a *account) opened(conn int) {
+func (a *sessionLog) opened(conn int) {
 	c := &line{told: a.told, uncertain: a.uncertain(), shared: a.open > 0}
 	if a.open > 0 {
 		for _, other := range a.lines {
@@ -154,8 +156,9 @@ func (a *account) opened(conn int) {
 	a.lines[conn] = c
 }
 
-// uncertain is the number of messages that were sent and not acknowledged, and that may be stored all the same.
-func (a *account) uncertain() (n uint64) {
+// uncertain is the number of messages that were sent and not acknowledged, and that may be stored
+// all the same.
+func (a *sessionLog) uncertain() (n uint64) {
 	for _, c := range a.lines {
 		if !c.bye {
 			n += c.sent - min(c.sent, c.acked)
@@ -164,7 +167,7 @@ func (a *account) uncertain() (n uint64) {
 	return n
 }
 
-func (l *ledger) welcome(a *account, c *line, e event) {
+func (l *ledger) welcome(a *sessionLog, c *line, e event) {
 	if c.welcomed {
 		l.find(&l.broken, 1, "session %d: connection %d was welcomed twice", e.session, e.conn)
 	}
@@ -190,9 +193,9 @@ func (l *ledger) welcome(a *account, c *line, e event) {
 	a.told = max(a.told, e.n)
 }
 
-// restart begins a new account for what is connected now, all of it since the store was emptied.
-func (a *account) restart() {
-	fresh := account{id: a.id, lines: map[int]*line{}, open: a.open}
+// restart begins a new sessionLog for what is connected now, all of it since the store was emptied.
+func (a *sessionLog) restart() {
+	fresh := sessionLog{id: a.id, lines: map[int]*line{}, open: a.open}
 	for conn, c := range a.lines {
 		if !c.over {
 			c.told, c.uncertain = 0, 0
@@ -203,7 +206,7 @@ func (a *account) restart() {
 	*a = fresh
 }
 
-func (l *ledger) ack(a *account, c *line, e event) {
+func (l *ledger) ack(a *sessionLog, c *line, e event) {
 	l.acknowledged++
 	c.acked++
 	a.acked++
@@ -237,8 +240,9 @@ func (l *ledger) ack(a *account, c *line, e event) {
 	}
 }
 
-// first notes a number and reports whether it is the first time. n is at most what was sent, so the set is bounded.
-func (a *account) first(n uint64) bool {
+// first notes a number and reports whether it is the first time. n is at most what was sent, so
+// the set is bounded.
+func (a *sessionLog) first(n uint64) bool {
 	for uint64(len(a.numbers)) <= n/64 {
 		a.numbers = append(a.numbers, 0)
 	}
@@ -249,7 +253,7 @@ func (a *account) first(n uint64) bool {
 }
 
 // bye: the total that a client leaves with is an acknowledgement too.
-func (l *ledger) bye(a *account, c *line, e event) {
+func (l *ledger) bye(a *sessionLog, c *line, e event) {
 	if !c.welcomed || c.bye {
 		l.find(&l.broken, 1, "session %d: connection %d: a bye before the welcome, or a second one", e.session, e.conn)
 	}
@@ -263,7 +267,8 @@ func (l *ledger) bye(a *account, c *line, e event) {
 	a.told = max(a.told, e.n)
 }
 
-// settle compares the book with what the store holds once things are quiet. stored is by session id.
+// settle compares the book with what the store holds once things are quiet. stored is by session
+// id.
 func (l *ledger) settle(stored map[string]uint64) (sum uint64) {
 	for i, a := range l.sessions {
 		r := stored[a.id]
@@ -284,9 +289,9 @@ func (l *ledger) settle(stored map[string]uint64) (sum uint64) {
 	return sum
 }
 
-// reconcile compares what the store holds with what the gateways say they received: once quiet it is the same. Only messages of
-// connections that were cut before they were answered may have gone with a store that was emptied: nobody knew of them who could
-// have restored them.
+// reconcile compares what the store holds with what the gateways say they received: once quiet it
+// is the same. Only messages of connections that were cut before they were answered may have gone
+// with a store that was emptied: nobody knew of them who could have restored them.
 func (l *ledger) reconcile(stored, received uint64) {
 	stored += l.forgotten
 	unknown := uint64(0)

@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"bufio"
@@ -9,9 +9,10 @@ import (
 	"sync"
 )
 
-// The client writes down what it sees, one event a line, in the order in which it saw it: KIND SESSION CONNECTION NUMBER TEXT.
-// A message is written down before it is sent and an acknowledgement when it has been read, so the book holds at least
-// what was sent and at most what was acknowledged.
+// The client writes down what it sees, one event a line, in the order in which it saw it: KIND
+// SESSION CONNECTION NUMBER TEXT. A message is written down before it is sent and an
+// acknowledgement when it has been read, so the book holds at least what was sent and at most
+// what was acknowledged.
 const (
 	evName    = 'i' // the session's id is TEXT
 	evOpen    = 'o' // the connection is about to be made

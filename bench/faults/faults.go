@@ -1,17 +1,18 @@
-package main
+package faults
 
 import (
 	"syscall"
 	"time"
 )
 
-// fault is something that goes wrong under load. It leaves everything as it found it, so that the run can be finished.
+// fault is something that goes wrong under load. It leaves everything as it found it, so that the
+// run can be finished.
 type fault struct {
 	name   string
 	short  bool
 	effect string            // a metric that the fault must move, or it proves nothing
 	load   func(*clientSpec) // changes the usual load
-	do     func(r *rig) error
+	do     func(r *fixture) error
 }
 
 const (
@@ -21,38 +22,38 @@ const (
 
 // faults are all that are tried, from the harmless to the rude.
 var faults = []fault{
-	{name: "none", do: func(r *rig) error { return r.part(1) }},
+	{name: "none", do: func(r *fixture) error { return r.part(1) }},
 	{name: "reconnect in flight", short: true, do: reconnectInFlight},
-	{name: "two connections on two gateways", effect: retries, load: func(s *clientSpec) { s.Seats = 2 }, do: twoConnections},
+	{name: "two connections on two gateways", effect: retries, load: func(s *clientSpec) { s.Slots = 2 }, do: twoConnections},
 	{name: "gateway SIGKILL", short: true, do: killGateways},
-	{name: "gateway SIGSTOP", do: func(r *rig) error { return r.stopped(r.gateways[0].process, 3*time.Second) }},
+	{name: "gateway SIGSTOP", do: func(r *fixture) error { return r.stopped(r.gateways[0].process, 3*time.Second) }},
 	{name: "gateway SIGTERM drain", short: true, do: drain},
 	{name: "blue/green", do: blueGreen},
 	{name: "redis SIGKILL and restart", effect: retries, short: true, do: killRedis},
-	{name: "redis SIGSTOP", effect: retries, do: func(r *rig) error { return r.stopped(r.redis.process, 10*time.Second) }},
-	{name: "CLIENT PAUSE", do: func(r *rig) error { return r.repeat(2, r.command("CLIENT", "PAUSE", "1500", "ALL")) }},
-	{name: "CLIENT KILL", effect: retries, do: func(r *rig) error { return r.repeat(20, r.command("CLIENT", "KILL", "TYPE", "normal")) }},
-	{name: "SCRIPT FLUSH", do: func(r *rig) error { return r.repeat(20, r.command("SCRIPT", "FLUSH")) }},
+	{name: "redis SIGSTOP", effect: retries, do: func(r *fixture) error { return r.stopped(r.redis.process, 10*time.Second) }},
+	{name: "CLIENT PAUSE", do: func(r *fixture) error { return r.repeat(2, r.command("CLIENT", "PAUSE", "1500", "ALL")) }},
+	{name: "CLIENT KILL", effect: retries, do: func(r *fixture) error { return r.repeat(20, r.command("CLIENT", "KILL", "TYPE", "normal")) }},
+	{name: "SCRIPT FLUSH", do: func(r *fixture) error { return r.repeat(20, r.command("SCRIPT", "FLUSH")) }},
 	{name: "FLUSHALL", effect: heals, short: true, do: flushAll},
-	{name: "FLUSHALL, two connections", effect: heals, load: func(s *clientSpec) { s.Seats = 2 }, do: flushAll},
+	{name: "FLUSHALL, two connections", effect: heals, load: func(s *clientSpec) { s.Slots = 2 }, do: flushAll},
 	{name: "replies dropped", effect: retries, short: true, do: dropReplies},
 	{name: "200 ms delay", do: delay},
-	{name: "redis out of memory", effect: retries, short: true, do: func(r *rig) error {
+	{name: "redis out of memory", effect: retries, short: true, do: func(r *fixture) error {
 		return r.unable([]string{"CONFIG", "SET", "maxmemory", "1"}, []string{"CONFIG", "SET", "maxmemory", "0"})
 	}},
-	{name: "redis read-only", effect: retries, do: func(r *rig) error {
+	{name: "redis read-only", effect: retries, do: func(r *fixture) error {
 		return r.unable([]string{"REPLICAOF", "127.0.0.1", "1"}, []string{"REPLICAOF", "NO", "ONE"})
 	}},
-	{name: "redis refused", effect: retries, do: func(r *rig) error { return r.outage(refusing, 3*time.Second) }},
-	{name: "redis black-holed", effect: retries, do: func(r *rig) error { return r.outage(blackHole, 6*time.Second) }},
+	{name: "redis refused", effect: retries, do: func(r *fixture) error { return r.outage(refusing, 3*time.Second) }},
+	{name: "redis black-holed", effect: retries, do: func(r *fixture) error { return r.outage(blackHole, 6*time.Second) }},
 	{name: "redis black-holed for one gateway", effect: retries, load: restless, do: blackHoleOne},
 	{name: "one gateway cut off, the rest goes on", effect: retries, load: hasty, do: cutOffOne},
 	{name: "all at random", do: atRandom},
-	{name: "all at random, two connections", load: func(s *clientSpec) { s.Seats = 2 }, do: atRandom},
+	{name: "all at random, two connections", load: func(s *clientSpec) { s.Slots = 2 }, do: atRandom},
 }
 
 // repeat does something n times over the run.
-func (r *rig) repeat(n int, do func() error) error {
+func (r *fixture) repeat(n int, do func() error) error {
 	for range n {
 		if err := r.part(1 / float64(n+1)); err != nil {
 			return err
@@ -65,7 +66,7 @@ func (r *rig) repeat(n int, do func() error) error {
 }
 
 // command is a command to Redis.
-func (r *rig) command(args ...string) func() error {
+func (r *fixture) command(args ...string) func() error {
 	return func() error {
 		_, err := r.redis.do(args...)
 		return err
@@ -73,14 +74,14 @@ func (r *rig) command(args ...string) func() error {
 }
 
 // lasting shortens what only lasts, for the tests of every day.
-func (r *rig) lasting(d time.Duration) time.Duration {
+func (r *fixture) lasting(d time.Duration) time.Duration {
 	if r.plan.short {
 		return min(d, time.Second)
 	}
 	return d
 }
 
-func (r *rig) stopped(p *process, d time.Duration) error {
+func (r *fixture) stopped(p *process, d time.Duration) error {
 	return r.repeat(1, func() error {
 		if err := p.signal(syscall.SIGSTOP); err != nil {
 			return err
@@ -91,7 +92,7 @@ func (r *rig) stopped(p *process, d time.Duration) error {
 }
 
 // unable has Redis answer, and refuse to write, between two commands. It is read as before.
-func (r *rig) unable(from, until []string) error {
+func (r *fixture) unable(from, until []string) error {
 	return r.repeat(2, func() error {
 		if err := r.command(from...)(); err != nil {
 			return err
@@ -103,7 +104,7 @@ func (r *rig) unable(from, until []string) error {
 	})
 }
 
-func (r *rig) outage(f flow, d time.Duration) error {
+func (r *fixture) outage(f flow, d time.Duration) error {
 	return r.repeat(1, func() error {
 		if err := r.flow(f, 0); err != nil {
 			return err
@@ -115,8 +116,9 @@ func (r *rig) outage(f flow, d time.Duration) error {
 	})
 }
 
-// reconnectInFlight cuts all clients again and again, each time with commits on their way: 20 ms are longer than a commit takes.
-func reconnectInFlight(r *rig) error {
+// reconnectInFlight cuts all clients again and again, each time with commits on their way: 20 ms
+// are longer than a commit takes.
+func reconnectInFlight(r *fixture) error {
 	if err := r.flow(passing, 20*time.Millisecond); err != nil {
 		return err
 	}
@@ -126,8 +128,9 @@ func reconnectInFlight(r *rig) error {
 	return r.flow(passing, 0)
 }
 
-// twoConnections counts each session on both gateways at once, and cuts their connections to Redis meanwhile.
-func twoConnections(r *rig) error {
+// twoConnections counts each session on both gateways at once, and cuts their connections to
+// Redis meanwhile.
+func twoConnections(r *fixture) error {
 	return r.repeat(5, func() error {
 		if err := r.flow(refusing, 0); err != nil {
 			return err
@@ -136,8 +139,9 @@ func twoConnections(r *rig) error {
 	})
 }
 
-// killGateways kills one gateway after the other, while its commits are on their way, and starts it again.
-func killGateways(r *rig) error {
+// killGateways kills one gateway after the other, while its commits are on their way, and starts
+// it again.
+func killGateways(r *fixture) error {
 	if err := r.flow(passing, 10*time.Millisecond); err != nil {
 		return err
 	}
@@ -153,7 +157,7 @@ func killGateways(r *rig) error {
 }
 
 // crash kills gateway i, whose clients go to the others at once, and starts another in its place.
-func (r *rig) crash(i int) error {
+func (r *fixture) crash(i int) error {
 	r.unknown = true
 	r.gateways[i].kill()
 	r.gateways[i] = nil
@@ -167,7 +171,7 @@ func (r *rig) crash(i int) error {
 }
 
 // drain ends one gateway in order, under load, and starts it again.
-func drain(r *rig) error {
+func drain(r *fixture) error {
 	n := 0
 	return r.repeat(2, func() error {
 		i := n % len(r.gateways)
@@ -177,7 +181,7 @@ func drain(r *rig) error {
 }
 
 // replace drains gateway i, whose clients go to the others, and starts another in its place.
-func (r *rig) replace(i int) error {
+func (r *fixture) replace(i int) error {
 	old := r.gateways[i]
 	r.gateways[i] = nil
 	if err := r.retarget(); err != nil {
@@ -193,8 +197,9 @@ func (r *rig) replace(i int) error {
 	return r.retarget()
 }
 
-// blueGreen starts a second gateway on the same Redis, waits until it is ready, sends new clients there, and drains the first.
-func blueGreen(r *rig) error {
+// blueGreen starts a second gateway on the same Redis, waits until it is ready, sends new clients
+// there, and drains the first.
+func blueGreen(r *fixture) error {
 	blue := true
 	return r.repeat(3, func() error {
 		from, to := 0, 1
@@ -221,7 +226,7 @@ func blueGreen(r *rig) error {
 	})
 }
 
-func killRedis(r *rig) error {
+func killRedis(r *fixture) error {
 	return r.repeat(2, func() error {
 		r.redis.kill()
 		if err := r.part(0.05); err != nil {
@@ -231,14 +236,16 @@ func killRedis(r *rig) error {
 	})
 }
 
-// flushAll empties Redis, which had promised not to forget. What can be kept then, and what cannot:
-// a session that is connected is whole again as soon as one of its connections has counted one more message (or, silent,
-// at its next refresh): that connection knows the total that it was told. A session that nobody is connected to, or whose
-// connections all end before they count, is forgotten: its next client is welcomed as new, with 0, and is not told otherwise.
-// So a tenth of the sessions leave before, and come back after. A session that is connected more than once is whole when all its
-// connections have counted again; until then one that had not been told of the others' last messages may give their numbers
-// out a second time, though it counts every message once.
-func flushAll(r *rig) error {
+// flushAll empties Redis, which had promised not to forget. What can be kept then, and what
+// cannot: a session that is connected is whole again as soon as one of its connections has
+// counted one more message (or, silent, at its next refresh): that connection knows the total
+// that it was told. A session that nobody is connected to, or whose connections all end before
+// they count, is forgotten: its next client is welcomed as new, with 0, and is not told
+// otherwise. So a tenth of the sessions leave before, and come back after. A session that is
+// connected more than once is whole when all its connections have counted again; until then one
+// that had not been told of the others' last messages may give their numbers out a second time,
+// though it counts every message once.
+func flushAll(r *fixture) error {
 	return r.repeat(2, func() error {
 		for _, o := range []order{{Do: "life"}, {Do: "away", Share: 0.1}, {Do: "flush"}} {
 			if err := r.tell(o); err != nil {
@@ -258,8 +265,9 @@ func flushAll(r *rig) error {
 	})
 }
 
-// dropReplies lets commits through and swallows what Redis says to them: the gateways cannot know what was applied.
-func dropReplies(r *rig) error {
+// dropReplies lets commits through and swallows what Redis says to them: the gateways cannot know
+// what was applied.
+func dropReplies(r *fixture) error {
 	return r.repeat(4, func() error {
 		if err := r.flow(droppingBack, 0); err != nil {
 			return err
@@ -271,7 +279,7 @@ func dropReplies(r *rig) error {
 	})
 }
 
-func delay(r *rig) error {
+func delay(r *fixture) error {
 	if err := r.flow(passing, 200*time.Millisecond); err != nil {
 		return err
 	}
@@ -281,13 +289,14 @@ func delay(r *rig) error {
 	return r.flow(passing, 0)
 }
 
-// restless clients move more often than they count, so that the gateways hold totals of sessions that count elsewhere.
+// restless clients move more often than they count, so that the gateways hold totals of sessions
+// that count elsewhere.
 func restless(s *clientSpec) {
 	s.Sessions, s.Pause, s.Life = 3*s.Sessions, time.Second, 300*time.Millisecond
 }
 
 // blackHoleOne cuts one of two gateways off, while clients go on moving between both.
-func blackHoleOne(r *rig) error {
+func blackHoleOne(r *fixture) error {
 	return r.repeat(1, func() error {
 		if err := r.proxies[0].set(blackHole, 0); err != nil {
 			return err
@@ -299,14 +308,16 @@ func blackHoleOne(r *rig) error {
 	})
 }
 
-// hasty clients live for a few messages only: each session has had more connections in seconds than its hash may have fields.
+// hasty clients live for a few messages only: each session has had more connections in seconds
+// than its hash may have fields.
 func hasty(s *clientSpec) {
 	s.Sessions, s.Pause, s.Life = s.Sessions/4, 5*time.Millisecond, 25*time.Millisecond
 }
 
-// cutOffOne has one gateway hear nothing of what Redis stored for it, and then not reach Redis at all, while its clients have
-// gone to the other one and count there. What it repeats in the end must still be known to be a repetition.
-func cutOffOne(r *rig) error {
+// cutOffOne has one gateway hear nothing of what Redis stored for it, and then not reach Redis at
+// all, while its clients have gone to the other one and count there. What it repeats in the end
+// must still be known to be a repetition.
+func cutOffOne(r *fixture) error {
 	return r.repeat(1, func() error {
 		if err := r.proxies[0].set(droppingBack, 0); err != nil {
 			return err

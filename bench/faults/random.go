@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"fmt"
@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// atRandom does one thing after the other, of those that a store with durable writes must survive, also while the one before
-// is not yet over its consequences. What it did is printed when a promise is broken: the order is in the rig's log.
-func atRandom(r *rig) error {
+// atRandom does one thing after the other, of those that a store with durable writes must
+// survive, also while the one before is not yet over its consequences. What it did is printed
+// when a promise is broken: the order is in the fixture's log.
+func atRandom(r *fixture) error {
 	moments := func(f func() error, after func() error) error {
 		if err := f(); err != nil {
 			return err

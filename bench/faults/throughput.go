@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"cmp"
@@ -14,9 +14,9 @@ import (
 	"sluice/bench"
 )
 
-// throughput measures acknowledged messages per second, at a fixed rate and as fast as it goes, with gateway, Redis and
-// load generator on this machine.
-func throughput(ctx context.Context, out io.Writer, bin string, rate float64, conns int, d time.Duration) error {
+// Throughput measures acknowledged messages per second, at a fixed rate and as fast as it goes,
+// with gateway, Redis and load generator on this machine.
+func Throughput(ctx context.Context, out io.Writer, bin string, rate float64, conns int, d time.Duration) error {
 	fmt.Fprintf(out, "%d connections, %v a row.\n\n", conns, d)
 	fmt.Fprintln(out, "| appendfsync | load | acknowledged/s | p50 ms | p99 ms | CPU gateway | CPU Redis | CPU client | messages a commit | commits a batch: mean | distribution (up to: share of the batches) |")
 	fmt.Fprintln(out, "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|")
@@ -34,13 +34,13 @@ func throughput(ctx context.Context, out io.Writer, bin string, rate float64, co
 		}
 	}
 	if bad {
-		return errBroken
+		return ErrBroken
 	}
 	return nil
 }
 
 func throughputRow(ctx context.Context, out io.Writer, bin, fsync string, spec bench.Spec) (failures []string, err error) {
-	r, err := newRig(ctx, plan{bin: bin, gateways: 1, bare: true})
+	r, err := newFixture(ctx, plan{bin: bin, gateways: 1, bare: true})
 	if err != nil {
 		return nil, err
 	}

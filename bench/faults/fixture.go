@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"bytes"
@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// rig is what one run needs: a Redis, gateways with a proxy each before it, and the client.
-type rig struct {
+// fixture is what one run needs: a Redis, gateways with a proxy each before it, and the client.
+type fixture struct {
 	ctx   context.Context
 	plan  plan
 	dir   string
@@ -28,7 +28,7 @@ type rig struct {
 	counters map[string]float64 // the metrics of all gateways at the end, added up
 }
 
-// plan is how a rig is to be built.
+// plan is how a fixture is to be built.
 type plan struct {
 	bin      string
 	gateways int
@@ -40,8 +40,8 @@ type plan struct {
 	short    bool          // in the tests of every day: less patience with faults that only last
 }
 
-func newRig(ctx context.Context, p plan) (r *rig, err error) {
-	r = &rig{ctx: ctx, plan: p}
+func newFixture(ctx context.Context, p plan) (r *fixture, err error) {
+	r = &fixture{ctx: ctx, plan: p}
 	if r.dir, err = os.MkdirTemp("", "sluice-faults-"); err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func newRig(ctx context.Context, p plan) (r *rig, err error) {
 	return r, nil
 }
 
-func (r *rig) close() {
+func (r *fixture) close() {
 	if r.client != nil {
 		r.client.kill()
 	}
@@ -97,7 +97,7 @@ func (r *rig) close() {
 }
 
 // startGateway starts the gateway behind proxy i.
-func (r *rig) startGateway(i int) error {
+func (r *fixture) startGateway(i int) error {
 	log := filepath.Join(r.dir, fmt.Sprintf("gateway%d-%d.log", i, time.Now().UnixNano()))
 	redis := r.proxies[i].addr
 	if r.plan.bare {
@@ -112,7 +112,7 @@ func (r *rig) startGateway(i int) error {
 }
 
 // targets are the addresses of the gateways that run.
-func (r *rig) targets() (all []string) {
+func (r *fixture) targets() (all []string) {
 	for _, g := range r.gateways {
 		if g != nil {
 			all = append(all, g.addr)
@@ -121,16 +121,16 @@ func (r *rig) targets() (all []string) {
 	return all
 }
 
-func (r *rig) tell(o order) error {
+func (r *fixture) tell(o order) error {
 	_, err := r.client.tell(o)
 	return err
 }
 
 // retarget tells the client which gateways there are.
-func (r *rig) retarget() error { return r.tell(order{Do: "targets", Targets: r.targets()}) }
+func (r *fixture) retarget() error { return r.tell(order{Do: "targets", Targets: r.targets()}) }
 
 // wait lets the load go on for a while.
-func (r *rig) wait(d time.Duration) error {
+func (r *fixture) wait(d time.Duration) error {
 	select {
 	case <-r.ctx.Done():
 		return r.ctx.Err()
@@ -140,12 +140,12 @@ func (r *rig) wait(d time.Duration) error {
 }
 
 // part waits for a share of the run's time.
-func (r *rig) part(share float64) error {
+func (r *fixture) part(share float64) error {
 	return r.wait(time.Duration(float64(r.plan.seconds) * share))
 }
 
 // flow sets all proxies.
-func (r *rig) flow(f flow, delay time.Duration) (err error) {
+func (r *fixture) flow(f flow, delay time.Duration) (err error) {
 	for _, p := range r.proxies {
 		err = errors.Join(err, p.set(f, delay))
 	}
@@ -153,7 +153,7 @@ func (r *rig) flow(f flow, delay time.Duration) (err error) {
 }
 
 // finish ends the load and judges the run.
-func (r *rig) finish() (*ledger, error) {
+func (r *fixture) finish() (*ledger, error) {
 	if err := r.tell(order{Do: "finish", Within: 2 * patience}); err != nil {
 		return nil, err
 	}
@@ -181,8 +181,9 @@ func (r *rig) finish() (*ledger, error) {
 	return l, r.healthy()
 }
 
-// quiet waits until no gateway has anything left to store, and says how many messages they received.
-func (r *rig) quiet() (received uint64, err error) {
+// quiet waits until no gateway has anything left to store, and says how many messages they
+// received.
+func (r *fixture) quiet() (received uint64, err error) {
 	sum := 0.0
 	err = eventually("the gateways have stored everything", patience, func() bool {
 		sum, r.counters = r.received, map[string]float64{}
@@ -205,7 +206,7 @@ func (r *rig) quiet() (received uint64, err error) {
 }
 
 // healthy looks for what must not happen whatever is done to a gateway's neighbours.
-func (r *rig) healthy() (err error) {
+func (r *fixture) healthy() (err error) {
 	logs, _ := filepath.Glob(filepath.Join(r.dir, "gateway*.log"))
 	words := []string{"DATA RACE", "panic:", "fatal error:"}
 	if !r.flushed {

@@ -1,11 +1,12 @@
-package main
+package faults
 
 import (
 	"strings"
 	"testing"
 )
 
-// good is a session of two connections: the first is cut with two messages of five unacknowledged, one of which was stored.
+// good is a session of two connections: the first is cut with two messages of five
+// unacknowledged, one of which was stored.
 const good = `i 0 0 0 id
 o 0 1 0 
 w 0 1 0 new
@@ -24,7 +25,8 @@ b 0 2 6
 c 0 2 0 websocket: close 1000 (normal)
 `
 
-// check judges a journal whose gateways received what was stored, but for the session's own promises.
+// check judges a journal whose gateways received what was stored, but for the session's own
+// promises.
 func check(t *testing.T, journal string, stored, received uint64) *ledger {
 	t.Helper()
 	l, err := checkJournal(strings.NewReader(journal))
@@ -40,14 +42,16 @@ func TestTheCheckerAcceptsWhatIsRight(t *testing.T) {
 	if !l.ok() || len(l.findings) > 0 || l.messages != 7 || l.acknowledged != 5 {
 		t.Errorf("a good journal: %+v", l)
 	}
-	// The second uncertain message is stored late, and takes its number from the middle of a connection.
+	// The second uncertain message is stored late, and takes its number from the middle of a
+	// connection.
 	late := strings.NewReplacer("a 0 2 6", "a 0 2 7", "b 0 2 6", "b 0 2 7").Replace(good)
 	if l := check(t, late, 7, 7); !l.ok() {
 		t.Errorf("a late commit: %q", l.findings)
 	}
 }
 
-// A checker that finds nothing is worth nothing: each of these breaks one promise, and must be found as that.
+// A checker that finds nothing is worth nothing: each of these breaks one promise, and must be
+// found as that.
 func TestTheCheckerFindsWhatIsWrong(t *testing.T) {
 	for _, test := range []struct {
 		name, old, new   string // what is changed in the good journal
@@ -124,7 +128,8 @@ func TestSharedSessionsMayShareNumbersOnlyOnce(t *testing.T) {
 	if l := check(t, shared+"a 0 1 1 \na 0 2 1 \na 0 2 2 \na 0 1 3 \n"+end, 4, 4); l.doubled == 0 {
 		t.Error("one number for both was not found")
 	}
-	// After a flush the first connection cannot know of 2 and 3 until the second has counted as well. 5 is another matter.
+	// After a flush the first connection cannot know of 2 and 3 until the second has counted as
+	// well. 5 is another matter.
 	const flushed = shared + "a 0 1 1 \na 0 2 2 \na 0 2 3 \nf 0 0 0 \nf 0 0 1 \na 0 1 2 \ns 0 2 2 \na 0 2 5 \n"
 	if l := check(t, flushed+"a 0 2 6 \nc 0 1 0 \nc 0 2 0 ", 6, 6); !l.ok() || l.renumbered != 1 {
 		t.Errorf("a number given out again after a flush: renumbered %d, want 1; found %q", l.renumbered, l.findings)

@@ -1,4 +1,4 @@
-package main
+package faults
 
 import (
 	"crypto/rand"
@@ -14,8 +14,9 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// seat is one of a session's connections, and the next one after that is over. The goroutine of live owns it.
-type seat struct {
+// slot is one of a session's connections, and the next one after that is over. The goroutine of
+// live owns it.
+type slot struct {
 	c     *client
 	s     *session
 	place int
@@ -31,7 +32,7 @@ type seat struct {
 }
 
 // live connects, sends, and comes back, until the client finishes.
-func (s *seat) live() {
+func (s *slot) live() {
 	defer s.done.Store(true)
 	for life := 0; ; life++ {
 		last := s.c.finishing.Load() // begun after the order to finish: it looks at the total and leaves
@@ -52,9 +53,9 @@ func (s *seat) live() {
 const attempt = 5 * time.Second
 
 // connect is one connection from beginning to end. It reports whether it came to be.
-func (s *seat) connect(life int, last bool) bool {
+func (s *slot) connect(life int, last bool) bool {
 	c := s.c
-	l := &wire{seat: s, number: int(c.conns.Add(1)), progress: make(chan struct{}, 1), ended: make(chan struct{})}
+	l := &wire{slot: s, number: int(c.conns.Add(1)), progress: make(chan struct{}, 1), ended: make(chan struct{})}
 	l.put(evOpen, 0, "")
 	url := "ws://" + c.target(s, life) + "/ws/chat/"
 	if id := s.s.known(); id != "" {
@@ -90,8 +91,9 @@ func (s *seat) connect(life int, last bool) bool {
 	return true
 }
 
-// talk sends until the connection's time is over, and ends it. It reports whether it was this side that ended it.
-func (s *seat) talk(l *wire, last bool) bool {
+// talk sends until the connection's time is over, and ends it. It reports whether it was this
+// side that ended it.
+func (s *slot) talk(l *wire, last bool) bool {
 	ends := time.NewTimer(s.c.lifetime())
 	defer ends.Stop()
 	for {
@@ -124,7 +126,7 @@ func (s *seat) talk(l *wire, last bool) bool {
 }
 
 // end ends the connection in one of the ways in which clients do.
-func (s *seat) end(l *wire) bool {
+func (s *slot) end(l *wire) bool {
 	switch mrand.N(3) {
 	case 0:
 		return s.leave(l)
@@ -134,8 +136,9 @@ func (s *seat) end(l *wire) bool {
 	}
 }
 
-// leave says goodbye and waits for the answer. At the end, and before a long absence, what is owed comes first.
-func (s *seat) leave(l *wire) bool {
+// leave says goodbye and waits for the answer. At the end, and before a long absence, what is
+// owed comes first.
+func (s *slot) leave(l *wire) bool {
 	for (s.c.finishing.Load() || s.away.Load()) && l.owed.Load() > 0 {
 		select {
 		case <-l.progress:
@@ -155,9 +158,9 @@ func (s *seat) leave(l *wire) bool {
 	return true
 }
 
-// wire is one connection. read runs on its own goroutine; everything else is the seat's.
+// wire is one connection. read runs on its own goroutine; everything else is the slot's.
 type wire struct {
-	seat     *seat
+	slot     *slot
 	number   int
 	conn     *websocket.Conn
 	owed     atomic.Int64  // messages without an acknowledgement
@@ -167,7 +170,7 @@ type wire struct {
 }
 
 func (l *wire) put(kind byte, n uint64, text string) {
-	l.seat.c.j.put(event{kind, l.seat.s.number, l.number, n, text})
+	l.slot.c.j.put(event{kind, l.slot.s.number, l.number, n, text})
 }
 
 // frame is everything that the gateway says.
@@ -202,7 +205,7 @@ func (l *wire) welcome(r *http.Response) error {
 		return fmt.Errorf("not a welcome: %+v", f)
 	}
 	_ = l.conn.SetReadDeadline(time.Time{})
-	l.seat.s.name(l.seat.c.j, f.SessionID)
+	l.slot.s.name(l.slot.c.j, f.SessionID)
 	l.put(evWelcome, *f.Count, map[bool]string{true: "resumed", false: "new"}[f.Resumed])
 	return nil
 }
@@ -224,11 +227,11 @@ func (l *wire) read() {
 		case f.Count != nil:
 			l.put(evAck, *f.Count, "")
 			l.owed.Add(-1)
-			l.seat.acked.Add(1)
-			l.seat.c.acked.Add(1)
+			l.slot.acked.Add(1)
+			l.slot.c.acked.Add(1)
 			if !acked {
 				acked = true
-				l.seat.renewed.Store(true)
+				l.slot.renewed.Store(true)
 			}
 			notify(l.progress)
 		}
@@ -238,8 +241,8 @@ func (l *wire) read() {
 func (l *wire) send(n int) error {
 	l.put(evSend, uint64(n), "")
 	l.owed.Add(int64(n))
-	l.seat.sent.Add(int64(n))
-	l.seat.c.sent.Add(int64(n))
+	l.slot.sent.Add(int64(n))
+	l.slot.c.sent.Add(int64(n))
 	for range n {
 		if err := l.conn.WriteMessage(websocket.TextMessage, []byte("one more")); err != nil {
 			_ = l.conn.Close()
@@ -249,7 +252,8 @@ func (l *wire) send(n int) error {
 	return nil
 }
 
-// abort ends the connection without a word; hard is with a reset, which may destroy what is on its way.
+// abort ends the connection without a word; hard is with a reset, which may destroy what is on
+// its way.
 func (l *wire) abort(hard bool) {
 	if t, ok := l.conn.NetConn().(*net.TCPConn); ok && hard {
 		_ = t.SetLinger(0)

@@ -1,0 +1,63 @@
+// Package faults puts gateways, Redis and the network between them through what goes wrong in
+// production, under load, and checks every number that a client was told.
+//
+// With A the highest total that a client was told, R the total in Redis and S what was sent, A ≤
+// R ≤ S must hold for every session. The client, a process of its own, writes a journal of all it
+// sends and hears; check.go adds it up and compares it with what Redis holds in the end.
+// faults.go and loss.go have what is done: the first leaves Redis with what it confirmed, the
+// second does not, and the columns of its table say what is promised then.
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// ErrBroken is a promise that was not kept. What it was has been written to the output.
+var ErrBroken = errors.New("promises were broken")
+
+// Options are what is run.
+type Options struct {
+	Fault string        // one fault only; empty for all
+	Runs  int           // of each fault
+	Load  time.Duration // of each run; a fault that lasts adds to it
+	Bin   string        // the gateway; see FindGateway
+	Keep  bool          // keep the journals and logs of good runs too
+}
+
+// Run runs faults under load and writes a table to out. It returns ErrBroken if a promise was not
+// kept.
+func Run(ctx context.Context, out io.Writer, o Options) error {
+	list, err := named(o.Fault)
+	if err != nil {
+		return err
+	}
+	return runAll(ctx, out, list, o.Runs, plan{bin: o.Bin, seconds: o.Load, load: usualLoad}, o.Keep)
+}
+
+// FindGateway returns the gateway's binary: bin, or else the one beside this program, in ./bin or
+// in PATH.
+func FindGateway(bin string) (string, error) {
+	if bin != "" {
+		return bin, nil
+	}
+	places := []string{filepath.Join("bin", "sluice")}
+	if self, err := os.Executable(); err == nil {
+		places = append([]string{filepath.Join(filepath.Dir(self), "sluice")}, places...)
+	}
+	for _, place := range places {
+		if info, err := os.Stat(place); err == nil && info.Mode().IsRegular() {
+			return filepath.Abs(place)
+		}
+	}
+	if path, err := exec.LookPath("sluice"); err == nil {
+		return path, nil
+	}
+	return "", fmt.Errorf("no gateway in %v or PATH (build it with make, or set --bin)", places)
+}
