@@ -1,0 +1,410 @@
+package topics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/gobwas/ws"
+
+	"sluice/gateway"
+)
+
+var (
+	// ErrBusy says that the loops, or the broker, do not keep up with what is published: try again later.
+	ErrBusy = errors.New("topics: too much waits to be delivered")
+	// ErrFull says that a bound on topics or subscriptions is reached.
+	ErrFull = errors.New("topics: no room for another topic or subscription")
+	// ErrTooMany says that the connection has as many topics as one may have.
+	ErrTooMany = errors.New("topics: the connection is subscribed to too many topics")
+	// ErrTooBig says that a payload is longer than Config.MaxPayload.
+	ErrTooBig = errors.New("topics: the message is too long")
+	// ErrClosed says that the connection is closing, or that the Hub is closed.
+	ErrClosed = errors.New("topics: closed")
+)
+
+// Message is what is published.
+type Message struct {
+	// Op is ws.OpText or ws.OpBinary; 0 is text. ws.OpClose closes each subscriber's connection in order:
+	// Payload is then the code in two bytes, big-endian, and a reason of at most 123 bytes, or empty for
+	// a Close without a code.
+	Op ws.OpCode
+	// Payload is copied. That of a text has to be UTF-8, or clients fail the connection.
+	Payload []byte
+}
+
+// Hub holds the topics of one Server: make one, have the Server's App join each of its loops to it
+// (ForLoop), and publish from anywhere. Its methods may be called by any goroutine.
+type Hub struct {
+	cfg    Config
+	seed   maphash.Seed
+	shards [64]shard
+	broker *redisBroker // nil: topics end at this process
+
+	histories histories
+
+	mu    sync.Mutex // guards loops
+	loops []*Loop
+
+	topics, subscriptions atomic.Int64
+	pending, retained     atomic.Int64 // bytes
+}
+
+// shard is a part of the topics. Its lock also makes the order of each topic's messages the same on all
+// loops. It is held for a few map operations at most.
+type shard struct {
+	mu     sync.Mutex
+	topics map[string]*topic
+}
+
+// topic exists while it has subscribers or a history. Its fields are guarded by its shard's lock.
+type topic struct {
+	name   string
+	rules  rules
+	epoch  uint64 // of the history; 0 without one
+	offset uint64 // number of the last message
+	locals []*local
+	kept   *history // nil when nothing is kept
+}
+
+// New makes a Hub. With Redis it returns when the first connection stands, or with an error when there
+// is none within the deadline.
+func New(cfg Config) (*Hub, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	h := &Hub{cfg: cfg, seed: maphash.MakeSeed()}
+	for i := range h.shards {
+		h.shards[i].topics = make(map[string]*topic)
+	}
+	h.histories.init(h)
+	if cfg.Redis != nil {
+		if h.broker, err = openRedis(h, *cfg.Redis); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// ForLoop joins a loop to the Hub. An App calls it in its own ForLoop, with what it was given there.
+func (h *Hub) ForLoop(post func(fn func()) bool) *Loop {
+	l := newLoop(h, post)
+	h.mu.Lock()
+	h.loops = append(h.loops, l)
+	h.mu.Unlock()
+	return l
+}
+
+func (h *Hub) shard(name string) *shard {
+	return &h.shards[maphash.String(h.seed, name)%uint64(len(h.shards))]
+}
+
+// Ready says why publications of other processes do not come, or nil.
+func (h *Hub) Ready() error {
+	if h.broker != nil {
+		return h.broker.ready()
+	}
+	return nil
+}
+
+// Close ends what the Hub has with its broker. Call it after the Server's Close.
+func (h *Hub) Close() error {
+	h.histories.close()
+	if h.broker != nil {
+		return h.broker.close()
+	}
+	return nil
+}
+
+// Publish sends m to the topic's subscribers. It does not block: ErrBusy says that nothing was sent.
+// With Redis the message is on its way when Publish returns, to this process' subscribers too; whether
+// Redis has taken it tells PublishWait.
+func (h *Hub) Publish(name string, m Message) error {
+	msg, err := h.newMessage(name, m)
+	if err != nil {
+		return err
+	}
+	if h.broker != nil {
+		err = h.broker.publish(name, h.cfg.rulesFor(name).history, msg, nil)
+	} else {
+		_, err = h.deliver(name, msg, nil)
+	}
+	return countPublished(err)
+}
+
+// Receipt says what became of a publication.
+type Receipt struct {
+	// Position is that of the message when the topic has a history.
+	Position Position
+	// Subscribers is how many subscriptions to the topic this process has.
+	Subscribers int
+}
+
+// PublishWait is Publish that waits until the broker has taken the message. With Redis it is not for
+// loops: it blocks. When ctx ends first the message may still be published.
+func (h *Hub) PublishWait(ctx context.Context, name string, m Message) (r Receipt, err error) {
+	msg, err := h.newMessage(name, m)
+	if err != nil {
+		return r, err
+	}
+	if h.broker == nil {
+		r.Position, err = h.deliver(name, msg, nil)
+	} else {
+		r.Position, err = h.broker.publishWait(ctx, name, h.cfg.rulesFor(name).history, msg)
+	}
+	r.Subscribers = h.Subscribers(name)
+	return r, countPublished(err)
+}
+
+func countPublished(err error) error {
+	switch {
+	case err == nil:
+		published.Inc()
+	case errors.Is(err, ErrBusy):
+		refusedBusy.Inc()
+	case errors.Is(err, ErrFull):
+		refusedFull.Inc()
+	default:
+		refusedStore.Inc()
+	}
+	return err
+}
+
+// newMessage checks and encodes what is to be published.
+func (h *Hub) newMessage(name string, m Message) (*message, error) {
+	if err := CheckName(name); err != nil {
+		refusedName.Inc()
+		return nil, err
+	}
+	switch m.Op {
+	case 0:
+		m.Op = ws.OpText
+	case ws.OpText, ws.OpBinary:
+	case ws.OpClose:
+		if n := len(m.Payload); n == 1 || n > ws.MaxControlFramePayloadSize {
+			refusedSize.Inc()
+			return nil, fmt.Errorf("publish to %q: a Close has 2 to 125 bytes, or none; not %d", name, n)
+		}
+	default:
+		return nil, fmt.Errorf("publish to %q: opcode %d is not that of a text, a binary message or a Close", name, m.Op)
+	}
+	if len(m.Payload) > h.cfg.MaxPayload {
+		refusedSize.Inc()
+		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooBig, len(m.Payload), h.cfg.MaxPayload)
+	}
+	return encode(m), nil
+}
+
+// message is a message encoded for all its recipients. It is not changed after it was delivered.
+type message struct {
+	frame
+	offset uint64 // in the topic's history; 0: none
+	gap    bool   // a marker that stands for messages which did not come
+}
+
+// overhead is what a message costs in memory beside its bytes, by and large.
+const overhead = 96
+
+func (m *message) size() int64 { return int64(m.frame.size() + overhead) }
+
+// deliver gives m to the loops with subscribers, and to the topic's history. from is where m comes from
+// when it was published on a loop, which then takes it over at once.
+func (h *Hub) deliver(name string, m *message, from *Loop) (p Position, err error) {
+	s := h.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.topics[name]
+	if t == nil {
+		r := h.cfg.rulesFor(name)
+		if h.broker != nil || r.history.Size == 0 {
+			return p, nil // nobody is there
+		}
+		if t, err = h.newTopic(s, name, r); err != nil {
+			return p, err
+		}
+	}
+	if h.broker == nil && t.rules.history.Size > 0 && h.histories.crammed() {
+		return p, ErrBusy
+	}
+	if err := h.reserve(t, m); err != nil {
+		return p, err
+	}
+	if h.broker == nil {
+		t.offset++
+		m.offset = t.offset
+		if t.rules.history.Size > 0 {
+			h.histories.add(t, m)
+		}
+	}
+	for _, lo := range t.locals {
+		lo.loop.enqueue(lo, m, lo.loop == from)
+	}
+	return Position{t.epoch, m.offset}, nil
+}
+
+// reserve takes room for m on each loop that has subscribers.
+func (h *Hub) reserve(t *topic, m *message) error {
+	for _, lo := range t.locals {
+		if lo.backlog.Load() >= int64(h.cfg.MaxBacklog) {
+			return ErrBusy
+		}
+	}
+	n := m.size() * int64(len(t.locals))
+	if h.pending.Add(n) > int64(h.cfg.MaxPending) && n > 0 {
+		h.pending.Add(-n)
+		return ErrBusy
+	}
+	pendingBytes.Add(n)
+	for _, lo := range t.locals {
+		lo.backlog.Add(1)
+	}
+	return nil
+}
+
+// release gives room back that reserve has taken: bytes on one loop.
+func (h *Hub) release(bytes int64) {
+	h.pending.Add(-bytes)
+	pendingBytes.Add(-bytes)
+}
+
+// newTopic makes a topic. Its shard is locked.
+func (h *Hub) newTopic(s *shard, name string, r rules) (*topic, error) {
+	if h.topics.Add(1) > int64(h.cfg.MaxTopics) {
+		h.topics.Add(-1)
+		return nil, ErrFull
+	}
+	topicsHeld.Add(1)
+	t := &topic{name: name, rules: r}
+	if r.history.Size > 0 {
+		t.epoch = newEpoch()
+	}
+	s.topics[name] = t
+	return t, nil
+}
+
+// forget removes a topic that has neither subscribers nor a history. Its shard is locked.
+func (h *Hub) forget(s *shard, t *topic) {
+	if len(t.locals) > 0 || t.kept != nil || s.topics[t.name] != t {
+		return
+	}
+	delete(s.topics, t.name)
+	h.topics.Add(-1)
+	topicsHeld.Add(-1)
+}
+
+// attach adds a loop that has its first subscriber to a topic.
+func (h *Hub) attach(l *Loop, name string) (*local, error) {
+	s := h.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.topics[name]
+	if t == nil {
+		var err error
+		if t, err = h.newTopic(s, name, h.cfg.rulesFor(name)); err != nil {
+			return nil, err
+		}
+	}
+	lo := newLocal(l, t)
+	t.locals = append(t.locals, lo)
+	if h.broker != nil && len(t.locals) == 1 {
+		h.broker.subscribe(name)
+	}
+	return lo, nil
+}
+
+// detach removes a loop whose last subscriber to a topic has left. Nothing is enqueued for lo after it.
+func (h *Hub) detach(lo *local) {
+	t := lo.topic
+	s := h.shard(t.name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.locals = slices.DeleteFunc(t.locals, func(other *local) bool { return other == lo })
+	if h.broker != nil && len(t.locals) == 0 {
+		h.broker.unsubscribe(t.name)
+	}
+	h.forget(s, t)
+}
+
+// Subscribers is how many subscriptions to the topic this process has.
+func (h *Hub) Subscribers(name string) (n int) {
+	s := h.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.topics[name]; t != nil {
+		return t.subscribers()
+	}
+	return 0
+}
+
+// subscribers counts those of all loops. The topic's shard is locked.
+func (t *topic) subscribers() (n int) {
+	for _, lo := range t.locals {
+		n += int(lo.count.Load())
+	}
+	return n
+}
+
+// Subscriptions is how many subscriptions this process has, to all topics.
+func (h *Hub) Subscriptions() int { return int(h.subscriptions.Load()) }
+
+// Info is what Topics tells of a topic.
+type Info struct {
+	Name        string   `json:"topic"`
+	Subscribers int      `json:"subscribers"` // of this process
+	Position    Position `json:"-"`           // of the last message, when the topic has a history here
+	Kept        int      `json:"kept,omitempty"`
+}
+
+// Topics lists this process' topics whose names match pattern ("" for all), by name, at most limit of
+// them. It looks at every topic: it is not for loops.
+func (h *Hub) Topics(pattern string, limit int) []Info {
+	var list []Info
+	for i := range h.shards {
+		s := &h.shards[i]
+		s.mu.Lock()
+		for name, t := range s.topics {
+			if pattern == "" || Match(pattern, name) {
+				in := Info{Name: name, Subscribers: t.subscribers()}
+				if t.epoch != 0 && h.broker == nil {
+					in.Position = Position{t.epoch, t.offset}
+				}
+				if t.kept != nil {
+					in.Kept = t.kept.n
+				}
+				list = append(list, in)
+			}
+		}
+		s.mu.Unlock()
+	}
+	slices.SortFunc(list, func(a, b Info) int {
+		switch {
+		case a.Name < b.Name:
+			return -1
+		case a.Name > b.Name:
+			return 1
+		}
+		return 0
+	})
+	return list[:min(len(list), max(limit, 0))]
+}
+
+// Members calls each, on their loops, for the topic's subscribers in this process, until it returns
+// false or all were seen, and then done, once. It lists; presence by count is Subscribers, which costs
+// nothing.
+func (h *Hub) Members(name string, each func(c *gateway.Conn) bool, done func()) {
+	s := h.shard(name)
+	s.mu.Lock()
+	var loops []*Loop
+	if t := s.topics[name]; t != nil {
+		for _, lo := range t.locals {
+			loops = append(loops, lo.loop)
+		}
+	}
+	s.mu.Unlock()
+	visitMembers(loops, name, each, done)
+}

@@ -1,0 +1,52 @@
+package topics
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/VictoriaMetrics/metrics"
+)
+
+// Names of topics come from clients, so no series has one as a label.
+
+var (
+	topicsHeld, subscriptionsHeld atomic.Int64
+	retainedBytes, pendingBytes   atomic.Int64
+	historyBytes                  atomic.Int64
+
+	_ = gauge(`sluice_topics`, &topicsHeld)
+	_ = gauge(`sluice_topic_subscriptions`, &subscriptionsHeld)
+	_ = gauge(`sluice_topic_retained_bytes`, &retainedBytes) // kept for slow subscribers
+	_ = gauge(`sluice_topic_pending_bytes`, &pendingBytes)   // accepted, and not fanned out yet
+	_ = gauge(`sluice_topic_history_bytes`, &historyBytes)
+
+	// published counts messages that this process accepted, received those that the broker brought;
+	// delivered counts one for each recipient's connection.
+	published = metrics.NewCounter(`sluice_topic_published_total`)
+	received  = metrics.NewCounter(`sluice_topic_received_total`)
+	delivered = metrics.NewCounter(`sluice_topic_delivered_total`)
+
+	refusedBusy  = metrics.NewCounter(`sluice_topic_refused_total{reason="busy"}`)
+	refusedFull  = metrics.NewCounter(`sluice_topic_refused_total{reason="full"}`)
+	refusedSize  = metrics.NewCounter(`sluice_topic_refused_total{reason="size"}`)
+	refusedName  = metrics.NewCounter(`sluice_topic_refused_total{reason="name"}`)
+	refusedStore = metrics.NewCounter(`sluice_topic_refused_total{reason="broker"}`)
+
+	// slow counts subscribers that were overtaken, and slowDropped the messages that they did not get.
+	slow        = byPolicy(`sluice_topic_slow_subscribers_total{policy=%q}`)
+	slowDropped = byPolicy(`sluice_topic_dropped_total{policy=%q}`)
+
+	recoveredAll = metrics.NewCounter(`sluice_topic_recoveries_total{result="recovered"}`)
+	recoveredNot = metrics.NewCounter(`sluice_topic_recoveries_total{result="lost"}`)
+)
+
+func gauge(name string, n *atomic.Int64) *metrics.Gauge {
+	return metrics.NewGauge(name, func() float64 { return float64(n.Load()) })
+}
+
+func byPolicy(format string) (m [slowPolicies]*metrics.Counter) {
+	for p, name := range slowNames {
+		m[p] = metrics.NewCounter(fmt.Sprintf(format, name))
+	}
+	return m
+}
