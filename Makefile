@@ -53,7 +53,7 @@ lint: ## golangci-lint: an installed one, or else built once through the module 
 fuzz: ## Run every fuzz target for FUZZTIME (30s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-bench: build ## Compare with goroutine-per-connection servers; writes bench/comparison.{md,json,svg,html}
+bench: build ## Compare with goroutine-per-connection servers; writes bench/comparison.{md,svg} (kept), .json and .html
 	bin/sluice-bench compare --out bench/comparison $(ARGS)
 
 soak: build ## Load one gateway for SOAK_DURATION (5m) and check every reply

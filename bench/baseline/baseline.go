@@ -9,8 +9,6 @@
 //   - gorilla: two pumps and a channel for each connection, as in the library's
 //     own chat example, with its 1024-byte buffers; WriteBufferPool so that an
 //     idle connection holds no write buffer; a channel of 8 instead of 256.
-//   - gorilla-lean: the same library with one goroutine, a mutex around writes and
-//     a time.AfterFunc for heartbeats: what one gets by tuning for memory.
 //   - coder: one goroutine; messages are read without io.ReadAll; background
 //     contexts on the data path, because a context that can end costs a
 //     context.AfterFunc for each call.
@@ -78,11 +76,10 @@ func (o Options) withDefaults() (Options, error) {
 type serveFunc func(s *service, ln net.Listener) error
 
 var libraries = map[string]serveFunc{
-	"gorilla":      serveGorilla,
-	"gorilla-lean": serveGorillaLean,
-	"coder":        serveCoder,
-	"gobwas":       serveGobwas,
-	"gws":          serveGWS,
+	"gorilla": serveGorilla,
+	"coder":   serveCoder,
+	"gobwas":  serveGobwas,
+	"gws":     serveGWS,
 }
 
 // Names lists the baselines that Serve knows, sorted, with Floor last.

@@ -286,7 +286,7 @@ func testSilentPeerIsDropped(t *testing.T, name string) {
 }
 
 func TestUnknownNames(t *testing.T) {
-	if err := Serve(context.Background(), "nobody", "127.0.0.1:0", Options{}); err == nil || !strings.Contains(err.Error(), "gorilla-lean") {
+	if err := Serve(context.Background(), "nobody", "127.0.0.1:0", Options{}); err == nil || !strings.Contains(err.Error(), "gorilla") {
 		t.Errorf("unknown baseline: %v, want the known ones named", err)
 	}
 	if err := Serve(context.Background(), "gws", "127.0.0.1:0", Options{App: "chess"}); err == nil {

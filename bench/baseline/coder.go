@@ -84,3 +84,22 @@ func (c *coderConn) beat() error {
 }
 
 func (c *coderConn) goAway() { c.ws.Close(websocket.StatusGoingAway, "") }
+
+// readInto reads r to its end into buf, which grows as bytes arrive and is used
+// again for the next message.
+func readInto(r io.Reader, buf []byte) ([]byte, error) {
+	buf = buf[:0]
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, make([]byte, 256)...)[:len(buf)]
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return buf, err
+		}
+	}
+}

@@ -13,9 +13,10 @@ import (
 	"runtime"
 	"time"
 
-	"sluice/bench"
 	"sluice/bench/baseline"
-	"sluice/bench/report"
+	"sluice/bench/load"
+	"sluice/bench/procfs"
+	"sluice/bench/units"
 )
 
 // Sluice is the name of the server that the others are compared with.
@@ -38,7 +39,7 @@ type Options struct {
 	try  func(ctx context.Context, r *Report, name string, s Step, round int) error // for tests; nil is trial
 	busy func() float64                                                             // for tests; nil is the load average
 	plan *Plan                                                                      // for tests; nil is chosen by Quick
-	load func(context.Context, bench.Spec) (*bench.Result, error)                   // for tests; nil is bench.Run
+	load func(context.Context, load.Spec) (*load.Result, error)                     // for tests; nil is load.Run
 }
 
 // Plan is what is measured. Rounds beyond a step's first are left out when
@@ -109,10 +110,10 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	if o.load == nil {
-		o.load = bench.Run
+		o.load = load.Run
 	}
 	if o.busy == nil {
-		o.busy = loadAverage
+		o.busy = procfs.LoadAverage
 	}
 	if o.Log == nil {
 		o.Log = func(string) {}
@@ -183,7 +184,7 @@ func (o Options) rounds(ctx context.Context, r *Report, servers []string) error 
 			}
 			if round > 0 && time.Since(r.Started)+took[i] > o.plan.Limit {
 				r.Troubles = append(r.Troubles, fmt.Sprintf("round %d at %s connections (%s) was left out: time was up",
-					round+1, report.Number(int64(s.Conns)), s.Kind))
+					round+1, units.Number(int64(s.Conns)), s.Kind))
 				continue
 			}
 			began := time.Now()
@@ -194,7 +195,7 @@ func (o Options) rounds(ctx context.Context, r *Report, servers []string) error 
 					continue
 				}
 				o.Log(fmt.Sprintf("[%d/%d] %s: %s connections, %s, round %d of %d",
-					done, total, name, report.Number(int64(s.Conns)), s.Kind, round+1, s.Rounds))
+					done, total, name, units.Number(int64(s.Conns)), s.Kind, round+1, s.Rounds))
 				if err := o.try(ctx, r, name, s, round); err != nil {
 					return err
 				}
@@ -234,13 +235,13 @@ func (o Options) trial(ctx context.Context, r *Report, name string, s Step, roun
 		return nil
 	}
 	defer p.stop()
-	spec := bench.Spec{
-		Targets: []string{"ws://" + p.addr + "/ws/chat/"}, Scenario: bench.Count,
+	spec := load.Spec{
+		Targets: []string{"ws://" + p.addr + "/ws/chat/"}, Scenario: load.Count,
 		Conns: s.Conns, Ramp: 1e6, Duration: s.Duration, Window: s.Window, Rate: s.Rate, Payload: payload,
-		ServerPID: p.pid(), Settle: o.plan.Settle,
+		ServerPID: p.PID(), Settle: o.plan.Settle,
 	}
 	if s.Kind == Beats {
-		spec.Scenario, spec.HeartbeatEvery = bench.Idle, beatEvery
+		spec.Scenario, spec.HeartbeatEvery = load.Idle, beatEvery
 	}
 	var inside inside
 	spec.OnPhase = func(phase string) {
@@ -253,7 +254,7 @@ func (o Options) trial(ctx context.Context, r *Report, name string, s Step, roun
 		return ctx.Err()
 	}
 	if runErr != nil {
-		r.trouble(name, s, fmt.Errorf("%w%s", runErr, p.lastWords()))
+		r.trouble(name, s, fmt.Errorf("%w%s", runErr, p.lastOutput()))
 		return nil
 	}
 	if err != nil {
@@ -268,5 +269,5 @@ func (o Options) trial(ctx context.Context, r *Report, name string, s Step, roun
 }
 
 func (r *Report) trouble(name string, s Step, err error) {
-	r.Troubles = append(r.Troubles, fmt.Sprintf("%s at %s connections (%s): %v", name, report.Number(int64(s.Conns)), s.Kind, err))
+	r.Troubles = append(r.Troubles, fmt.Sprintf("%s at %s connections (%s): %v", name, units.Number(int64(s.Conns)), s.Kind, err))
 }

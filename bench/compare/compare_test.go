@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"sluice/bench"
 	"sluice/bench/baseline"
+	"sluice/bench/load"
 	"sluice/bench/report/reporttest"
 )
 
@@ -202,7 +202,7 @@ func TestEndOfContextEndsTheServers(t *testing.T) {
 	defer cancel()
 	o := options(t, "gws")
 	pid := 0
-	o.load = func(_ context.Context, s bench.Spec) (*bench.Result, error) {
+	o.load = func(_ context.Context, s load.Spec) (*load.Result, error) {
 		pid = s.ServerPID
 		cancel()
 		return nil, context.Canceled
@@ -233,7 +233,7 @@ func TestLimitLeavesOutRounds(t *testing.T) {
 	loads := 0
 	o.try = func(_ context.Context, r *Report, name string, s Step, round int) error {
 		loads++
-		result := &bench.Result{Server: &bench.ServerUsage{UserIdlePerConn: 1}}
+		result := &load.Result{Server: &load.ServerUsage{UserIdlePerConn: 1}}
 		r.Trials = append(r.Trials, newTrial(name, s, round, result, inside{}))
 		return nil
 	}

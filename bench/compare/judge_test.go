@@ -6,7 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"sluice/bench"
+	"sluice/bench/load"
+	"sluice/bench/procfs"
 )
 
 // made is a report of trials with given values for one closed measure.
@@ -101,7 +102,7 @@ func TestRatioAndSizes(t *testing.T) {
 // Text that comes from elsewhere must not become markup in the README.
 // The samples of a server that ended on the way are empty, and not less than the one before.
 func TestMemoryOfAServerThatEndedIsNotKnown(t *testing.T) {
-	r := &bench.Result{Server: &bench.ServerUsage{Before: bench.Usage{Processes: 1, Anon: 1 << 20}}}
+	r := &load.Result{Server: &load.ServerUsage{Before: procfs.Usage{Processes: 1, Anon: 1 << 20}}}
 	if got := newTrial("gws", Step{Kind: Closed, Conns: 10}, 0, r, inside{}).Values; len(got) != 0 {
 		t.Errorf("got %v, want nothing", got)
 	}
@@ -110,7 +111,7 @@ func TestMemoryOfAServerThatEndedIsNotKnown(t *testing.T) {
 func TestMarkdownEscapes(t *testing.T) {
 	r := made("cpu_message_us", map[string][]float64{Sluice: {5}})
 	r.Command = "make bench | <script>"
-	r.Machine = bench.Machine{CPU: "A|B\n# heading"}
+	r.Machine = procfs.Machine{CPU: "A|B\n# heading"}
 	r.Troubles = []string{"<img src=x>"}
 	var b bytes.Buffer
 	if err := r.WriteMarkdown(&b); err != nil {

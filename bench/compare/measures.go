@@ -6,26 +6,27 @@ import (
 	"slices"
 	"time"
 
-	"sluice/bench"
 	"sluice/bench/baseline"
-	"sluice/bench/report"
+	"sluice/bench/load"
+	"sluice/bench/procfs"
+	"sluice/bench/units"
 )
 
 // Report is what a comparison found out. It marshals to the JSON file.
 type Report struct {
-	Started  time.Time     `json:"started"`
-	Seconds  float64       `json:"seconds"` // how long it took
-	Command  string        `json:"command"`
-	Quick    bool          `json:"quick"`
-	Machine  bench.Machine `json:"machine"`
-	Load     float64       `json:"load_average"` // of the last minute before it began; -1 unknown
-	Plan     Plan          `json:"plan"`
-	Servers  []Server      `json:"servers"` // sluice first, then in the order of the baselines' names
-	Losses   []string      `json:"losses"`  // where sluice is worse than a baseline, one sentence each
-	Unclear  []string      `json:"unclear"` // where the spreads overlap
-	Floor    []string      `json:"floor"`   // what sluice pays above the bare system calls
-	Troubles []string      `json:"troubles"`
-	Trials   []Trial       `json:"trials"`
+	Started  time.Time      `json:"started"`
+	Seconds  float64        `json:"seconds"` // how long it took
+	Command  string         `json:"command"`
+	Quick    bool           `json:"quick"`
+	Machine  procfs.Machine `json:"machine"`
+	Load     float64        `json:"load_average"` // of the last minute before it began; -1 unknown
+	Plan     Plan           `json:"plan"`
+	Servers  []Server       `json:"servers"` // sluice first, then in the order of the baselines' names
+	Losses   []string       `json:"losses"`  // where sluice is worse than a baseline, one sentence each
+	Unclear  []string       `json:"unclear"` // where the spreads overlap
+	Floor    []string       `json:"floor"`   // what sluice pays above the bare system calls
+	Troubles []string       `json:"troubles"`
+	Trials   []Trial        `json:"trials"`
 }
 
 // Server sums up the trials of one server.
@@ -35,8 +36,8 @@ type Server struct {
 	Stats   map[string]Stat    `json:"stats"`   // by the key of a measure
 	Ratio   map[string]float64 `json:"ratio"`   // sluice's median ÷ this one's
 	Sizes   []Size             `json:"sizes"`
-	Latency bench.Latency      `json:"latency"` // open loop, at the most connections; the trial with the median p99
-	Ramp    []bench.Point      `json:"ramp"`    // of the same trial
+	Latency load.Latency       `json:"latency"` // open loop, at the most connections; the trial with the median p99
+	Ramp    []load.Point       `json:"ramp"`    // of the same trial
 }
 
 // Stat is a median with its spread.
@@ -63,8 +64,8 @@ type Trial struct {
 	Round  int                `json:"round"`
 	Values map[string]float64 `json:"values"`
 
-	message bench.Latency
-	ramp    []bench.Point
+	message load.Latency
+	ramp    []load.Point
 }
 
 // measure is one row of the comparison.
@@ -75,11 +76,11 @@ type measure struct {
 	work       bool // worth comparing with the floor
 	aside      bool // shown, but no contest: machine-wide, or of a few samples only
 	format     func(v float64) string
-	of         func(r *bench.Result, in inside) float64 // 0: not known
+	of         func(r *load.Result, in inside) float64 // 0: not known
 }
 
-func server(f func(s *bench.ServerUsage) float64) func(*bench.Result, inside) float64 {
-	return func(r *bench.Result, _ inside) float64 {
+func server(f func(s *load.ServerUsage) float64) func(*load.Result, inside) float64 {
+	return func(r *load.Result, _ inside) float64 {
 		if r.Server == nil {
 			return 0
 		}
@@ -87,44 +88,44 @@ func server(f func(s *bench.ServerUsage) float64) func(*bench.Result, inside) fl
 	}
 }
 
-func rate(v float64) string { return report.Number(int64(v + 0.5)) }
-func size(v float64) string { return report.Number(int64(v+0.5)) + " B" }
+func rate(v float64) string { return units.Number(int64(v + 0.5)) }
+func size(v float64) string { return units.Number(int64(v+0.5)) + " B" }
 
 var measures = []measure{
 	{key: "connections_per_second", title: "connections/s", kind: Closed, work: true, more: true, format: rate,
-		of: func(r *bench.Result, _ inside) float64 { return r.ConnectionsPerSecond() }},
+		of: func(r *load.Result, _ inside) float64 { return r.ConnectionsPerSecond() }},
 	{key: "user_idle_bytes", title: "memory/conn, idle", kind: Closed, format: size,
-		of: server(func(s *bench.ServerUsage) float64 { return s.UserIdlePerConn })},
+		of: server(func(s *load.ServerUsage) float64 { return s.UserIdlePerConn })},
 	{key: "user_after_bytes", title: "memory/conn, after traffic", kind: Closed, format: size,
-		of: server(func(s *bench.ServerUsage) float64 { return s.UserAfterPerConn })},
+		of: server(func(s *load.ServerUsage) float64 { return s.UserAfterPerConn })},
 	{key: "kernel_idle_bytes", title: "kernel/conn, both ends", kind: Closed, aside: true, format: size,
-		of: server(func(s *bench.ServerUsage) float64 { return s.KernelIdlePerConn })},
+		of: server(func(s *load.ServerUsage) float64 { return s.KernelIdlePerConn })},
 	{key: "kernel_after_bytes", title: "kernel/conn, both ends, after traffic", kind: Closed, aside: true, format: size,
-		of: server(func(s *bench.ServerUsage) float64 { return s.KernelAfterPerConn })},
-	{key: "cpu_handshake_us", title: "CPU/handshake", kind: Closed, work: true, format: report.Micros,
-		of: server(func(s *bench.ServerUsage) float64 { return s.CPUPerHandshakeUS })},
-	{key: "cpu_message_us", title: "CPU/message", kind: Closed, work: true, format: report.Micros,
-		of: server(func(s *bench.ServerUsage) float64 { return s.CPUPerMessageUS })},
-	{key: "cpu_beat_us", title: "CPU/heartbeat", kind: Beats, format: report.Micros,
-		of: server(func(s *bench.ServerUsage) float64 { return s.CPUPerBeatUS })},
+		of: server(func(s *load.ServerUsage) float64 { return s.KernelAfterPerConn })},
+	{key: "cpu_handshake_us", title: "CPU/handshake", kind: Closed, work: true, format: units.Micros,
+		of: server(func(s *load.ServerUsage) float64 { return s.CPUPerHandshakeUS })},
+	{key: "cpu_message_us", title: "CPU/message", kind: Closed, work: true, format: units.Micros,
+		of: server(func(s *load.ServerUsage) float64 { return s.CPUPerMessageUS })},
+	{key: "cpu_beat_us", title: "CPU/heartbeat", kind: Beats, format: units.Micros,
+		of: server(func(s *load.ServerUsage) float64 { return s.CPUPerBeatUS })},
 	{key: "messages_per_second", title: "messages/s", kind: Closed, work: true, more: true, format: rate,
-		of: func(r *bench.Result, _ inside) float64 { return r.MessagesPerSecond() }},
-	{key: "p50_us", title: "p50", kind: Open, format: report.Micros,
-		of: func(r *bench.Result, _ inside) float64 { return float64(r.Message.P50US) }},
-	{key: "p90_us", title: "p90", kind: Open, format: report.Micros,
-		of: func(r *bench.Result, _ inside) float64 { return float64(r.Message.P90US) }},
-	{key: "p99_us", title: "p99", kind: Open, format: report.Micros,
-		of: func(r *bench.Result, _ inside) float64 { return float64(r.Message.P99US) }},
-	{key: "p99_9_us", title: "p99.9", kind: Open, format: report.Micros,
-		of: func(r *bench.Result, _ inside) float64 { return float64(r.Message.P999US) }},
-	{key: "cpu_message_open_us", title: "CPU/message at a fixed rate", kind: Open, work: true, format: report.Micros,
-		of: server(func(s *bench.ServerUsage) float64 { return s.CPUPerMessageUS })},
+		of: func(r *load.Result, _ inside) float64 { return r.MessagesPerSecond() }},
+	{key: "p50_us", title: "p50", kind: Open, format: units.Micros,
+		of: func(r *load.Result, _ inside) float64 { return float64(r.Message.P50US) }},
+	{key: "p90_us", title: "p90", kind: Open, format: units.Micros,
+		of: func(r *load.Result, _ inside) float64 { return float64(r.Message.P90US) }},
+	{key: "p99_us", title: "p99", kind: Open, format: units.Micros,
+		of: func(r *load.Result, _ inside) float64 { return float64(r.Message.P99US) }},
+	{key: "p99_9_us", title: "p99.9", kind: Open, format: units.Micros,
+		of: func(r *load.Result, _ inside) float64 { return float64(r.Message.P999US) }},
+	{key: "cpu_message_open_us", title: "CPU/message at a fixed rate", kind: Open, work: true, format: units.Micros,
+		of: server(func(s *load.ServerUsage) float64 { return s.CPUPerMessageUS })},
 	{key: "goroutines", title: "goroutines", kind: Closed, aside: true, format: rate,
-		of: func(_ *bench.Result, in inside) float64 { return in.goroutines }},
-	{key: "gc_pause_us", title: "GC pauses, sum", kind: Closed, aside: true, format: report.Micros,
-		of: func(_ *bench.Result, in inside) float64 { return in.gcPauses }},
-	{key: "gc_pause_max_us", title: "GC pause, longest", kind: Closed, aside: true, format: report.Micros,
-		of: func(_ *bench.Result, in inside) float64 { return in.gcPauseMax }},
+		of: func(_ *load.Result, in inside) float64 { return in.goroutines }},
+	{key: "gc_pause_us", title: "GC pauses, sum", kind: Closed, aside: true, format: units.Micros,
+		of: func(_ *load.Result, in inside) float64 { return in.gcPauses }},
+	{key: "gc_pause_max_us", title: "GC pause, longest", kind: Closed, aside: true, format: units.Micros,
+		of: func(_ *load.Result, in inside) float64 { return in.gcPauseMax }},
 }
 
 // Keys of what Size shows; every trial has them.
@@ -134,7 +135,7 @@ const (
 	kernelIdle = "kernel_idle_total"
 )
 
-func newTrial(name string, s Step, round int, r *bench.Result, in inside) Trial {
+func newTrial(name string, s Step, round int, r *load.Result, in inside) Trial {
 	t := Trial{Server: name, Kind: s.Kind, Conns: s.Conns, Round: round, Values: make(map[string]float64), message: r.Message}
 	for _, m := range measures {
 		if m.kind == s.Kind {
@@ -149,13 +150,13 @@ func newTrial(name string, s Step, round int, r *bench.Result, in inside) Trial 
 		t.Values[kernelIdle] = u.KernelIdlePerConn * float64(s.Conns)
 	}
 	// From its very beginning to its end, which fall between the points of the timeline.
-	t.ramp = []bench.Point{{Phase: "ramp"}}
+	t.ramp = []load.Point{{Phase: "ramp"}}
 	for _, p := range r.Timeline {
 		if p.Phase == "ramp" && p.Seconds < r.RampSeconds {
 			t.ramp = append(t.ramp, p)
 		}
 	}
-	t.ramp = append(t.ramp, bench.Point{Phase: "ramp", Seconds: r.RampSeconds, Open: r.Counters.Ramped})
+	t.ramp = append(t.ramp, load.Point{Phase: "ramp", Seconds: r.RampSeconds, Open: r.Counters.Ramped})
 	return t
 }
 
@@ -280,7 +281,7 @@ func libraryVersions() map[string]string {
 	}
 	for _, m := range info.Deps {
 		for _, x := range []struct{ path, name string }{
-			{"github.com/gorilla/websocket", "gorilla"}, {"github.com/gorilla/websocket", "gorilla-lean"},
+			{"github.com/gorilla/websocket", "gorilla"},
 			{"github.com/coder/websocket", "coder"}, {"github.com/gobwas/ws", "gobwas"}, {"github.com/lxzan/gws", "gws"},
 		} {
 			if m.Path == x.path {

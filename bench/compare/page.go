@@ -8,6 +8,7 @@ import (
 
 	"sluice/bench/baseline"
 	"sluice/bench/report"
+	"sluice/bench/units"
 )
 
 const (
@@ -130,25 +131,25 @@ func (r *Report) bars(c report.Chart, kinds []string, format func(float64) strin
 
 func (r *Report) memoryBars(width float64) report.Bars {
 	return r.bars(report.Chart{Title: "Memory for each connection", Width: width,
-		Subtitle: fmt.Sprintf("bytes of the server process, %s connections; less is better", report.Number(int64(r.Plan.main(Closed))))},
-		[]string{"idle", "after traffic"}, func(v float64) string { return report.Number(int64(v + 0.5)) },
+		Subtitle: fmt.Sprintf("bytes of the server process, %s connections; less is better", units.Number(int64(r.Plan.main(Closed))))},
+		[]string{"idle", "after traffic"}, func(v float64) string { return units.Number(int64(v + 0.5)) },
 		"user_idle_bytes", "user_after_bytes")
 }
 
 func (r *Report) cpuBars(width float64) report.Bars {
 	return r.bars(report.Chart{Title: "Server CPU", Width: width,
-		Subtitle: fmt.Sprintf("for each message and each handshake, %s connections; less is better", report.Number(int64(r.Plan.main(Closed))))},
-		[]string{"message", "handshake"}, report.Micros, "cpu_message_us", "cpu_handshake_us")
+		Subtitle: fmt.Sprintf("for each message and each handshake, %s connections; less is better", units.Number(int64(r.Plan.main(Closed))))},
+		[]string{"message", "handshake"}, units.Micros, "cpu_message_us", "cpu_handshake_us")
 }
 
 func (r *Report) beatBars(width float64) report.Bars {
 	return r.bars(report.Chart{Title: "Server CPU for each heartbeat", Width: width,
-		Subtitle: fmt.Sprintf("text frame, Ping and Pong; %s connections, one a second each; less is better", report.Number(int64(r.Plan.main(Beats))))},
-		nil, report.Micros, "cpu_beat_us")
+		Subtitle: fmt.Sprintf("text frame, Ping and Pong; %s connections, one a second each; less is better", units.Number(int64(r.Plan.main(Beats))))},
+		nil, units.Micros, "cpu_beat_us")
 }
 
 func (r *Report) lineCharts() ([]template.HTML, error) {
-	most := report.Number(int64(r.Plan.main(Open)))
+	most := units.Number(int64(r.Plan.main(Open)))
 	chart := func(title, subtitle string) report.Chart {
 		return report.Chart{Title: title, Subtitle: subtitle, Width: chartWidth, Height: chartHeight}
 	}
@@ -159,8 +160,8 @@ func (r *Report) lineCharts() ([]template.HTML, error) {
 	}
 	latency := report.Lines{
 		Chart: chart("Latency of messages", most+" connections, fixed schedule, from the intended send; each nine takes as much room"),
-		X:     report.Axis{Label: "percentile", Scale: report.Percentiles, Format: report.Percent},
-		Y:     report.Axis{Scale: report.Log, Format: report.Micros},
+		X:     report.Axis{Label: "percentile", Scale: report.Percentiles, Format: units.Percent},
+		Y:     report.Axis{Scale: report.Log, Format: units.Micros},
 	}
 	ramp := report.Lines{
 		Chart: chart("Connection ramp", most+" connections, opened as fast as the server accepts them"),

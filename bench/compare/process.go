@@ -13,15 +13,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
-	"sluice/bench"
 	"sluice/bench/baseline"
+	"sluice/bench/launch"
 )
 
 const (
@@ -52,11 +50,8 @@ func (o *Options) findPrograms() error {
 
 // process is a server under test.
 type process struct {
+	*launch.Process
 	name, addr, admin string
-	cmd               *exec.Cmd
-	output            bench.Tail
-	ended             chan struct{} // closed when it has been waited for
-	exit              error         // valid then
 }
 
 // start runs the named server and returns when it answers.
@@ -65,25 +60,11 @@ func (o Options) start(ctx context.Context, name string, heartbeat time.Duration
 	if err != nil {
 		return nil, err
 	}
-	p := &process{name: name, addr: ports[0], admin: ports[1], ended: make(chan struct{})}
-	switch name {
-	case Sluice, OneLoop:
-		p.cmd = exec.Command(o.Sluice, "serve", "--listen", p.addr, "--admin", p.admin, "--heartbeat", heartbeat.String(), "--log-level", "warn")
-		if name == OneLoop {
-			p.cmd.Args = append(p.cmd.Args, "--loops", "1")
-		}
-	default:
-		p.cmd = exec.Command(o.Self, "baseline", name, "--listen", p.addr, "--app", baseline.Count, "--heartbeat", heartbeat.String())
-	}
-	p.cmd.Env = fairEnvironment(os.Environ())
-	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
-	p.cmd.WaitDelay = time.Second
-	// Should this program be killed, its servers must not stay.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go p.run(started)
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+	p := &process{name: name, addr: ports[0], admin: ports[1]}
+	cmd := o.command(p, heartbeat)
+	cmd.Env = fairEnvironment(os.Environ())
+	if p.Process, err = launch.Start(cmd); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if err := p.awaitReady(ctx); err != nil {
 		p.stop()
@@ -92,17 +73,18 @@ func (o Options) start(ctx context.Context, name string, heartbeat time.Duration
 	return p, nil
 }
 
-// run is the life of the process. It keeps its thread, because a child gets
-// its Pdeathsig when the thread that made it ends.
-func (p *process) run(started chan<- error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	err := p.cmd.Start()
-	started <- err
-	if err == nil {
-		p.exit = p.cmd.Wait()
-		close(p.ended)
+func (o Options) command(p *process, heartbeat time.Duration) *exec.Cmd {
+	switch p.name {
+	case Sluice, OneLoop:
+		cmd := exec.Command(o.Sluice, "serve", "--listen", p.addr, "--admin", p.admin,
+			"--heartbeat", heartbeat.String(), "--log-level", "warn")
+		if p.name == OneLoop {
+			cmd.Args = append(cmd.Args, "--loops", "1")
+		}
+		return cmd
 	}
+	return exec.Command(o.Self, "baseline", p.name, "--listen", p.addr, "--app", baseline.Count,
+		"--heartbeat", heartbeat.String())
 }
 
 // fairEnvironment is ours without what would tune one server's runtime or change sluice's settings.
@@ -158,33 +140,21 @@ func (p *process) awaitReady(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-p.ended:
-			return fmt.Errorf("start %s: it ended: %v%s", p.name, p.exit, p.lastWords())
+		case <-p.Ended():
+			return fmt.Errorf("start %s: it ended: %v%s", p.name, p.Wait(), p.lastOutput())
 		case <-ctx.Done():
-			return fmt.Errorf("start %s: it did not answer /healthz on %s: %w%s", p.name, p.addr, ctx.Err(), p.lastWords())
+			return fmt.Errorf("start %s: it did not answer /healthz on %s: %w%s", p.name, p.addr, ctx.Err(), p.lastOutput())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
+func (p *process) stop() { _ = p.Stop(stopWithin) }
 
-// stop ends the process and waits for it: politely, and then not.
-func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-p.ended:
-		return
-	case <-time.After(stopWithin):
-	}
-	_ = p.cmd.Process.Kill()
-	<-p.ended
-}
-
-// lastWords is the end of what the process wrote, for an error message.
-func (p *process) lastWords() string {
-	if s := p.output.String(); s != "" {
-		return "\nits last words: " + s
+// lastOutput is the end of what the process wrote, for an error message.
+func (p *process) lastOutput() string {
+	if s := p.LastOutput(); s != "" {
+		return "\nthe last it wrote: " + s
 	}
 	return ""
 }
@@ -230,18 +200,4 @@ func sample(page []byte, series string) float64 {
 		}
 	}
 	return 0
-}
-
-// loadAverage is the machine's, of the last minute, or -1 when it is not known.
-func loadAverage() float64 {
-	b, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return -1
-	}
-	first, _, _ := strings.Cut(string(b), " ")
-	v, err := strconv.ParseFloat(first, 64)
-	if err != nil {
-		return -1
-	}
-	return v
 }

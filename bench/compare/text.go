@@ -13,6 +13,7 @@ import (
 
 	"sluice/bench/baseline"
 	"sluice/bench/report"
+	"sluice/bench/units"
 )
 
 // grid is a table of the report: a row a server.
@@ -112,7 +113,7 @@ func (r *Report) conditions() []string {
 	p := r.Plan
 	c := []string{
 		fmt.Sprintf("%s; %s. Command: %s. It took %.0f s; the load average before was %.2f.",
-			report.Day(r.Started), report.MachineLine(r.Machine), r.Command, r.Seconds, r.Load),
+			units.Day(r.Started), report.MachineLine(r.Machine), r.Command, r.Seconds, r.Load),
 		"Server and load generator share the machine. Each figure is from a fresh process; medians, with the least and the greatest of the rounds.",
 	}
 	for _, s := range p.Steps {
@@ -122,12 +123,12 @@ func (r *Report) conditions() []string {
 		switch s.Kind {
 		case Closed:
 			c = append(c, fmt.Sprintf("Memory, CPU per handshake and per message, throughput: %s connections, %d messages of %d bytes outstanding; %s.",
-				report.Number(int64(s.Conns)), s.Window, payload, rounds(s.Rounds)))
+				units.Number(int64(s.Conns)), s.Window, payload, rounds(s.Rounds)))
 		case Open:
 			c = append(c, fmt.Sprintf("Latencies: %s connections, %s messages/s on a fixed schedule, counted from the intended send time; %s.",
-				report.Number(int64(s.Conns)), report.Number(int64(s.Rate)), rounds(s.Rounds)))
+				units.Number(int64(s.Conns)), units.Number(int64(s.Rate)), rounds(s.Rounds)))
 		case Beats:
-			c = append(c, fmt.Sprintf("Heartbeats: %s connections, one a second each; %s.", report.Number(int64(s.Conns)), rounds(s.Rounds)))
+			c = append(c, fmt.Sprintf("Heartbeats: %s connections, one a second each; %s.", units.Number(int64(s.Conns)), rounds(s.Rounds)))
 		}
 	}
 	if _, ok := r.server(OneLoop); ok {

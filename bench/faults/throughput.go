@@ -11,7 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"sluice/bench"
+	"sluice/bench/load"
+	"sluice/bench/procfs"
 )
 
 // Throughput measures acknowledged messages per second, at a fixed rate and as fast as it goes,
@@ -23,7 +24,7 @@ func Throughput(ctx context.Context, out io.Writer, bin string, rate float64, co
 	bad := false
 	for _, fsync := range []string{"always", "everysec"} {
 		for _, rate := range []float64{rate, 0} {
-			failures, err := throughputRow(ctx, out, bin, fsync, bench.Spec{Rate: rate, Window: conns, Conns: conns, Duration: d})
+			failures, err := throughputRow(ctx, out, bin, fsync, load.Spec{Rate: rate, Window: conns, Conns: conns, Duration: d})
 			if err != nil {
 				return err
 			}
@@ -39,7 +40,7 @@ func Throughput(ctx context.Context, out io.Writer, bin string, rate float64, co
 	return nil
 }
 
-func throughputRow(ctx context.Context, out io.Writer, bin, fsync string, spec bench.Spec) (failures []string, err error) {
+func throughputRow(ctx context.Context, out io.Writer, bin, fsync string, spec load.Spec) (failures []string, err error) {
 	r, err := newFixture(ctx, plan{bin: bin, gateways: 1, bare: true})
 	if err != nil {
 		return nil, err
@@ -49,19 +50,19 @@ func throughputRow(ctx context.Context, out io.Writer, bin, fsync string, spec b
 	if _, err := r.redis.do("CONFIG", "SET", "appendfsync", fsync); err != nil {
 		return nil, err
 	}
-	spec.Targets, spec.Scenario, spec.Processes = []string{"ws://" + r.gateways[0].addr + "/ws/chat/"}, bench.Count, 1
+	spec.Targets, spec.Scenario, spec.Processes = []string{"ws://" + r.gateways[0].addr + "/ws/chat/"}, load.Count, 1
 	var metrics [2]map[string]float64
-	var redis [2]bench.Usage
-	var gateway [2]bench.Usage
+	var redis [2]procfs.Usage
+	var gateway [2]procfs.Usage
 	var sampleErr error
 	sample := func(i int) {
 		if metrics[i], err = r.gateways[0].metrics(); err != nil {
 			sampleErr = err
 		}
-		if redis[i], err = bench.SampleUsage(r.redis.cmd.Process.Pid); err != nil {
+		if redis[i], err = procfs.Sample(r.redis.cmd.Process.Pid); err != nil {
 			sampleErr = err
 		}
-		if gateway[i], err = bench.SampleUsage(r.gateways[0].cmd.Process.Pid); err != nil {
+		if gateway[i], err = procfs.Sample(r.gateways[0].cmd.Process.Pid); err != nil {
 			sampleErr = err
 		}
 	}
@@ -73,7 +74,7 @@ func throughputRow(ctx context.Context, out io.Writer, bin, fsync string, spec b
 			sample(1)
 		}
 	}
-	result, err := bench.Run(ctx, spec)
+	result, err := load.Run(ctx, spec)
 	if err != nil || sampleErr != nil {
 		return nil, fmt.Errorf("throughput: %w", cmp.Or(err, sampleErr))
 	}

@@ -6,6 +6,8 @@ import (
 	"image/color"
 	"math"
 
+	"sluice/bench/units"
+
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 )
@@ -16,7 +18,7 @@ type Bars struct {
 	Chart
 	Kinds  []string               // names of a row's values, when there are more than one; the first is drawn in full colour
 	Rows   []Bar                  // from top to bottom
-	Format func(v float64) string // of the values; nil is Compact
+	Format func(v float64) string // of the values; nil is units.Compact
 }
 
 // Bar is one row.
@@ -43,7 +45,7 @@ func (b Bars) SVG() (template.HTML, error) {
 		return "", fmt.Errorf("draw chart %q: it has no rows", b.Title)
 	}
 	if b.Format == nil {
-		b.Format = Compact
+		b.Format = units.Compact
 	}
 	most, perRow, widest := 0.0, 1, vg.Length(0)
 	value := letters(11, false, paint(ink), draw.XLeft, draw.YCenter)

@@ -5,7 +5,8 @@ import (
 	"html/template"
 	"math"
 	"slices"
-	"strconv"
+
+	"sluice/bench/units"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
@@ -24,7 +25,7 @@ type Axis struct {
 	Label    string
 	Scale    Scale
 	FromZero bool                   // begin at 0, whatever the values
-	Format   func(v float64) string // of the ticks; nil is Compact
+	Format   func(v float64) string // of the ticks; nil is units.Compact
 }
 
 // Curve is one line; points that its axes cannot show are left out.
@@ -87,7 +88,7 @@ func (s span) empty() bool { return !s.any }
 func (a Axis) fit(to *plot.Axis, s span) {
 	format := a.Format
 	if format == nil {
-		format = Compact
+		format = units.Compact
 	}
 	switch {
 	case a.Scale == Log:
@@ -191,37 +192,3 @@ func (rules) Plot(c draw.Canvas, p *plot.Plot) {
 		}
 	}
 }
-
-// Compact writes a number in few characters: 950, 1.5k, 20k, 3M.
-func Compact(v float64) string {
-	for _, u := range []struct {
-		size float64
-		name string
-	}{{1e9, "G"}, {1e6, "M"}, {1e3, "k"}} {
-		if math.Abs(v) >= u.size*0.99995 {
-			return trim(v/u.size) + u.name
-		}
-	}
-	return trim(v)
-}
-
-// trim keeps three significant digits, and no zeros at the end.
-func trim(v float64) string {
-	s := strconv.FormatFloat(v, 'g', 3, 64)
-	f, _ := strconv.ParseFloat(s, 64)
-	return strconv.FormatFloat(f, 'f', -1, 64)
-}
-
-// Micros writes a time given in microseconds: 85 µs, 1.2 ms, 3 s.
-func Micros(us float64) string {
-	switch {
-	case math.Abs(us) >= 999_500:
-		return trim(us/1e6) + " s"
-	case math.Abs(us) >= 999.5:
-		return trim(us/1e3) + " ms"
-	}
-	return trim(us) + " µs"
-}
-
-// Percent writes a percentile's name: p50, p99.9.
-func Percent(p float64) string { return "p" + strconv.FormatFloat(p, 'f', -1, 64) }

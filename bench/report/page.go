@@ -6,9 +6,9 @@ import (
 	"html/template"
 	"io"
 	"slices"
-	"time"
 
-	"sluice/bench"
+	"sluice/bench/procfs"
+	"sluice/bench/units"
 )
 
 // Page is one self-contained HTML page: no script, no network, both themes.
@@ -86,35 +86,10 @@ func DrawAll(charts ...drawing) ([]template.HTML, error) {
 	return all, nil
 }
 
-// Bytes writes a size in bytes: 512 B, 1.5 KiB, 20 MiB.
-func Bytes(b float64) string {
-	for _, u := range []struct {
-		size float64
-		name string
-	}{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
-		if b >= u.size || b <= -u.size {
-			return trim(b/u.size) + " " + u.name
-		}
-	}
-	return trim(b) + " B"
-}
-
-// Number writes a count with commas: 19,000.
-func Number(n int64) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
 // MachineLine describes where a run was made, in one line.
-func MachineLine(m bench.Machine) string {
-	return fmt.Sprintf("%d × %s, %s memory, Linux %s, %s", m.CPUs, m.CPU, Bytes(float64(m.MemoryB)), m.Kernel, m.GoVersion)
+func MachineLine(m procfs.Machine) string {
+	return fmt.Sprintf("%d × %s, %s memory, Linux %s, %s", m.CPUs, m.CPU, units.Bytes(float64(m.MemoryB)), m.Kernel, m.GoVersion)
 }
-
-// Day writes when a run was made.
-func Day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 
 // pairs makes the rows of a two-column table from a map, the largest first.
 func pairs(m map[string]int64) (rows []Row) {
@@ -132,7 +107,7 @@ func pairs(m map[string]int64) (rows []Row) {
 		return 1
 	})
 	for _, name := range names {
-		rows = append(rows, Row{Cells: []string{name, Number(m[name])}})
+		rows = append(rows, Row{Cells: []string{name, units.Number(m[name])}})
 	}
 	return rows
 }

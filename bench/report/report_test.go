@@ -11,15 +11,17 @@ import (
 	"testing"
 	"time"
 
-	hdr "github.com/HdrHistogram/hdrhistogram-go"
+	"sluice/bench/load"
+	"sluice/bench/procfs"
+	"sluice/bench/units"
 
-	"sluice/bench"
+	hdr "github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // hostile must never reach the page as it is.
 const hostile = `"><script>console.error('x')</script>`
 
-func latency(t testing.TB, n int, median float64) bench.Latency {
+func latency(t testing.TB, n int, median float64) load.Latency {
 	t.Helper()
 	h := hdr.New(1, 600_000_000, 3)
 	r := rand.New(rand.NewPCG(1, uint64(n)))
@@ -33,25 +35,25 @@ func latency(t testing.TB, n int, median float64) bench.Latency {
 		t.Fatal(err)
 	}
 	q := h.ValueAtQuantile
-	return bench.Latency{Count: h.TotalCount(), MinUS: h.Min(), MeanUS: h.Mean(), P50US: q(50), P75US: q(75), P90US: q(90),
+	return load.Latency{Count: h.TotalCount(), MinUS: h.Min(), MeanUS: h.Mean(), P50US: q(50), P75US: q(75), P90US: q(90),
 		P95US: q(95), P99US: q(99), P999US: q(99.9), P9999: q(99.99), MaxUS: h.Max(), HDR: code}
 }
 
-func sample(t testing.TB) *bench.Result {
-	r := &bench.Result{
-		Spec: bench.Spec{Targets: []string{"ws://127.0.0.1:8000/ws/chat/?" + hostile}, Scenario: bench.Count, Conns: 10000,
+func sample(t testing.TB) *load.Result {
+	r := &load.Result{
+		Spec: load.Spec{Targets: []string{"ws://127.0.0.1:8000/ws/chat/?" + hostile}, Scenario: load.Count, Conns: 10000,
 			Ramp: 4000, Window: 64, Duration: 10 * time.Second, Payload: 32, Headers: http.Header{"Authorization": {"secret-token"}}},
 		Started:     time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
-		Machine:     bench.Machine{CPUs: 2, CPU: "Some CPU <3", MemoryB: 24 << 30, Kernel: "6.1", GoVersion: "go1.26"},
+		Machine:     procfs.Machine{CPUs: 2, CPU: "Some CPU <3", MemoryB: 24 << 30, Kernel: "6.1", GoVersion: "go1.26"},
 		Complete:    true,
 		RampSeconds: 2.5, TrafficSeconds: 10,
-		Counters: bench.Counters{Attempts: 10010, Opened: 10000, Ramped: 10000, Open: 10000, Sent: 700000, Replies: 700000,
+		Counters: load.Counters{Attempts: 10010, Opened: 10000, Ramped: 10000, Open: 10000, Sent: 700000, Replies: 700000,
 			Reasons: map[string]int64{hostile: 10, "refused": 3, "reset": 3}},
 		Connect: latency(t, 10000, 80), Handshake: latency(t, 10001, 300), Message: latency(t, 700000, 800), Lag: latency(t, 5000, 10),
-		Server: &bench.ServerUsage{UserIdlePerConn: 580, UserAfterPerConn: 585, CPUPerHandshakeUS: 12.2, CPUPerMessageUS: 5.4},
+		Server: &load.ServerUsage{UserIdlePerConn: 580, UserAfterPerConn: 585, CPUPerHandshakeUS: 12.2, CPUPerMessageUS: 5.4},
 	}
 	for i := 0; i <= 30; i++ {
-		p := bench.Point{Seconds: float64(i) / 2, Open: min(int64(i)*2000, 10000), Failed: int64(i / 3), ServerCP: 0.4, ServerMB: 12}
+		p := load.Point{Seconds: float64(i) / 2, Open: min(int64(i)*2000, 10000), Failed: int64(i / 3), ServerCP: 0.4, ServerMB: 12}
 		if i > 5 {
 			p.RateHz, p.P50US, p.P99US, p.MaxUS = 70000+float64(i%3)*900, 800, 2500, 9000
 		}
@@ -60,7 +62,7 @@ func sample(t testing.TB) *bench.Result {
 	return r
 }
 
-func render(t testing.TB, r *bench.Result) string {
+func render(t testing.TB, r *load.Result) string {
 	t.Helper()
 	var b bytes.Buffer
 	if err := WriteHTML(&b, r); err != nil {
@@ -76,12 +78,12 @@ func TestPageClaimsOnlyWhatWasLookedAt(t *testing.T) {
 	r := sample(t)
 	for _, tc := range []struct {
 		noVerify bool
-		slo      []bench.Objective
+		slo      []load.Objective
 		want     string
 	}{
 		{false, nil, "nothing lost, nothing twice."},
 		{true, nil, "nothing lost."},
-		{true, []bench.Objective{{Metric: "message", Percentile: 99, Limit: time.Second}}, "nothing lost, nothing late."},
+		{true, []load.Objective{{Metric: "message", Percentile: 99, Limit: time.Second}}, "nothing lost, nothing late."},
 	} {
 		r.Spec.NoVerify, r.Spec.SLO = tc.noVerify, tc.slo
 		if got := render(t, r); !strings.Contains(got, "All as it should be: "+tc.want) {
@@ -89,7 +91,7 @@ func TestPageClaimsOnlyWhatWasLookedAt(t *testing.T) {
 		}
 	}
 	// Interrupted during the ramp: of the server there is no more than the first sample.
-	r.Server = &bench.ServerUsage{Before: bench.Usage{Processes: 1, RSS: 1 << 20, PSS: 1 << 20, USS: 1 << 20, Anon: 1 << 20, KernelTCP: 1 << 20, KernelSlab: 1 << 20}}
+	r.Server = &load.ServerUsage{Before: procfs.Usage{Processes: 1, RSS: 1 << 20, PSS: 1 << 20, USS: 1 << 20, Anon: 1 << 20, KernelTCP: 1 << 20, KernelSlab: 1 << 20}}
 	if got := render(t, r); strings.Contains(got, "0 B") {
 		t.Error("the page shows memory of 0 B where nothing was measured")
 	}
@@ -138,7 +140,7 @@ func TestPageNeedsNothingElse(t *testing.T) {
 }
 
 func TestEmptyAndInterruptedRuns(t *testing.T) {
-	if page := render(t, &bench.Result{}); !strings.Contains(page, "interrupted") {
+	if page := render(t, &load.Result{}); !strings.Contains(page, "interrupted") {
 		t.Error("an interrupted run is not called so")
 	}
 	r := sample(t)
@@ -229,26 +231,13 @@ func TestTicks(t *testing.T) {
 		{Percentiles, 0, 4, "0 50 90 99 99.9 100"},
 	} {
 		var got []string
-		for _, tick := range c.scale.ticks(c.lo, c.hi, Compact) {
+		for _, tick := range c.scale.ticks(c.lo, c.hi, units.Compact) {
 			if tick.Label != "" {
 				got = append(got, tick.Label)
 			}
 		}
 		if strings.Join(got, " ") != c.want {
 			t.Errorf("ticks of %v from %v to %v: %v, want %v", c.scale, c.lo, c.hi, got, c.want)
-		}
-	}
-}
-
-func TestFormats(t *testing.T) {
-	for got, want := range map[string]string{
-		Compact(950): "950", Compact(1500): "1.5k", Compact(999999): "1M", Compact(-2e6): "-2M", Compact(0): "0",
-		Micros(85.2): "85.2 µs", Micros(999.9): "1 ms", Micros(1234): "1.23 ms", Micros(2.5e6): "2.5 s",
-		Bytes(512): "512 B", Bytes(1536): "1.5 KiB", Bytes(20 << 20): "20 MiB",
-		Number(19000): "19,000", Number(-1234567): "-1,234,567", Number(12): "12", Number(-123): "-123", Percent(99.9): "p99.9",
-	} {
-		if got != want {
-			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }

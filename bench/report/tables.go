@@ -3,20 +3,22 @@ package report
 import (
 	"fmt"
 
-	"sluice/bench"
+	"sluice/bench/load"
+	"sluice/bench/procfs"
+	"sluice/bench/units"
 )
 
 // counts makes rows of names and numbers, without those that are zero.
 func counts(list ...any) (rows []Row) {
 	for i := 0; i < len(list); i += 2 {
 		if n := list[i+1].(int64); n != 0 {
-			rows = append(rows, Row{Cells: []string{list[i].(string), Number(n)}})
+			rows = append(rows, Row{Cells: []string{list[i].(string), units.Number(n)}})
 		}
 	}
 	return rows
 }
 
-func counterTables(r *bench.Result) []Table {
+func counterTables(r *load.Result) []Table {
 	c := r.Counters
 	tables := []Table{
 		{Title: "Connections", Rows: counts(
@@ -42,25 +44,25 @@ func counterTables(r *bench.Result) []Table {
 	return kept
 }
 
-func costTables(r *bench.Result) (tables []Table) {
+func costTables(r *load.Result) (tables []Table) {
 	if s := r.Server; s != nil {
 		usage := Table{Title: "Server", Head: []string{"", "before", "idle", "after traffic"}}
 		for _, row := range []struct {
 			name string
-			of   func(u bench.Usage) string
+			of   func(u procfs.Usage) string
 		}{
-			{"memory of its own (heap, stacks)", func(u bench.Usage) string { return Bytes(float64(u.Anon)) }},
-			{"resident", func(u bench.Usage) string { return Bytes(float64(u.RSS)) }},
-			{"resident, shared pages divided", func(u bench.Usage) string { return Bytes(float64(u.PSS)) }},
-			{"kernel: socket buffers, whole machine", func(u bench.Usage) string { return Bytes(float64(u.KernelTCP)) }},
-			{"kernel: objects, whole machine", func(u bench.Usage) string { return Bytes(float64(u.KernelSlab)) }},
-			{"CPU time", func(u bench.Usage) string { return fmt.Sprintf("%.2f s", u.CPUSeconds) }},
-			{"descriptors", func(u bench.Usage) string { return Number(int64(u.FDs)) }},
-			{"threads", func(u bench.Usage) string { return Number(int64(u.Threads)) }},
-			{"processes", func(u bench.Usage) string { return Number(int64(u.Processes)) }},
+			{"memory of its own (heap, stacks)", func(u procfs.Usage) string { return units.Bytes(float64(u.Anon)) }},
+			{"resident", func(u procfs.Usage) string { return units.Bytes(float64(u.RSS)) }},
+			{"resident, shared pages divided", func(u procfs.Usage) string { return units.Bytes(float64(u.PSS)) }},
+			{"kernel: socket buffers, whole machine", func(u procfs.Usage) string { return units.Bytes(float64(u.KernelTCP)) }},
+			{"kernel: objects, whole machine", func(u procfs.Usage) string { return units.Bytes(float64(u.KernelSlab)) }},
+			{"CPU time", func(u procfs.Usage) string { return fmt.Sprintf("%.2f s", u.CPUSeconds) }},
+			{"descriptors", func(u procfs.Usage) string { return units.Number(int64(u.FDs)) }},
+			{"threads", func(u procfs.Usage) string { return units.Number(int64(u.Threads)) }},
+			{"processes", func(u procfs.Usage) string { return units.Number(int64(u.Processes)) }},
 		} {
 			cells := []string{row.name}
-			for _, u := range []bench.Usage{s.Before, s.Idle, s.After} {
+			for _, u := range []procfs.Usage{s.Before, s.Idle, s.After} {
 				if u.Processes == 0 {
 					cells = append(cells, "–")
 				} else {
@@ -70,22 +72,22 @@ func costTables(r *bench.Result) (tables []Table) {
 			usage.Rows = append(usage.Rows, Row{Cells: cells})
 		}
 		tables = append(tables, usage, Table{Title: "Server, for each", Rows: []Row{
-			{Cells: []string{"connection, idle: memory of its own", orDash(s.UserIdlePerConn, Bytes)}},
-			{Cells: []string{"connection, after traffic: memory of its own", orDash(s.UserAfterPerConn, Bytes)}},
-			{Cells: []string{"connection, idle: kernel, whole machine", orDash(s.KernelIdlePerConn, Bytes)}},
-			{Cells: []string{"handshake: CPU", orDash(s.CPUPerHandshakeUS, Micros)}},
-			{Cells: []string{"message: CPU", orDash(s.CPUPerMessageUS, Micros)}},
-			{Cells: []string{"heartbeat: CPU", orDash(s.CPUPerBeatUS, Micros)}},
-			{Cells: []string{"visit: CPU", orDash(s.CPUPerVisitUS, Micros)}},
+			{Cells: []string{"connection, idle: memory of its own", orDash(s.UserIdlePerConn, units.Bytes)}},
+			{Cells: []string{"connection, after traffic: memory of its own", orDash(s.UserAfterPerConn, units.Bytes)}},
+			{Cells: []string{"connection, idle: kernel, whole machine", orDash(s.KernelIdlePerConn, units.Bytes)}},
+			{Cells: []string{"handshake: CPU", orDash(s.CPUPerHandshakeUS, units.Micros)}},
+			{Cells: []string{"message: CPU", orDash(s.CPUPerMessageUS, units.Micros)}},
+			{Cells: []string{"heartbeat: CPU", orDash(s.CPUPerBeatUS, units.Micros)}},
+			{Cells: []string{"visit: CPU", orDash(s.CPUPerVisitUS, units.Micros)}},
 		}})
 	}
 	t := r.Tool
 	return append(tables, Table{Title: "The load generator itself", Rows: []Row{
-		{Cells: []string{"processes", Number(int64(t.Processes))}},
+		{Cells: []string{"processes", units.Number(int64(t.Processes))}},
 		{Cells: []string{"CPU time", fmt.Sprintf("%.2f s", t.CPUSeconds)}},
-		{Cells: []string{"handshake: CPU", orDash(t.CPUPerHandshakeUS, Micros)}},
-		{Cells: []string{"message: CPU", orDash(t.CPUPerMessageUS, Micros)}},
-		{Cells: []string{"connection: memory", orDash(t.RSSPerConn, Bytes)}},
+		{Cells: []string{"handshake: CPU", orDash(t.CPUPerHandshakeUS, units.Micros)}},
+		{Cells: []string{"message: CPU", orDash(t.CPUPerMessageUS, units.Micros)}},
+		{Cells: []string{"connection: memory", orDash(t.RSSPerConn, units.Bytes)}},
 	}})
 }
 

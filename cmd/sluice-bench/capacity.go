@@ -2,13 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
 	"sluice/bench"
+	"sluice/bench/report"
 )
 
 type capacityCmd struct {
@@ -42,12 +41,6 @@ func (c *capacityCmd) Run(ctx context.Context, s *streams) error {
 	if found == nil {
 		return err
 	}
-	return errors.Join(err, found.WriteText(s.out), writeFile(c.JSON, func(w io.Writer) error {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		if err := e.Encode(found); err != nil {
-			return fmt.Errorf("encode: %w", err)
-		}
-		return nil
-	}))
+	return errors.Join(err, report.WriteCapacityText(s.out, found),
+		writeFile(c.JSON, func(w io.Writer) error { return report.WriteCapacityJSON(w, found) }))
 }

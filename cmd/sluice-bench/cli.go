@@ -18,7 +18,6 @@ import (
 
 	"sluice/bench"
 	"sluice/bench/baseline"
-	"sluice/bench/compare"
 	"sluice/bench/report"
 )
 
@@ -132,7 +131,6 @@ type runCmd struct {
 	Retries        int           `default:"5" help:"Attempts after the first before a connection is given up. A Retry-After is obeyed, up to 30s."`
 	Settle         time.Duration `help:"Pause before each measurement of the server (default 1s with --server-pid)."`
 	Processes      int           `help:"Processes of this tool (default: as many as descriptors need)."`
-	ExtraCPU       float64       `name:"extra-cpu" placeholder:"SHARE" help:"Burn so many times the CPU that this tool uses (1 doubles it): do the server's figures stay the same?"`
 	SLO            []string      `name:"slo" placeholder:"p99=5ms" help:"Fail when a latency is above this: p99=5ms, max=1s, handshake.p99=50ms, heartbeat.p99=1s."`
 	JSON           string        `name:"json" type:"path" placeholder:"FILE" help:"Write the result as JSON."`
 	HTML           string        `name:"html" type:"path" placeholder:"FILE" help:"Write the result as one HTML page with charts."`
@@ -148,7 +146,6 @@ func (c *runCmd) Run(ctx context.Context, s *streams) error {
 	spec.Heartbeats, spec.HeartbeatEvery, spec.NoVerify, spec.Welcome = c.Heartbeats, c.HeartbeatEvery, !c.Verify, c.Welcome
 	spec.SessionIDs, spec.Reconnect, spec.ExpectClose = c.SessionIDs, c.Reconnect, c.ExpectClose
 	spec.Storms, spec.SlowFraction, spec.Retries, spec.Settle, spec.Processes = c.Storms, c.SlowFraction, c.Retries, c.Settle, c.Processes
-	spec.ExtraCPU = c.ExtraCPU
 	if c.Retries == 0 {
 		spec.Retries = -1
 	}
@@ -169,7 +166,9 @@ func (c *runCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(r.WriteText(s.out), writeFile(c.JSON, r.WriteJSON), writeFile(c.HTML, func(w io.Writer) error { return report.WriteHTML(w, r) })); err != nil {
+	if err := errors.Join(report.WriteText(s.out, r),
+		writeFile(c.JSON, func(w io.Writer) error { return report.WriteJSON(w, r) }),
+		writeFile(c.HTML, func(w io.Writer) error { return report.WriteHTML(w, r) })); err != nil {
 		return err
 	}
 	if !r.OK() {
@@ -184,7 +183,7 @@ func (t *target) progress(spec *bench.Spec, s *streams) (done func()) {
 	if t.Quiet || !ok {
 		return func() {}
 	}
-	spec.Progress, done = bench.ShowProgress(f)
+	spec.Progress, done = report.ShowProgress(f)
 	return done
 }
 
@@ -240,11 +239,11 @@ type compareCmd struct {
 }
 
 func (c *compareCmd) Run(ctx context.Context, s *streams) error {
-	o := compare.Options{Sluice: c.Sluice, Only: c.Only, Quick: c.Quick, Command: strings.Join(os.Args, " ")}
+	o := bench.CompareOptions{Sluice: c.Sluice, Only: c.Only, Quick: c.Quick, Command: strings.Join(os.Args, " ")}
 	if !c.Quiet {
 		o.Log = func(line string) { fmt.Fprintln(s.err, line) }
 	}
-	r, err := compare.Run(ctx, o)
+	r, err := bench.Compare(ctx, o)
 	if r == nil {
 		return err
 	}

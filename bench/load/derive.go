@@ -1,0 +1,84 @@
+package load
+
+import "sluice/bench/procfs"
+
+// finish puts the result together.
+func (r *run) finish() *Result {
+	res := r.result
+	res.Counters = r.fleet.sum()
+	res.Connect, res.Handshake = r.hists["connect"].summary(), r.hists["handshake"].summary()
+	res.Message, res.Heartbeat, res.Lag = r.hists["message"].summary(), r.hists["heartbeat"].summary(), r.hists["lag"].summary()
+	r.ticker.Stop()
+	r.toolUsage()
+	if res.Server != nil {
+		res.Server.derive(res)
+	}
+	res.Failures = append(res.Failures, res.judge()...)
+	return res
+}
+
+func (r *run) toolUsage() {
+	t, n := &r.result.Tool, &r.result.Counters
+	t.Processes = len(r.fleet.workers)
+	start, ramped, drained := r.fleet.costAt("ready"), r.fleet.costAt("ramped"), r.fleet.costAt("drained")
+	if start == nil || ramped == nil {
+		return
+	}
+	opened := float64(n.Ramped)
+	t.CPUSeconds = ramped.CPU - start.CPU
+	t.CPUPerHandshakeUS = ratio((ramped.CPU-start.CPU)*1e6, opened)
+	t.RSSPerConn = ratio(float64(ramped.Anon-start.Anon), opened)
+	t.HeapPerConn = ratio(float64(ramped.Heap-start.Heap), opened)
+	if drained != nil {
+		t.CPUSeconds = drained.CPU - start.CPU
+		if r.result.onlyMessages() {
+			t.CPUPerMessageUS = ratio((drained.CPU-ramped.CPU)*1e6, float64(n.Replies))
+		}
+	}
+}
+
+// onlyMessages reports whether the traffic's CPU went into messages alone: in slow there are also
+// those of the clients that do not read, and with Reconnect there may be handshakes.
+func (r *Result) onlyMessages() bool {
+	return (r.Spec.Scenario == Count || r.Spec.Scenario == Echo) && r.Counters.Opened == r.Counters.Ramped
+}
+
+// derive computes the figures per connection and per message. Growth counts from before the ramp,
+// so it leaves out what the server needs with nobody connected. Of several targets the measured
+// process serves a part, which the growth of its descriptors shows.
+func (s *ServerUsage) derive(r *Result) {
+	if s.Idle.Processes == 0 {
+		return
+	}
+	n := &r.Counters
+	share := 1.0
+	if grown := s.Idle.FDs - s.Before.FDs; len(r.Spec.Targets) > 1 && grown > 0 {
+		share = min(ratio(float64(grown), float64(n.Ramped)), 1)
+	}
+	conns := share * float64(n.Ramped)
+	grown := func(a, b int64) float64 { return ratio(float64(b-a), conns) }
+	kernel := func(a, b procfs.Usage) float64 { // machine-wide: all connections
+		return ratio(float64(b.KernelTCP+b.KernelSlab-a.KernelTCP-a.KernelSlab), float64(n.Ramped))
+	}
+	s.UserIdlePerConn, s.RSSIdlePerConn = grown(s.Before.Anon, s.Idle.Anon), grown(s.Before.RSS, s.Idle.RSS)
+	s.KernelIdlePerConn = kernel(s.Before, s.Idle)
+	s.CPUPerHandshakeUS = ratio((s.Idle.CPUSeconds-s.Before.CPUSeconds)*1e6, conns)
+	if s.After.Processes == 0 {
+		return
+	}
+	s.UserAfterPerConn, s.RSSAfterPerConn = grown(s.Before.Anon, s.After.Anon), grown(s.Before.RSS, s.After.RSS)
+	s.KernelAfterPerConn = kernel(s.Before, s.After)
+	traffic := s.After.CPUSeconds - s.Idle.CPUSeconds
+	per := func(count int64) float64 { return ratio(traffic*1e6, share*float64(count)) }
+	switch {
+	case r.onlyMessages():
+		s.CPUPerMessageUS = per(n.Replies)
+	case r.Spec.Scenario == Idle:
+		s.CPUPerBeatUS = per(s.beats)
+	case r.Spec.Scenario == Storm:
+		s.CPUPerVisitUS = per(n.Opened - n.Ramped)
+	case r.Spec.visits():
+		s.CPUPerVisitUS = per(n.Churned)
+	}
+	s.CPUTrafficCores = ratio(traffic, s.After.At.Sub(s.Idle.At).Seconds())
+}

@@ -1,0 +1,148 @@
+package load
+
+import "slices"
+
+// phase is what a worker is doing. A command of the parent begins one; enter alone changes it.
+//
+//	hold ─ ramp ────────────────────▶ hold
+//	hold ─ traffic ─ drain ─────────▶ hold
+//	hold ─ count ─ drop ─ recover ──▶ hold      (a storm)
+//	any ── goodbye ─────────────────▶ over
+type phase uint8
+
+const (
+	phaseHold    phase = iota // connections are held and nothing is started
+	phaseRamp                 // connections are opened
+	phaseTraffic              // messages or visits are started
+	phaseDrain                // nothing more is started; the last replies are awaited
+	phaseCount                // storm: each session counts a message, so that it has something to resume
+	phaseDrop                 // storm: all connections are gone and come back, a few a round
+	phaseRecover              // storm: all are on their way
+	phaseGoodbye              // all connections are closed
+	phaseOver                 // the result is told and the loop ends
+)
+
+// ending reports whether connections that end now stay closed.
+func (p phase) ending() bool { return p == phaseGoodbye || p == phaseOver }
+
+// enter changes the phase and does what belongs to the change: it tells the parent that a phase is
+// over, and starts what the next one begins with.
+func (w *worker) enter(next phase) {
+	last := w.phase
+	w.phase, w.entered = next, w.now()
+	switch next {
+	case phaseHold:
+		switch last {
+		case phaseRamp:
+			w.tell("ramped")
+		case phaseDrain:
+			w.tell("drained")
+		case phaseRecover:
+			w.tellRecovered(w.now() - w.storm.dropped)
+		}
+	case phaseDrain:
+		w.traffic.ready, w.traffic.thinking = 0, queue{}
+		w.traffic.quiet = w.entered
+		w.tell("stopped")
+	case phaseDrop:
+		w.storm.dropped = w.entered
+		w.dropAll()
+	case phaseGoodbye:
+		w.loop.Disarm(&w.ramp.Timer)
+		w.tell("closing")
+		w.beginGoodbye()
+	case phaseOver:
+		w.tell("result")
+		w.loop.Close()
+	}
+}
+
+// endOfRound does what waits until all that was ready has been read.
+func (w *worker) endOfRound() {
+	switch w.phase {
+	case phaseRamp:
+		if w.ramp.started == w.ramp.step.Conns && w.dialing == 0 {
+			w.enter(phaseHold)
+		}
+	case phaseTraffic:
+		w.refill()
+	case phaseDrain:
+		if w.drained() {
+			w.enter(phaseHold)
+		}
+	case phaseCount:
+		if w.outstanding == 0 || w.now()-w.entered > w.spec.Timeout {
+			w.enter(phaseDrop)
+		}
+	case phaseDrop:
+		if w.comeBackSome(); len(w.storm.pending) == 0 {
+			w.enter(phaseRecover)
+		}
+		w.anotherRound()
+	case phaseRecover:
+		if w.dialing == 0 && w.unconfirmed == 0 {
+			w.enter(phaseHold)
+		}
+	case phaseGoodbye:
+		switch w.leaveSome(); {
+		case len(w.leaving) > 0:
+			w.anotherRound()
+		case len(w.conns) == 0:
+			w.enter(phaseOver)
+		}
+	}
+}
+
+// anotherRound makes the loop run endOfRound again even if nothing happens.
+func (w *worker) anotherRound() { w.loop.Post(func() {}) }
+
+// obey carries out a command of the parent.
+func (w *worker) obey(c command) {
+	switch c.Do {
+	case "ramp":
+		w.beginRamp(c)
+	case "traffic":
+		w.beginTraffic(c)
+	case "storm":
+		w.beginStorm()
+	case "close":
+		w.beginClosing()
+	}
+}
+
+// beginClosing ends the run: every client says goodbye.
+func (w *worker) beginClosing() {
+	if !w.phase.ending() {
+		w.enter(phaseGoodbye)
+	}
+}
+
+func (w *worker) beginGoodbye() {
+	for _, c := range w.conns {
+		if c.state == open && c.flags&slow == 0 {
+			c.missedBeats(w.entered - c.mark)
+		}
+	}
+	w.leaving = slices.Clone(w.conns)
+	for _, d := range slices.Clone(w.deadlines) { // clients that are still connecting
+		if d.c.state < open {
+			w.end(d.c)
+		}
+	}
+}
+
+// leaveSome closes the next connections of those that are left.
+func (w *worker) leaveSome() {
+	for range min(perRound, len(w.leaving)) {
+		c := w.leaving[0]
+		w.leaving = w.leaving[1:]
+		switch {
+		case c.state != open:
+		case c.flags&slow != 0:
+			c.Abort()
+			w.end(c)
+		default:
+			c.leave()
+		}
+	}
+}

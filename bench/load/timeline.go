@@ -1,0 +1,80 @@
+package load
+
+import (
+	"time"
+
+	"sluice/bench/procfs"
+)
+
+// maxPoints bounds the timeline: when it is full, two points become one.
+const maxPoints = 600
+
+// tickIfSilent adds a point when the workers have not made one for a while.
+func (r *run) tickIfSilent() {
+	if !r.began.IsZero() && time.Since(r.began).Seconds()-r.point.Seconds > 3*reportEvery.Seconds() {
+		r.tick()
+	}
+}
+
+// tick adds a point to the timeline and tells the progress.
+func (r *run) tick() {
+	if r.began.IsZero() {
+		return
+	}
+	r.reports = 0
+	n, now := r.fleet.sum(), time.Now()
+	failed := int64(0)
+	for _, v := range n.Reasons {
+		failed += v
+	}
+	p := Point{
+		Seconds: now.Sub(r.began).Seconds(), Phase: r.phase, Open: n.Open, Opened: n.Opened, Failed: failed, Replies: n.Replies,
+		P50US: r.interval.quantile(50), P99US: r.interval.quantile(99), MaxUS: r.interval.quantile(100),
+	}
+	since := p.Seconds - r.point.Seconds
+	p.RateHz = ratio(float64(p.Replies-r.point.Replies), since)
+	p.BeatsHz = ratio(float64(n.Beats-r.point.beats), since)
+	p.beats = n.Beats
+	r.interval.reset()
+	if r.spec.ServerPID != 0 {
+		if u, err := procfs.SampleCPU(r.spec.ServerPID); err == nil {
+			p.ServerCP = ratio(max(u.CPUSeconds-r.server.CPUSeconds, 0), since)
+			p.ServerMB = float64(u.RSS) / (1 << 20)
+			r.server = u
+		}
+	}
+	r.point = p
+	r.result.Timeline = append(r.result.Timeline, p)
+	if len(r.result.Timeline) >= maxPoints {
+		r.result.Timeline = halve(r.result.Timeline)
+	}
+	if r.spec.Progress != nil {
+		r.spec.Progress(r.progress(p, &n, now))
+	}
+}
+
+func halve(points []Point) []Point {
+	for i := 0; i+1 < len(points); i += 2 {
+		a, b := points[i], points[i+1]
+		b.RateHz, b.BeatsHz, b.ServerCP = (a.RateHz+b.RateHz)/2, (a.BeatsHz+b.BeatsHz)/2, (a.ServerCP+b.ServerCP)/2
+		b.P50US, b.P99US, b.MaxUS = max(a.P50US, b.P50US), max(a.P99US, b.P99US), max(a.MaxUS, b.MaxUS)
+		points[i/2] = b
+	}
+	return points[:len(points)/2]
+}
+
+func (r *run) progress(p Point, n *Counters, now time.Time) Progress {
+	g := Progress{Point: p, Total: r.spec.Conns, Sent: n.Sent, Elapsed: now.Sub(r.began)}
+	in := now.Sub(r.entered)
+	switch {
+	case r.phase == "ramp":
+		g.Fraction = float64(n.Ramped+n.Abandoned) / float64(r.spec.Conns)
+		if g.Fraction > 0 {
+			g.ETA = time.Duration(float64(in) * (1 - g.Fraction) / g.Fraction)
+		}
+	case r.length > 0:
+		g.Fraction = min(in.Seconds()/r.length.Seconds(), 1)
+		g.ETA = max(r.length-in, 0)
+	}
+	return g
+}

@@ -1,0 +1,233 @@
+package load
+
+import (
+	"time"
+
+	"github.com/gobwas/ws"
+	"golang.org/x/sys/unix"
+
+	"sluice/poller"
+)
+
+// traffic decides when the next unit starts. A unit is a message, in resume and churn a visit.
+//
+// In the open loop the k-th unit is due at k × interval, whether or not the earlier ones are over, and however late the
+// loop is: its latency counts from there. In the closed loop a unit starts when another is over.
+type traffic struct {
+	began, until time.Duration
+
+	next, total int64         // open loop: units started, and in all
+	interval    float64       // open loop: nanoseconds between units; 0 is the closed loop
+	ready       int           // closed loop: units that may start now
+	thinking    queue         // closed loop: when those may start that wait for Spec.Think
+	quiet       time.Duration // draining: since when nothing was answered
+	settled     int64         // draining: what was answered by then
+}
+
+// queue is a FIFO of times.
+type queue struct{ due []time.Duration }
+
+func (w *worker) beginTraffic(c command) {
+	t := traffic{began: max(w.now(), c.At-w.mono)}
+	t.until = t.began + c.Duration
+	switch {
+	case w.spec.Scenario == Idle || w.spec.Scenario == Storm:
+	case c.Rate > 0:
+		t.interval = float64(time.Second) / c.Rate
+		t.total = c.Units
+		t.began += time.Duration(c.Offset * float64(time.Second))
+	default:
+		t.ready = c.Window
+	}
+	w.traffic = t
+	w.enter(phaseTraffic)
+	w.pacer.at(min(t.began, t.until)) // a slow schedule may have nothing for this worker
+	w.blastSlow()
+}
+
+// pace starts what is due and sets the pacer to what is next.
+func (w *worker) pace() {
+	t := &w.traffic
+	if w.phase != phaseTraffic {
+		return
+	}
+	now := w.now()
+	next := t.until
+	if t.interval > 0 {
+		next = w.startDue(now)
+	} else {
+		for len(t.thinking.due) > 0 && t.thinking.due[0] <= now {
+			t.thinking.due = t.thinking.due[1:]
+			t.ready++
+		}
+		if len(t.thinking.due) > 0 {
+			next = min(next, t.thinking.due[0])
+		}
+	}
+	if now >= t.until && t.next == t.total {
+		w.enter(phaseDrain)
+		return
+	}
+	w.pacer.at(next)
+}
+
+// startDue starts the units of the open loop that are due, a bounded number so that replies are read in between.
+func (w *worker) startDue(now time.Duration) (next time.Duration) {
+	t := &w.traffic
+	for range 256 {
+		if t.next == t.total {
+			return t.until
+		}
+		intended := t.began + time.Duration(float64(t.next)*t.interval)
+		if intended > now {
+			return intended
+		}
+		t.next++
+		w.h.lag.record(now - intended)
+		if !w.startUnit(intended) {
+			w.n.Unsent++
+		}
+		now = w.now()
+	}
+	return now
+}
+
+// refill starts what the closed loop has room for. It runs at the end of a round: starting a unit can end one (a
+// broken socket), and so the two never nest.
+func (w *worker) refill() {
+	t := &w.traffic
+	if t.ready == 0 || w.now() < t.began {
+		return
+	}
+	for n := min(t.ready, 4096); n > 0 && w.phase == phaseTraffic && t.ready > 0; n-- {
+		if !w.startUnit(w.now()) {
+			return // nobody is free; a later round tries again
+		}
+		t.ready--
+	}
+}
+
+// again gives a place in the closed loop back.
+func (w *worker) again() {
+	t := &w.traffic
+	switch {
+	case w.phase != phaseTraffic || t.interval > 0:
+	case w.spec.Think > 0:
+		t.thinking.due = append(t.thinking.due, w.now()+w.spec.Think)
+		if len(t.thinking.due) == 1 {
+			w.pacer.at(t.thinking.due[0])
+		}
+	default:
+		t.ready++
+	}
+}
+
+// messageOver is told of each message that has been answered or given up.
+func (w *worker) messageOver(c *Conn) {
+	switch {
+	case c.flags&swept != 0:
+		c.flags &^= swept // its place was given back when waiting for it ended
+	case !w.spec.visits():
+		w.again()
+	}
+}
+
+// startUnit starts a unit on the next client that is free. It reports false when there is none.
+func (w *worker) startUnit(intended time.Duration) bool {
+	for range w.conns {
+		w.cursor++
+		if w.cursor >= len(w.conns) {
+			w.cursor = 0
+		}
+		c := w.conns[w.cursor]
+		if c.state != open || c.flags&(visiting|slow) != 0 || !c.room() {
+			continue
+		}
+		if w.spec.visits() {
+			w.visit(c, intended)
+		} else {
+			c.send(intended)
+		}
+		return true
+	}
+	return false
+}
+
+// send sends the next message of c's session. Its latency counts from the intended time.
+func (c *Conn) send(intended time.Duration) {
+	w := c.w
+	number(w.payload, c.acked+uint64(c.sent.n)+1)
+	c.sent.push(intended)
+	c.flags |= asked
+	w.outstanding++
+	w.n.Sent++
+	c.sendFrame(ws.OpText, w.payload)
+}
+
+// sweepTraffic gives up waiting where there is nothing to wait for.
+func (w *worker) sweepTraffic(now time.Duration) {
+	t := &w.traffic
+	switch {
+	case w.phase == phaseTraffic && t.interval == 0 && w.spec.Timeout > 0:
+		// A message that was never answered must not hold its place in the window for good.
+		for _, c := range w.conns {
+			if c.sent.n > 0 && c.flags&swept == 0 && now-c.sent.first > w.spec.Timeout && !w.spec.visits() {
+				c.flags |= swept
+				w.again()
+			}
+		}
+	case w.phase == phaseDrain:
+		if done := w.n.Replies + w.n.Missing + w.n.Corrupt + w.n.Unanswered + w.n.Churned + w.n.Opened; done != t.settled {
+			t.settled, t.quiet = done, now
+		}
+	}
+}
+
+// drained reports whether the last reply is there, or none came for a whole timeout: what is in
+// flight then is missing.
+func (w *worker) drained() bool {
+	if w.outstanding > 0 || w.visits > 0 || w.spec.Reconnect && w.dialing+w.unconfirmed > 0 {
+		if w.now()-w.traffic.quiet < w.spec.Timeout {
+			return false
+		}
+		for _, c := range w.conns {
+			c.giveUp()
+		}
+	}
+	return true
+}
+
+// pacer wakes the loop at exact times. The loop's wheel has a resolution of a millisecond, and that would show in every
+// latency of an open loop.
+type pacer struct {
+	poller.FD
+	w *worker
+}
+
+func (p *pacer) open(w *worker) error {
+	p.w = w
+	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	return w.loop.Register(&p.FD, fd, p)
+}
+
+// at sets the time of the next pace, on the worker's clock. A time that has passed is now.
+func (p *pacer) at(t time.Duration) {
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(max(p.w.mono+t, 1)))}
+	_ = unix.TimerfdSettime(p.SysFD(), unix.TFD_TIMER_ABSTIME, &spec, nil) // valid by construction
+}
+
+// Readable implements poller.Events.
+func (p *pacer) Readable() {
+	var expirations [8]byte
+	_, _ = p.Read(expirations[:])
+	p.w.pace()
+}
+
+// Writable implements poller.Events; it does not come.
+func (p *pacer) Writable() {}
+
+// Hangup implements poller.Events; it does not come.
+func (p *pacer) Hangup() {}

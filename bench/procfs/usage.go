@@ -1,0 +1,157 @@
+package procfs
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// clockTick is USER_HZ, the unit of the CPU times in /proc/PID/stat: 100 on every Linux.
+const clockTick = 100
+
+// Usage is one sample of a process and its children, with the machine's kernel memory. Sizes are
+// bytes.
+type Usage struct {
+	CPUSeconds float64 `json:"cpu_seconds"` // user + system, of all these processes, since they began
+	RSS        int64   `json:"rss"`
+	PSS        int64   `json:"pss"`  // shared pages divided among those who share them
+	USS        int64   `json:"uss"`  // Private_Clean + Private_Dirty: what an exit would free
+	Anon       int64   `json:"anon"` // Anonymous: heap and stacks, without the pages of the binary
+	FDs        int     `json:"fds"`  // open descriptors
+	Threads    int     `json:"threads"`
+	Processes  int     `json:"processes"` // 0: nothing was sampled
+
+	// Machine-wide: both ends of the connections when the load generator runs beside the server.
+	KernelTCP  int64 `json:"kernel_tcp"`  // socket buffers: "mem" of /proc/net/sockstat × page size
+	KernelSlab int64 `json:"kernel_slab"` // sockets, epoll items, dentries, inodes
+	// SlabSource is where KernelSlab comes from: "slabinfo", "meminfo" (all of Slab) or "none".
+	SlabSource string `json:"slab_source"`
+	Available  int64  `json:"mem_available"` // MemAvailable
+
+	At time.Time `json:"-"` // when it was sampled
+}
+
+// Sample measures pid and its descendants. It fails when pid does not exist or may not be read.
+func Sample(pid int) (Usage, error) {
+	u, err := SampleCPU(pid)
+	if err != nil {
+		return u, err
+	}
+	u.At = time.Now()
+	u.RSS = 0
+	for _, p := range Family(pid) {
+		m := smaps(p)
+		u.RSS += m["Rss"]
+		u.PSS += m["Pss"]
+		u.USS += m["Private_Clean"] + m["Private_Dirty"]
+		u.Anon += m["Anonymous"]
+		if fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p)); err == nil {
+			u.FDs += len(fds)
+		}
+		u.Threads += int(statusField(p, "Threads"))
+	}
+	u.KernelTCP = sockstatTCP()
+	u.KernelSlab, u.SlabSource = slab()
+	u.Available = Available()
+	return u, nil
+}
+
+// SampleCPU is the cheap part of Sample: CPU time and RSS.
+func SampleCPU(pid int) (Usage, error) {
+	var u Usage
+	for i, p := range Family(pid) {
+		s, err := cpuSeconds(p)
+		if err != nil {
+			if i == 0 {
+				return u, fmt.Errorf("measure process %d: %w "+
+					"(is --server-pid right, and is the process yours?)", pid, err)
+			}
+			continue // a child that has just ended
+		}
+		u.Processes++
+		u.CPUSeconds += s
+		u.RSS += statusField(p, "VmRSS") << 10
+	}
+	return u, nil
+}
+
+// Anonymous is the anonymous memory of a process in bytes; 0 when it may not be read.
+func Anonymous(pid int) int64 { return smaps(pid)["Anonymous"] }
+
+// Family is pid and its descendants.
+func Family(pid int) []int {
+	all := []int{pid}
+	for i := 0; i < len(all) && i < 10_000; i++ {
+		tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", all[i]))
+		for _, t := range tasks { // a child belongs to the thread that made it
+			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", all[i], t.Name()))
+			for _, f := range strings.Fields(string(b)) {
+				if child, err := strconv.Atoi(f); err == nil {
+					all = append(all, child)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// FDLimit is the soft limit of descriptors of a process; 0 when it is not known.
+func FDLimit(pid int) int {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "Max open files"); ok {
+			n, _ := strconv.Atoi(strings.Fields(rest + " 0")[0])
+			return n
+		}
+	}
+	return 0
+}
+
+// cpuSeconds is user and system time of one process so far, its ended threads included.
+func cpuSeconds(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The command's name may hold spaces and parentheses: count from the last one.
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat: %d fields after the name", pid, len(f))
+	}
+	user, _ := strconv.ParseFloat(f[11], 64)
+	system, _ := strconv.ParseFloat(f[12], 64)
+	return (user + system) / clockTick, nil
+}
+
+// smaps is /proc/PID/smaps_rollup in bytes; empty when it may not be read.
+func smaps(pid int) map[string]int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	return kilobytes(b)
+}
+
+// kilobytes parses lines of `Name:  123 kB`.
+func kilobytes(b []byte) map[string]int64 {
+	m := map[string]int64{}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && f[2] == "kB" {
+			if n, err := strconv.ParseInt(f[1], 10, 64); err == nil {
+				m[strings.TrimSuffix(f[0], ":")] = n << 10
+			}
+		}
+	}
+	return m
+}
+
+func statusField(pid int, name string) int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			n, _ := strconv.ParseInt(strings.Fields(rest + " 0")[0], 10, 64)
+			return n
+		}
+	}
+	return 0
+}

@@ -1,0 +1,218 @@
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+
+	"sluice/bench/load"
+	"sluice/bench/procfs"
+	"sluice/bench/units"
+)
+
+// WriteText writes a result for a terminal. An error is w's.
+func WriteText(w io.Writer, r *load.Result) error {
+	var b strings.Builder
+	n := &r.Counters
+	state := ""
+	if !r.Complete {
+		state = " (cut short: so far)"
+	}
+	fmt.Fprintf(&b, "\n%s, %s connections to %s%s\n\n",
+		r.Spec.Scenario, units.Number(r.Spec.Conns), some(r.Spec.Targets), state)
+	fmt.Fprintf(&b, "  opened    %s of %s in %s, %s/s\n", units.Number(n.Ramped),
+		units.Number(r.Spec.Conns), units.Seconds(r.RampSeconds), perSecond(r.ConnectionsPerSecond()))
+	if n.Sent > 0 {
+		fmt.Fprintf(&b, "  messages  %s sent, %s answered in %s, %s/s\n", units.Number(n.Sent),
+			units.Number(n.Replies), units.Seconds(r.TrafficSeconds), perSecond(r.MessagesPerSecond()))
+	} else {
+		fmt.Fprintf(&b, "  held      %s\n", units.Seconds(r.TrafficSeconds))
+	}
+	writeCounts(&b, r)
+	b.WriteByte('\n')
+	writeLatencies(&b, r)
+	if r.Server != nil {
+		writeServer(&b, r.Server)
+	}
+	writeTool(&b, &r.Tool)
+	switch {
+	case r.OK() && r.Complete:
+		b.WriteString("  ok\n")
+	case r.OK():
+		b.WriteString("  ok so far\n")
+	}
+	for _, f := range r.Failures {
+		fmt.Fprintf(&b, "  FAILED: %s\n", f)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func perSecond(v float64) string { return units.Number(int64(v + 0.5)) }
+
+// writeCounts writes what else was counted.
+func writeCounts(out io.Writer, r *load.Result) {
+	n := &r.Counters
+	for _, l := range []struct {
+		n    int64
+		name string
+	}{
+		{n.Churned, "visits"}, {n.Resumed, "resumed"}, {n.Beats, "beats"}, {n.Pings, "pings"},
+		{n.Byes, "byes"}, {n.Unanswered, "in flight when their connection ended"},
+	} {
+		if l.n > 0 {
+			fmt.Fprintf(out, "  %-9s %s\n", l.name, units.Number(l.n))
+		}
+	}
+	if r.Spec.Scenario == load.Slow {
+		fmt.Fprintf(out, "  slow      %s did not read; the server cut %s of them off\n",
+			units.Number(r.Spec.SlowClients()), units.Number(n.SlowCut))
+	}
+	for i, s := range r.RecoverySeconds {
+		fmt.Fprintf(out, "  storm %d   all back after %s\n", i+1, units.Seconds(s))
+	}
+	if len(n.Reasons) > 0 {
+		fmt.Fprintf(out, "  attempts that failed: %s\n", load.ListCounts(n.Reasons))
+	}
+	if len(n.Closes) > 0 {
+		fmt.Fprintf(out, "  closed by the server: %s, over %s\n",
+			load.ListCloses(n.Closes), units.Seconds(r.DrainSeconds))
+	}
+	if len(n.Faults) > 0 {
+		fmt.Fprintf(out, "  faults of the server: %s\n", load.ListCounts(n.Faults))
+	}
+}
+
+// some lists a few of many targets.
+func some(targets []string) string {
+	const most = 4
+	if len(targets) <= most {
+		return strings.Join(targets, " ")
+	}
+	return fmt.Sprintf("%s … (%d URLs)", strings.Join(targets[:most-1], " "), len(targets))
+}
+
+// writeTool writes what is known: an interrupted run has not made every measurement.
+func writeTool(out io.Writer, t *load.ToolUsage) {
+	fmt.Fprintf(out, "  this tool: %d process(es)", t.Processes)
+	if t.CPUPerHandshakeUS > 0 {
+		fmt.Fprintf(out, ", %.1f µs CPU a handshake", t.CPUPerHandshakeUS)
+	}
+	if t.CPUPerMessageUS > 0 {
+		fmt.Fprintf(out, ", %.1f µs CPU a message", t.CPUPerMessageUS)
+	}
+	if t.RSSPerConn > 0 {
+		fmt.Fprintf(out, ", %s of memory a connection", units.Bytes(t.RSSPerConn))
+	}
+	fmt.Fprint(out, "\n\n")
+}
+
+func writeLatencies(out io.Writer, r *load.Result) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(w, "  \tcount\tp50\tp90\tp99\tp99.9\tp99.99\tmax\t\n")
+	for _, l := range named(r) {
+		fmt.Fprintf(w, "  %s\t%s\t", l.name, units.Number(l.Count))
+		for _, us := range []int64{l.P50US, l.P90US, l.P99US, l.P999US, l.P9999, l.MaxUS} {
+			fmt.Fprintf(w, "%s\t", units.Micros(float64(us)))
+		}
+		fmt.Fprintln(w)
+	}
+	w.Flush()
+	fmt.Fprintln(out)
+}
+
+// writeServer writes what is known, as writeTool does.
+func writeServer(out io.Writer, s *load.ServerUsage) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(w, "  server\tCPU s\tRSS\tPSS\tUSS\tanonymous\tdescriptors\tthreads\t"+
+		"kernel: buffers\tobjects\t\n")
+	for _, u := range []struct {
+		name string
+		procfs.Usage
+	}{{"before", s.Before}, {"idle", s.Idle}, {"after", s.After}} {
+		if u.Processes == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "  %s\t%.2f\t", u.name, u.CPUSeconds)
+		for _, b := range []int64{u.RSS, u.PSS, u.USS, u.Anon} {
+			fmt.Fprintf(w, "%s\t", units.Bytes(float64(b)))
+		}
+		fmt.Fprintf(w, "%d\t%d\t%s\t%s\t\n", u.FDs, u.Threads,
+			units.Bytes(float64(u.KernelTCP)), units.Bytes(float64(u.KernelSlab)))
+	}
+	w.Flush()
+	if s.Idle.Processes == 0 {
+		fmt.Fprintln(out)
+		return
+	}
+	fmt.Fprintf(out, "  growth per connection: %s idle", units.Bytes(s.UserIdlePerConn))
+	kernel := units.Bytes(s.KernelIdlePerConn)
+	if s.After.Processes > 0 {
+		fmt.Fprintf(out, ", %s after traffic", units.Bytes(s.UserAfterPerConn))
+		kernel += ", " + units.Bytes(s.KernelAfterPerConn)
+	}
+	fmt.Fprintf(out, "; kernel %s (machine-wide, %s)\n", kernel, s.Idle.SlabSource)
+	fmt.Fprintf(out, "  CPU: %.1f µs a handshake", s.CPUPerHandshakeUS)
+	for _, c := range []struct {
+		us   float64
+		each string
+	}{{s.CPUPerMessageUS, "message"}, {s.CPUPerBeatUS, "heartbeat"}, {s.CPUPerVisitUS, "visit"}} {
+		if c.us > 0 {
+			fmt.Fprintf(out, ", %.2f µs a %s", c.us, c.each)
+		}
+	}
+	if s.After.Processes > 0 {
+		fmt.Fprintf(out, "; %.3f cores during the traffic", s.CPUTrafficCores)
+	}
+	fmt.Fprint(out, "\n\n")
+}
+
+// WriteJSON writes a result as indented JSON. Of the request headers it writes the names only:
+// values may be credentials, and results are passed around.
+func WriteJSON(w io.Writer, r *load.Result) error {
+	shown := *r
+	shown.Spec.Headers = make(http.Header, len(r.Spec.Headers))
+	for name := range r.Spec.Headers {
+		shown.Spec.Headers[name] = []string{"…"}
+	}
+	return writeJSON(w, &shown)
+}
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// WriteCapacityText writes what a search for the limit found, for a terminal.
+func WriteCapacityText(w io.Writer, c *load.Capacity) error {
+	var b strings.Builder
+	fmt.Fprintln(&b)
+	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(tw, "  connections\topen\tramp\tp50\tp99\tmax\tCPU in use\tmemory left\t"+
+		"server RSS\tdescriptors\t\n")
+	for _, s := range c.Steps {
+		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%s\t%.0f %%\t%s\t%s\t%d\t\n", units.Number(s.Conns),
+			units.Number(s.Open), units.Seconds(s.RampSeconds), units.Micros(float64(s.Message.P50US)),
+			units.Micros(float64(s.Message.P99US)), units.Micros(float64(s.Message.MaxUS)), 100*s.CPU,
+			units.Bytes(float64(s.Available)), units.Bytes(float64(s.Server.RSS)), s.Server.FDs)
+	}
+	tw.Flush()
+	fmt.Fprintf(&b, "\n  held: %s connections\n  gave: %s. %s\n", units.Number(c.Held), c.Gave, c.Why)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// WriteCapacityJSON writes what a search for the limit found, as indented JSON, without the values
+// of request headers.
+func WriteCapacityJSON(w io.Writer, c *load.Capacity) error {
+	shown := *c
+	shown.Spec.Headers = make(http.Header, len(c.Spec.Headers))
+	for name := range c.Spec.Headers {
+		shown.Spec.Headers[name] = []string{"…"}
+	}
+	return writeJSON(w, &shown)
+}
