@@ -279,7 +279,7 @@ func TestProcessThatDies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantFailure(t, r, "process 1 of 2 of the load generator ended: signal: killed: its 5 connections went with it")
+	wantFailure(t, r, " of 2 of the load generator ended: signal: killed: its 5 connections went with it")
 	want(t, "died", int64(r.Tool.Died), 1)
 	if r.Complete {
 		t.Error("the run calls itself complete")
