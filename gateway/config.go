@@ -18,6 +18,9 @@ type Config struct {
 	// /ws, each with and without a slash at the end.
 	Paths []string
 
+	// AnyPath leaves the judgement of paths to the Handler: Paths is not looked at.
+	AnyPath bool
+
 	// Loops is how many reactor loops share the connections. More than there are cores only adds switches between them;
 	// fewer leaves cores to other programs. Default runtime.GOMAXPROCS(0).
 	Loops int
@@ -48,6 +51,9 @@ type Config struct {
 	// CPU (one write each) and batteries, too long lets middle boxes forget idle connections. Default 30 s; negative: no
 	// heartbeats, and no detection of dead peers.
 	Heartbeat time.Duration
+
+	// PingOnly leaves the text frame out of heartbeats: a Ping is all that is sent.
+	PingOnly bool
 
 	// HandshakeTimeout bounds the time from accept to the end of the request (then 408), and again the time the Handler takes to
 	// answer it (then 503). Default 5 s.

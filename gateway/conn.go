@@ -36,6 +36,7 @@ type Conn struct {
 
 	index     int32  // in worker.conns
 	second    uint32 // the second that controls counts in
+	peerCode  uint16 // that of the Close frame received; 0 before
 	closeCode uint16 // that of the Close frame sent or received, for the metric; 0 before
 	controls  uint8  // Ping and Pong frames of this second
 	state     state
@@ -271,6 +272,11 @@ func (c *Conn) peerClose(payload []byte) {
 		return
 	}
 	c.flags |= peerClosed
+	c.peerCode = uint16(code)
+	if c.state == open && len(payload) > 2 {
+		c.w.closeReason = payload[2:]
+		defer func() { c.w.closeReason = nil }()
+	}
 	switch c.state {
 	case open:
 		c.leave(code)

@@ -69,7 +69,7 @@ func (c *Conn) route(head []byte) {
 // without its last line.
 func (c *Conn) admitRequest(head []byte, r *Request) *Refusal {
 	switch {
-	case !c.w.hasPath(r.Path):
+	case !c.w.cfg.AnyPath && !c.w.hasPath(r.Path):
 		return c.w.server.refusePath
 	case string(r.Method) != http.MethodGet:
 		return refuseMethod

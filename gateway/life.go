@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/gobwas/ws"
+	"golang.org/x/sys/unix"
 )
 
 // expire is the connection's one timer: what is due depends on the state.
@@ -142,6 +144,31 @@ func (c *Conn) Post(fn func(c *Conn)) bool {
 			c.w.end(c, nested)
 		}
 	})
+}
+
+// PeerClose is the code of the peer's Close frame, 1005 when it gave none, and 0 while none has come; and,
+// inside Handler.Leave only, the text that came with it.
+func (c *Conn) PeerClose() (code ws.StatusCode, reason []byte) {
+	return ws.StatusCode(c.peerCode), c.w.closeReason
+}
+
+// RemoteAddr is the address of the client, as the kernel sees it.
+func (c *Conn) RemoteAddr() netip.AddrPort {
+	switch sa, _ := unix.Getpeername(c.fd.SysFD()); sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// Cork has all that fn sends to the connection leave in one write, as what is sent inside the connection's own
+// events does anyway.
+func (c *Conn) Cork(fn func()) {
+	nested := c.w.begin(c)
+	fn()
+	c.w.end(c, nested)
 }
 
 // Close sends a Close frame and ends the connection in order: the peer's Close is awaited, then comes FIN. What has been sent before is

@@ -12,6 +12,7 @@ type Refusal struct {
 	reason string // the label of sluice_handshakes_rejected_total; one of those in metrics.go
 	text   string // the body: for the person who debugs the client
 	header string // whole lines
+	whole  bool   // header has all that is to be said of the body, and text is the body as it is
 }
 
 // Refusals that applications use.
@@ -49,21 +50,39 @@ func NewRefusal(status int, text, headers string) *Refusal {
 	return newRefusal(status, "application", text, headers)
 }
 
+// NewResponse makes an application's whole answer to a request, such as a page or a redirect: headers are
+// whole lines, each ending in CRLF, Content-Type among them if there is one; the gateway adds Content-Length
+// and Connection. It is counted as "application". Any goroutine. It panics on a status below 200 or above 599.
+func NewResponse(status int, headers, body string) *Refusal {
+	if status < 200 || status > 599 {
+		panic(fmt.Sprintf("gateway: status %d ends no request", status))
+	}
+	return &Refusal{status: status, reason: "application", text: body, header: headers, whole: true}
+}
+
 func newRefusal(status int, reason, text, header string) *Refusal {
-	return &Refusal{status, reason, text, header}
+	return &Refusal{status: status, reason: reason, text: text, header: header}
 }
 
 // append writes the whole response.
 func (r *Refusal) append(b []byte, requestID string) []byte {
+	if r.whole {
+		return appendAnswer(b, r.status, requestID, r.header, r.text)
+	}
 	return appendResponse(b, r.status, requestID, r.header, r.text+"\n")
 }
 
 func appendResponse(b []byte, status int, requestID, header, body string) []byte {
+	const text = "Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n"
+	return appendAnswer(b, status, requestID, text+header, body)
+}
+
+func appendAnswer(b []byte, status int, requestID, header, body string) []byte {
 	b = append(b, "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(status), 10)
 	b = append(b, ' ')
 	b = append(b, http.StatusText(status)...)
-	b = append(b, "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nCache-Control: no-store\r\nContent-Length: "...)
+	b = append(b, "\r\nConnection: close\r\nContent-Length: "...)
 	b = strconv.AppendInt(b, int64(len(body)), 10)
 	b = append(b, "\r\n"...)
 	b = append(b, header...)

@@ -175,6 +175,25 @@ func (r *Request) Header(name string) (value []byte, found bool) {
 	}
 }
 
+// Headers goes through all headers in the order in which they came, as they were sent but for the white
+// space around values. The slices die with the Request.
+func (r *Request) Headers(yield func(name, value []byte) bool) {
+	for rest := r.head; ; {
+		line, more, ok := cutLine(rest)
+		if !ok || len(line) == 0 {
+			return
+		}
+		name, value, _ := bytes.Cut(line, []byte{':'})
+		if isName(name, "Xonnection") { // see parseHeader
+			name = []byte("Connection")
+		}
+		if !yield(name, bytes.Trim(value, " \t")) {
+			return
+		}
+		rest = more
+	}
+}
+
 // once reports whether this header had not been seen before.
 func (r *Request) once(h headerSet) bool {
 	first := r.seen&h == 0

@@ -27,12 +27,13 @@ type worker struct {
 	random   *rand.Rand
 	draining bool
 
-	current   *Conn  // whose event is being handled: its output collects in scratch
-	scratch   []byte // one write for all replies of an event
-	single    []byte // one frame, outside its connection's own events
-	accepting *Conn  // whose Handler.Open is on the stack: upgrader.out is its response
-	upgrader  upgrader
-	request   Request
+	current     *Conn  // whose event is being handled: its output collects in scratch
+	scratch     []byte // one write for all replies of an event
+	single      []byte // one frame, outside its connection's own events
+	closeReason []byte // of the Close frame whose Leave is on the stack
+	accepting   *Conn  // whose Handler.Open is on the stack: upgrader.out is its response
+	upgrader    upgrader
+	request     Request
 
 	beat   []byte        // the heartbeat of this tick
 	beatOf time.Duration // the tick that beat was encoded for
@@ -155,7 +156,10 @@ func (w *worker) heartbeat() []byte {
 		p := append(payload[:0], `{"ts":"`...)
 		p = w.loop.Time().UTC().AppendFormat(p, "2006-01-02T15:04:05.000Z07:00")
 		p = append(p, `"}`...)
-		w.beat = appendFrame(w.beat[:0], ws.OpText, p)
+		w.beat = w.beat[:0]
+		if !w.cfg.PingOnly {
+			w.beat = appendFrame(w.beat, ws.OpText, p)
+		}
 		w.beat = appendFrame(w.beat, ws.OpPing, nil)
 	}
 	return w.beat
