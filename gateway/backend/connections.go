@@ -1,0 +1,144 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// One connection, by its Connection-Id, from outside of its loop.
+
+var (
+	errConnectionID = errors.New("not a Connection-Id (want the 36 characters of a UUID)")
+	errNoConnection = errors.New("no such connection on this node")
+)
+
+// on runs fn on the loop of a session, and waits for it. It reports false when there is no such session,
+// or when ctx ends before: then fn may still run.
+func (a *App) on(ctx context.Context, id connID, fn func(s *session)) bool {
+	if a == nil || id.loop() >= len(a.loops) {
+		return false
+	}
+	l := a.loops[id.loop()]
+	found := make(chan bool, 1)
+	if !l.post(func() {
+		s := l.sessions[id]
+		if s == nil || s.state == gone || s.state == opening {
+			found <- false
+			return
+		}
+		fn(s)
+		found <- true
+	}) {
+		return false
+	}
+	select {
+	case ok := <-found:
+		return ok
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// refreshNow has a request go out even if there is nothing to say.
+func (s *session) refreshNow() {
+	if s.state == open {
+		s.refresh = true
+		s.ready()
+	}
+}
+
+// toConnection carries an item out on one connection.
+func (c *Control) toConnection(ctx context.Context, it item) (int, error) {
+	id, ok := parseConnID(it.connection)
+	if !ok {
+		return 0, errConnectionID
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if !c.cfg.App.on(ctx, id, func(s *session) { s.conn.Cork(func() { carryOutOn(s.conn, it) }) }) {
+		return 0, errNoConnection
+	}
+	return 1, nil
+}
+
+// sendTo answers POST /connections/{id}/send.
+func (c *Control) sendTo(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		c.failRead(w, err)
+		return
+	}
+	it, err := rawItem(r.URL.Query().Get("type"), body)
+	if err != nil {
+		c.fail(w, http.StatusBadRequest, err)
+		return
+	}
+	it.connection = r.PathValue("id")
+	c.oneConnection(w, r, it)
+}
+
+// closeOne answers POST /connections/{id}/close.
+func (c *Control) closeOne(w http.ResponseWriter, r *http.Request) {
+	it := item{connection: r.PathValue("id"), action: publishClose, code: ws.StatusNormalClosure, reason: r.URL.Query().Get("reason")}
+	if text := r.URL.Query().Get("code"); text != "" {
+		n, err := strconv.ParseUint(text, 10, 16)
+		if it.code = ws.StatusCode(n); err != nil || !sendable(it.code) {
+			c.fail(w, http.StatusBadRequest, errors.New("not a code that a Close frame can have"))
+			return
+		}
+	}
+	c.oneConnection(w, r, it)
+}
+
+func (c *Control) oneConnection(w http.ResponseWriter, r *http.Request, it item) {
+	if !c.limit(w, 1) {
+		return
+	}
+	n, err := c.toConnection(r.Context(), it)
+	if err != nil {
+		c.fail(w, statusOf(err), err)
+		return
+	}
+	c.answer(w, http.StatusOK, controlAnswer{Message: "Sent", Subscribers: &n})
+}
+
+// connectionInfo is what GET /connections/{id} tells.
+type connectionInfo struct {
+	Connection string   `json:"connection"`
+	State      string   `json:"state"`
+	Address    string   `json:"address"`
+	Target     string   `json:"target"` // path and query of the handshake
+	Requests   uint32   `json:"requests"`
+	InFlight   bool     `json:"in_flight"`
+	Pending    int      `json:"pending_bytes"`
+	Topics     []string `json:"topics"`
+}
+
+var stateNames = [...]string{opening: "opening", open: "open", leaving: "leaving", detached: "detached", closing: "closing", gone: "gone"}
+
+// connection answers GET /connections/{id}.
+func (c *Control) connection(w http.ResponseWriter, r *http.Request) {
+	id, ok := parseConnID(r.PathValue("id"))
+	if !ok {
+		c.fail(w, http.StatusBadRequest, errConnectionID)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	found := make(chan connectionInfo, 1)
+	if !c.cfg.App.on(ctx, id, func(s *session) {
+		found <- connectionInfo{Connection: id.String(), State: stateNames[s.state], Address: s.conn.RemoteAddr().String(), Target: s.head.target(),
+			Requests: s.requests, InFlight: s.inFlight, Pending: len(s.pending), Topics: s.topics()}
+	}) {
+		c.fail(w, http.StatusNotFound, errNoConnection)
+		return
+	}
+	controlRequests["ok"].Inc()
+	c.write(w, http.StatusOK, <-found)
+}

@@ -1,0 +1,90 @@
+package backend
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestPassOn(t *testing.T) {
+	for _, name := range []string{"Cookie", "Authorization", "User-Agent", "Accept-Language", "Origin", "Sec-Websocket-Protocol", "Sec-Websocket-Version", "X-Custom", "Metadata", "X-Request-Id"} {
+		if !passOn(name, []string{"Upgrade", "x-hop"}) {
+			t.Errorf("%s does not reach the backend", name)
+		}
+	}
+	for _, name := range []string{"Connection", "Upgrade", "Te", "Keep-Alive", "Proxy-Authorization", "Host", "Accept", "Accept-Encoding", "Content-Type", "Content-Length", "Expect",
+		"Connection-Id", "Meta-User", "Grip-Sig", "Webhook-Id", "Set-Meta-X", "Meta_user", "X_Y", "X-Forwarded-For", "Forwarded", "X-Real-Ip", "Sec-Websocket-Extensions", "Sec-Websocket-Key", "X-Hop"} {
+		if passOn(name, []string{"Upgrade", "x-hop"}) {
+			t.Errorf("a client's %s reaches the backend", name)
+		}
+	}
+}
+
+func TestHead(t *testing.T) {
+	h := newHead("/a?b", []string{"Cookie", "a=1", "Cookie", "", "X-Y", "z: z"})
+	if got := h.target(); got != "/a?b" {
+		t.Errorf("target: got %q", got)
+	}
+	header := h.header(0)
+	if !slices.Equal(header["Cookie"], []string{"a=1", ""}) || header.Get("X-Y") != "z: z" || len(header) != 2 {
+		t.Errorf("header: got %v", header)
+	}
+	if bare := newHead("/", nil); bare.target() != "/" || len(bare.header(0)) != 0 {
+		t.Errorf("without headers: got %q and %v", bare.target(), bare.header(0))
+	}
+}
+
+func TestMeta(t *testing.T) {
+	old := []meta{{"User", "7"}, {"Old", "x"}}
+	got, ok := applyMeta(old, http.Header{"Set-Meta-User": {"8"}, "Set-Meta-Old": {""}, "Set-Meta-": {"x"}, "Server": {"y"}})
+	if !ok || !slices.Equal(got, []meta{{"User", "8"}}) {
+		t.Errorf("got %v, %v", got, ok)
+	}
+	if !slices.Equal(old, []meta{{"User", "7"}, {"Old", "x"}}) {
+		t.Errorf("the old ones changed: %v", old)
+	}
+	if got, _ := applyMeta(old, http.Header{"Server": {"y"}}); &got[0] != &old[0] {
+		t.Error("a copy without need")
+	}
+	for _, n := range []int{maxMeta - 1, maxMeta, maxMeta + 1} {
+		many := http.Header{}
+		for i := range n {
+			many["Set-Meta-"+strings.Repeat("A", i+1)] = []string{"1"}
+		}
+		got, ok := applyMeta(nil, many)
+		if len(got) != min(n, maxMeta) || ok != (n <= maxMeta) {
+			t.Errorf("%d of them: got %d, %v", n, len(got), ok)
+		}
+	}
+	for _, n := range []int{maxMetaSize - 1, maxMetaSize, maxMetaSize + 1} {
+		got, ok := applyMeta(nil, http.Header{"Set-Meta-A": {strings.Repeat("x", n-1)}})
+		if ok != (n <= maxMetaSize) || (len(got) == 1) != ok {
+			t.Errorf("%d bytes: got %d, %v", n, len(got), ok)
+		}
+	}
+}
+
+func TestPollInterval(t *testing.T) {
+	for text, want := range map[string]time.Duration{"30": 30 * time.Second, "1": leastPoll, "20": leastPoll, "21": 21 * time.Second, "0": 0, "-5": 0, "x": 0, "999999999999": longestTimeout, "99999999": longestTimeout} {
+		if got, ok := pollInterval(http.Header{"Keep-Alive-Interval": {text}}); got != want || !ok {
+			t.Errorf("%q: got %v, %v; want %v", text, got, ok, want)
+		}
+	}
+	if _, ok := pollInterval(http.Header{}); ok {
+		t.Error("nothing said is something")
+	}
+}
+
+func TestResponseLines(t *testing.T) {
+	answer := http.Header{"Content-Type": {"text/plain"}, "Content-Length": {"5"}, "Set-Cookie": {"a=1", "b=2"}, "Connection": {"close"}, "Set-Meta-User": {"7"}, "Grip-Hold": {"x"},
+		"Keep-Alive-Interval": {"30"}, "Sec-Websocket-Extensions": {"grip"}, "X-Bad": {"a\rInjected: b"}, "X-Large": {strings.Repeat("x", maxHandshakeHeader)}}
+	for accepted, want := range map[bool][]string{true: {"Set-Cookie: a=1", "Set-Cookie: b=2"}, false: {"Content-Type: text/plain", "Set-Cookie: a=1", "Set-Cookie: b=2"}} {
+		got := strings.Split(strings.TrimSuffix(responseLines(answer, accepted), "\r\n"), "\r\n")
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("accepted %v: got %q, want %q", accepted, got, want)
+		}
+	}
+}
