@@ -33,14 +33,31 @@ type Config struct {
 	// the gateway hold for it. Default 64 KiB.
 	MaxMessage int
 
-	// MaxFragments bounds the frames of one message. Default 128.
+	// MaxFragments bounds the frames of one message, empty ones included; beyond it the connection
+	// ends with 1009. A frame costs CPU and no memory. Default 1024, and one more for each 16 bytes
+	// of MaxMessage, which no honest client comes near.
 	MaxFragments int
+
+	// MessageTimeout bounds the time from the first byte of a message to its last; then the
+	// connection ends with 1008. Time in which the gateway itself does not read is not counted.
+	// Too short cuts clients that upload on slow links, too long lets a client hold MaxMessage
+	// bytes for that time. Default 30 s.
+	MessageTimeout time.Duration
+
+	// MaxBuffered bounds, in bytes, what all connections together may hold: requests and messages of
+	// which only a part has come, and replies that were not read. Each loop has an equal share, but
+	// at least four of the longest messages; when it is full, those that hold most are cut: 1013 for
+	// partial messages, 503 for requests, a reset for unread replies. One round of input may go
+	// beyond it. Default 256 MiB.
+	MaxBuffered int
 
 	// MaxQueue bounds the bytes that wait for a client that reads slowly: one that has this many waiting when more is to be sent is cut off.
 	// From a quarter of it on, nothing more is read from that client. Default 64 KiB.
 	MaxQueue int
 
-	// StallTimeout is how long a client may take none of the bytes that wait for it before it is cut off. Default 10 s.
+	// StallTimeout is how long a client may acknowledge (in TCP) none of the bytes that wait for it
+	// before it is cut off. Bytes that wait in the kernel only are looked at with each heartbeat.
+	// Default 10 s.
 	StallTimeout time.Duration
 
 	// MaxControl bounds the Ping and Pong frames that one client may send in a second; beyond it the connection ends with
@@ -59,7 +76,8 @@ type Config struct {
 	// answer it (then 503). Default 5 s.
 	HandshakeTimeout time.Duration
 
-	// MaxHandshake bounds the request line and headers in bytes (then 431). Default 8 KiB.
+	// MaxHandshake bounds the request line and headers, in bytes (then 431). A request of which
+	// a part has come holds as much. Default 16 KiB.
 	MaxHandshake int
 
 	// MaxHeaders bounds the number of request headers (then 431). Default 64.
@@ -104,13 +122,15 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.Loops, runtime.GOMAXPROCS(0))
 	def(&c.MaxConns, MaxConnsFor(20_000, max(c.Loops, 1)))
 	def(&c.MaxMessage, 64<<10)
-	def(&c.MaxFragments, 128)
+	def(&c.MaxFragments, 1024+c.MaxMessage/16)
+	def(&c.MessageTimeout, 30*time.Second)
+	def(&c.MaxBuffered, 256<<20)
 	def(&c.MaxQueue, 64<<10)
 	def(&c.StallTimeout, 10*time.Second)
 	def(&c.MaxControl, 20)
 	def(&c.Heartbeat, 30*time.Second)
 	def(&c.HandshakeTimeout, 5*time.Second)
-	def(&c.MaxHandshake, 8<<10)
+	def(&c.MaxHandshake, 16<<10)
 	def(&c.MaxHeaders, 64)
 	def(&c.CloseTimeout, 5*time.Second)
 	def(&c.DrainSpread, time.Second)
@@ -121,6 +141,7 @@ func (c Config) withDefaults() (Config, error) {
 	}{
 		{"Loops", c.Loops, 1}, {"MaxConns", c.MaxConns, 1}, {"MaxMessage", c.MaxMessage, 125}, {"MaxFragments", c.MaxFragments, 1},
 		{"MaxQueue", c.MaxQueue, 1024}, {"MaxControl", c.MaxControl, 1}, {"MaxHandshake", c.MaxHandshake, 256}, {"MaxHeaders", c.MaxHeaders, 8},
+		{"MaxBuffered", c.MaxBuffered, 1 << 20},
 	} {
 		if limit.got < limit.min {
 			return c, fmt.Errorf("gateway: %s is %d, must be at least %d", limit.name, limit.got, limit.min)
@@ -134,6 +155,7 @@ func (c Config) withDefaults() (Config, error) {
 		got  time.Duration
 		min  time.Duration
 	}{{"HandshakeTimeout", c.HandshakeTimeout, 0}, {"CloseTimeout", c.CloseTimeout, 0}, {"StallTimeout", c.StallTimeout, 0},
+		{"MessageTimeout", c.MessageTimeout, 0},
 		{"Heartbeat", c.Heartbeat, math.MinInt64}, {"DrainSpread", c.DrainSpread, math.MinInt64}} {
 		if limit.got < limit.min {
 			return c, fmt.Errorf("gateway: %s is %v, must not be negative", limit.name, limit.got)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"io"
+	"math"
 	"time"
 	"unicode/utf8"
 
@@ -41,6 +42,7 @@ type Conn struct {
 	controls  uint8  // Ping and Pong frames of this second
 	state     state
 	flags     connFlags
+	owed      uint8 // Pongs that our own Pings asked for and that have not come
 }
 
 // state is the life of a connection, in order; no state comes back.
@@ -56,7 +58,7 @@ const (
 	closed
 )
 
-type connFlags uint8
+type connFlags uint16
 
 const (
 	paused     connFlags = 1 << iota // PauseReading
@@ -67,6 +69,9 @@ const (
 	revived                          // a resume is waiting for the end of the round
 	accepted                         // 101 has been sent
 	bodyless                         // the request was a HEAD: what answers it has no body
+	hungUp                           // the descriptor is off the reactor: no event comes any more
+	peerEOF                          // the peer's FIN has come: it sends nothing more, but may read
+	watched                          // worker.stalls has an entry
 )
 
 var errClosed = errors.New("gateway: the connection is closing")
@@ -86,32 +91,44 @@ func (e *events) Hangup() { (*Conn)(e).hangup() }
 // Expire implements poller.Expirer.
 func (e *events) Expire() { (*Conn)(e).expire() }
 
-// readBudget is how many buffers of input one connection may use up before its neighbours have a turn.
-const readBudget = 8
+// One connection's turn ends at whichever comes first. The first read of a turn takes at most
+// firstRead bytes, which hold 2,730 of the smallest frames: more of them would keep the neighbours
+// waiting. With larger frames the turn goes on with whole buffers.
+const (
+	turnBytes    = 512 << 10
+	turnMessages = 2048
+	firstRead    = 16 << 10
+)
 
 // readable reads what has come and sends what the Handler replied, in one write.
 func (c *Conn) readable() {
 	nested := c.w.begin(c)
-	for range readBudget {
-		if more := c.fill(); !more {
+	before, size := c.w.frameCount, firstRead
+	for taken := 0; taken < turnBytes && c.w.frameCount-before < turnMessages; taken += size {
+		if taken > 0 {
+			size = len(c.w.loop.ReadBuf()) - headroom
+		}
+		if more := c.fill(size); !more {
 			break
 		}
 	}
 	c.w.end(c, nested)
 }
 
-// fill reads once into the loop's buffer and handles what came. It reports whether there may be more.
+// fill reads once, up to size bytes, into the loop's buffer and handles what came. It reports
+// whether there may be more.
 //
 // The buffer keeps room in front for the bytes carried over from the last event, so that a header or a
 // control frame that was cut in two is whole again without a buffer of its own.
-func (c *Conn) fill() (more bool) {
+func (c *Conn) fill(size int) (more bool) {
 	buf := c.w.loop.ReadBuf()
+	buf = buf[:min(len(buf), headroom+size)]
 	n, err := c.fd.Read(buf[headroom:])
 	switch {
 	case err == unix.EAGAIN:
 		return false
 	case err == io.EOF:
-		c.end(gonePeer)
+		c.endOfStream()
 		return false
 	case err != nil:
 		c.end(goneError)
@@ -151,6 +168,10 @@ func (c *Conn) feed(b []byte) {
 		in.raw = c.w.loop.Buffers.Append(in.raw, b...)
 	}
 	c.releaseInput()
+	if c.in != nil && c.in.since == 0 && c.state == open {
+		c.in.since = c.w.loop.Now()
+		c.rearm()
+	}
 }
 
 // feedCarried handles the bytes carried over, which are too many for the headroom or were left while reading paused.
@@ -182,6 +203,7 @@ func (c *Conn) frames(b []byte) []byte {
 			c.fail(ws.StatusProtocolError, "protocol")
 			return nil
 		}
+		c.w.frameCount++
 		if h.OpCode.IsControl() {
 			if len(b)-n < int(h.Length) {
 				return b
@@ -189,6 +211,9 @@ func (c *Conn) frames(b []byte) []byte {
 			payload := b[n : n+int(h.Length)]
 			b = b[n+int(h.Length):]
 			ws.Cipher(payload, h.Mask, 0)
+			if c.in != nil && !c.in.inMessage() {
+				c.in.since = 0
+			}
 			c.control(h.OpCode, payload)
 			continue
 		}
@@ -234,6 +259,9 @@ func (c *Conn) message(op ws.OpCode, payload []byte) {
 }
 
 func (c *Conn) deliver(op ws.OpCode, payload []byte) {
+	if c.in != nil {
+		c.in.since = 0
+	}
 	if c.state != open {
 		return // the peer may go on talking until it has seen our Close; nobody listens any more
 	}
@@ -248,6 +276,10 @@ func (c *Conn) deliver(op ws.OpCode, payload []byte) {
 func (c *Conn) control(op ws.OpCode, payload []byte) {
 	if op == ws.OpClose {
 		c.peerClose(payload)
+		return
+	}
+	if op == ws.OpPong && c.owed > 0 {
+		c.owed-- // the answer to a Ping of ours is not the peer's choice, so no limit is on it
 		return
 	}
 	if second := uint32(c.w.loop.Now() / time.Second); second != c.second {
@@ -329,26 +361,67 @@ func (c *Conn) resume() {
 		}
 	}
 	c.w.end(c, nested)
+	if c.flags&hungUp != 0 {
+		c.readRest()
+	}
 }
 
-// hangup reads what the peer sent before it hung up, then ends the connection.
+// hangup comes when the peer has ended its side or the socket has failed. The descriptor is off the
+// reactor from here on, so the connection reads what is left by itself.
 func (c *Conn) hangup() {
-	if !c.blocked() {
+	c.flags |= hungUp
+	if c.state == open && c.blocked() {
+		// A peer that only half-closed is served when reading goes on. One that is gone answers this
+		// with a reset, which shows in SocketError.
+		c.sendFrame(ws.OpPing, nil)
+		c.owed += min(1, math.MaxUint8-c.owed)
+	}
+	c.readRest()
+}
+
+// readRest reads on where no event will come: a turn's worth at a time, until the end of the stream
+// or until the connection is blocked (resume calls it again).
+func (c *Conn) readRest() {
+	if c.state == closed {
+		return
+	}
+	for c.state != closed && !c.blocked() && c.flags&peerEOF == 0 {
+		before := c.w.counted.bytesReceived
 		c.readable()
-		if c.state != closed && c.state != lingering {
-			// More than one turn's worth is left, or there is an error that reading did not show. Nothing will
-			// report it again: the descriptor is off the reactor.
-			if n, _ := unix.IoctlGetInt(c.fd.SysFD(), unix.TIOCINQ); n > 0 && !c.blocked() {
-				c.w.loop.Later(c.hangupAgain)
-				return
-			}
+		if c.state == closed || c.blocked() || c.flags&peerEOF != 0 {
+			break
+		}
+		if n, _ := unix.IoctlGetInt(c.fd.SysFD(), unix.TIOCINQ); n > 0 && c.state != lingering {
+			c.w.loop.Later(c.readRest) // its neighbours have a turn first
+			return
+		}
+		if c.w.counted.bytesReceived == before {
+			c.end(gonePeer) // nothing to read, and not the end: an error that reading did not show
 		}
 	}
-	c.end(gonePeer)
+	if c.flags&peerEOF != 0 {
+		c.endOfStream()
+	}
+	if c.state != closed {
+		c.rearm() // a queue is sent by the timer from now on
+	}
 }
 
-func (c *Conn) hangupAgain() {
-	if c.state != closed {
-		c.hangup()
+// endOfStream handles the peer's FIN. A peer that ends only its own side may still read: what it
+// sent is handled, acknowledged and followed by the final message, as after a Close.
+func (c *Conn) endOfStream() {
+	c.flags |= peerEOF
+	switch c.state {
+	case handshaking:
+		c.end(gonePeer)
+	case open:
+		if c.blocked() {
+			return // resume comes back here when all that was read is handled
+		}
+		c.leave(ws.StatusAbnormalClosure)
+	case closing, lingering:
+		if c.out == nil {
+			c.end(gonePeer)
+		}
 	}
 }

@@ -325,15 +325,15 @@ func TestClientThatDoesNotWait(t *testing.T) {
 	t.Run("for the store's answer", func(t *testing.T) {
 		c, a := store.ask(t, s, "/ws")
 		c.Close()
-		gone()
-		a.attach(0, false)
+		a.attach(0, false) // it may have ended its own side only, so the answer is awaited
 		wait(t, "it is detached", a.detached)
+		gone()
 	})
 	t.Run("and the answer is an error", func(t *testing.T) {
 		c, a := store.ask(t, s, "/ws")
 		c.Close()
-		gone()
 		a.on(func() { a.owner.Attached(nil, 0, false, sessions.ErrUnavailable) })
+		gone()
 	})
 	t.Run("because the answer came too late", func(t *testing.T) {
 		s := serve(t, Config{}, Count{Store: store})

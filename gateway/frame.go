@@ -68,10 +68,10 @@ func appendFrame(b []byte, op ws.OpCode, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// appendCloseBody appends the payload of a Close frame. The code 1005 stands for a Close without a code; a reason that is too long is cut
-// between characters.
+// appendCloseBody appends the payload of a Close frame. The codes 1005 and 1006, which never travel,
+// stand for a Close without a code; a reason that is too long is cut between characters.
 func appendCloseBody(b []byte, code ws.StatusCode, reason string) []byte {
-	if code == ws.StatusNoStatusRcvd {
+	if code == ws.StatusNoStatusRcvd || code == ws.StatusAbnormalClosure {
 		return b
 	}
 	if limit := ws.MaxControlFramePayloadSize - 2; len(reason) > limit {

@@ -24,7 +24,8 @@ type Handler interface {
 	Message(c *Conn, op ws.OpCode, payload []byte)
 
 	// Leave is called once when an accepted connection is about to end in order: the client has sent Close with this code
-	// (1005 when it gave none), or the gateway is draining (1001). The Handler says its last words with c.Send and then calls
+	// (1005 when it gave none), it has ended its side of the stream without one (1006; it may still
+	// read), or the gateway is draining (1001). The Handler says its last words with c.Send and then calls
 	// c.Close, at once or within Config.CloseTimeout.
 	Leave(c *Conn, code ws.StatusCode)
 

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"time"
+
 	"github.com/gobwas/ws"
 )
 
@@ -23,6 +25,10 @@ type input struct {
 	mask      [4]byte
 	phase     int // of the mask
 	fin       bool
+
+	// open: when the first byte of what is held came; 0 when nothing is held. It starts anew with
+	// each message and each control frame.
+	since time.Duration
 
 	accept []byte // opening: the 101 response without its last line, until the Handler answers
 }
@@ -73,9 +79,13 @@ func (c *Conn) admit(h ws.Header) bool {
 		size += int64(len(in.message))
 		fragments += in.fragments
 	}
+	switch {
 	// The first comparison keeps the sum from overflowing.
-	if h.Length > int64(c.w.cfg.MaxMessage) || size > int64(c.w.cfg.MaxMessage) || fragments > c.w.cfg.MaxFragments {
+	case h.Length > int64(c.w.cfg.MaxMessage) || size > int64(c.w.cfg.MaxMessage):
 		c.fail(ws.StatusMessageTooBig, "message_size")
+		return false
+	case fragments > c.w.cfg.MaxFragments:
+		c.fail(ws.StatusMessageTooBig, "fragments")
 		return false
 	}
 	return true

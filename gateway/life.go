@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"math"
 	"net/netip"
 	"time"
 
@@ -16,7 +17,10 @@ func (c *Conn) expire() {
 }
 
 func (c *Conn) due() {
-	if c.out != nil && c.state < closed && c.w.loop.Now()-c.out.since >= c.w.cfg.StallTimeout {
+	if c.flags&hungUp != 0 && !c.lookAgain() {
+		return
+	}
+	if c.state != closed && c.stalled() {
 		c.dropSlowConsumer(slowStall)
 		return
 	}
@@ -55,6 +59,13 @@ func (c *Conn) dueWhileOpen() {
 			waker.Wake(c)
 		}
 	}
+	if in := c.in; c.state == open && in != nil && in.since != 0 && now >= in.since+c.w.cfg.MessageTimeout {
+		if !c.blocked() {
+			c.fail(ws.StatusPolicyViolation, "message_timeout")
+			return
+		}
+		in.since = now // we were not reading
+	}
 	if c.state == open && c.w.draining && now >= c.beatAt {
 		c.leave(ws.StatusGoingAway)
 		return
@@ -92,14 +103,54 @@ func (c *Conn) rearm() {
 			at = c.wakeAt
 		}
 	}
-	if c.out != nil && (at == 0 || c.out.since+c.w.cfg.StallTimeout < at) {
-		at = c.out.since + c.w.cfg.StallTimeout
+	if c.state == open && c.in != nil && c.in.since != 0 {
+		at = earlier(at, c.in.since+c.w.cfg.MessageTimeout)
+	}
+	if c.out != nil {
+		at = earlier(at, c.out.since+c.w.cfg.StallTimeout)
+	}
+	if c.flags&hungUp != 0 {
+		at = earlier(at, c.nextLook())
+	}
+	if c.flags&watched != 0 {
+		at = earlier(at, c.w.stalls[c].since+c.w.cfg.StallTimeout)
 	}
 	if at == 0 {
 		c.w.loop.Disarm(&c.timer)
 		return
 	}
 	c.w.loop.ArmAt(&c.timer, at)
+}
+
+// lookAgain does by the clock what no event does for a socket that is off the reactor: it finds out
+// that the peer is gone, and sends what waits. It reports whether the connection goes on.
+func (c *Conn) lookAgain() bool {
+	if c.fd.SocketError() != nil {
+		c.end(goneError)
+		return false
+	}
+	if c.out != nil {
+		c.writable()
+	}
+	return c.state != closed && c.flags&broken == 0
+}
+
+// nextLook is when lookAgain is due: soon after something was sent, and ever less often while the
+// peer takes nothing.
+func (c *Conn) nextLook() time.Duration {
+	now, wait := c.w.loop.Now(), time.Second
+	if c.out != nil {
+		wait = min(max((now-c.out.since)/4, 50*time.Millisecond), wait)
+	}
+	return now + wait
+}
+
+// earlier is the earlier of two deadlines, of which 0 is none.
+func earlier(a, b time.Duration) time.Duration {
+	if a == 0 {
+		return b
+	}
+	return min(a, b)
 }
 
 // deadAfter is how long a peer may be silent: it owes a Pong for each heartbeat's Ping, and one may be late.
@@ -115,7 +166,9 @@ func (c *Conn) startHeartbeat() {
 // heartbeat sends the loop's heartbeat, encoded once for all that are due in this tick.
 func (c *Conn) heartbeat() {
 	now := c.w.loop.Now()
+	c.watchUnread()
 	c.write(c.w.heartbeat())
+	c.owed += min(1, math.MaxUint8-c.owed)
 	c.w.counted.heartbeats++
 	c.w.counted.messagesSent++
 	for c.beatAt += c.w.cfg.Heartbeat; c.beatAt <= now; c.beatAt += c.w.cfg.Heartbeat {
@@ -181,11 +234,11 @@ func (c *Conn) Close(code ws.StatusCode, reason string) {
 	if c.state != open && c.state != leaving {
 		return
 	}
-	if c.flags&peerClosed == 0 {
+	if c.flags&(peerClosed|peerEOF) == 0 {
 		c.closeCode = uint16(code)
 	}
 	c.sayClose(code, reason)
-	if c.flags&peerClosed != 0 {
+	if c.flags&(peerClosed|peerEOF) != 0 {
 		// RFC 6455, section 5.5.1: "the server MUST close the underlying TCP connection immediately"
 		c.linger()
 		return
@@ -251,8 +304,13 @@ func (c *Conn) sendFIN() {
 		c.flags |= finSent
 		c.patience(lingerTime)
 		_ = c.fd.CloseWrite() // ENOTCONN: the peer is gone, which epoll reports
+		if c.flags&peerEOF != 0 {
+			c.w.loop.Later(c.finish) // both sides have ended; the Handler may be on the stack
+		}
 	}
 }
+
+func (c *Conn) finish() { c.end(gonePeer) }
 
 // gone is how a transport ended.
 type gone int
@@ -281,6 +339,7 @@ func (c *Conn) end(how gone) {
 	}
 	c.dropInput()
 	c.dropOutput()
+	c.unwatch()
 	if c.flags&accepted != 0 {
 		connections.Add(-1)
 		countClose(c.closeCode)

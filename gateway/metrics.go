@@ -36,6 +36,9 @@ var (
 	connections atomic.Int64 // open WebSockets
 	_           = metrics.NewGauge(`sluice_connections`, func() float64 { return float64(connections.Load()) })
 
+	buffered atomic.Int64 // bytes of partial input and unsent output of all loops
+	_        = metrics.NewGauge(`sluice_buffered_bytes`, func() float64 { return float64(buffered.Load()) })
+
 	connectionsTotal = metrics.NewCounter(`sluice_connections_total`)
 	handshakeTime    = poller.NewHistogram(`sluice_handshake_duration_seconds`, poller.DurationBuckets)
 
@@ -48,11 +51,13 @@ var (
 	slowConsumers = [slowReasons]*metrics.Counter{
 		slowOverflow: metrics.NewCounter(`sluice_slow_consumers_total{reason="overflow"}`),
 		slowStall:    metrics.NewCounter(`sluice_slow_consumers_total{reason="stall"}`),
+		slowMemory:   metrics.NewCounter(`sluice_slow_consumers_total{reason="memory"}`),
 	}
 
 	deadPeers      = metrics.NewCounter(`sluice_errors_total{reason="dead_peer"}`)
 	registerErrors = metrics.NewCounter(`sluice_errors_total{reason="register"}`)
-	protocolErrors = counters(`sluice_errors_total{reason=%q}`, "protocol", "utf8", "close_frame", "control_rate", "message_size")
+	protocolErrors = counters(`sluice_errors_total{reason=%q}`, "protocol", "utf8", "close_frame", "control_rate", "message_size",
+		"fragments", "message_timeout", "memory")
 
 	rejected = counters(`sluice_handshakes_rejected_total{reason=%q}`, "request", "headers", "timeout", "path", "method",
 		"upgrade", "origin", "session_id", "store", "full", "draining", "handler", "application")
@@ -95,16 +100,19 @@ var closeLabels = func() (labels [15]string) {
 // pass a cache line back and forth with each message.
 type counted struct {
 	messagesReceived, messagesSent, bytesReceived, bytesSent, heartbeats int
+
+	held, heldBefore int // bytes of partial input and unsent output: now, and when last published
 }
 
 func (n *counted) publish() {
-	if *n == (counted{}) {
+	if *n == (counted{held: n.heldBefore, heldBefore: n.heldBefore}) {
 		return
 	}
+	buffered.Add(int64(n.held - n.heldBefore))
 	messagesReceived.Add(n.messagesReceived)
 	messagesSent.Add(n.messagesSent)
 	bytesReceived.Add(n.bytesReceived)
 	bytesSent.Add(n.bytesSent)
 	heartbeatsSent.Add(n.heartbeats)
-	*n = counted{}
+	*n = counted{held: n.held, heldBefore: n.held}
 }

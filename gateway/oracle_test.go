@@ -80,8 +80,11 @@ func oracle(stream []byte) (replies []string) {
 		if h.OpCode != ws.OpContinuation {
 			op, message, fragments = h.OpCode, nil, 0
 		}
-		if fragments++; fragments > oracleLimits.MaxFragments || h.Length > int64(oracleLimits.MaxMessage-len(message)) {
+		if h.Length > int64(oracleLimits.MaxMessage-len(message)) {
 			return fail(1009)
+		}
+		if fragments++; fragments > oracleLimits.MaxFragments {
+			return append(replies, "close 1009 fragments")
 		}
 		payload := make([]byte, h.Length)
 		n, _ := io.ReadFull(r, payload)
@@ -178,6 +181,9 @@ func checkStream(t *testing.T, s *Server, seed uint64, junk []byte) {
 	}
 	// The stream's end has the gateway end the connection when it has not failed it.
 	c.Conn.(interface{ CloseWrite() error }).CloseWrite()
+	if len(want) == 0 || !strings.HasPrefix(want[len(want)-1], "close") {
+		want = append(want, "close") // the end of the stream, without a Close
+	}
 	for i, w := range append(want, "EOF") {
 		got := c.next()
 		if strings.HasPrefix(w, "close 1008") && got != w {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -11,7 +12,8 @@ import (
 type output struct {
 	buf   []byte
 	sent  int           // bytes of buf that the socket has taken
-	since time.Duration // when it last took any
+	since time.Duration // when it last took any, or the peer last acknowledged any
+	acked uint64        // FD.Acked at that time
 	high  bool          // over the high-water mark: nothing is read until it is empty
 }
 
@@ -86,7 +88,7 @@ func (c *Conn) write(b []byte) {
 			return
 		}
 		c.out = c.w.newOutput()
-		c.out.since = c.w.loop.Now()
+		c.out.since, c.out.acked = c.w.loop.Now(), c.fd.Acked()
 		c.queue(b)
 		c.rearm() // the stall timer
 		return
@@ -154,8 +156,119 @@ type slowReason int
 const (
 	slowOverflow slowReason = iota // its queue was full and there was more to send
 	slowStall                      // it took nothing for StallTimeout
+	slowMemory                     // it held much when the loop's share of MaxBuffered was full
 	slowReasons
 )
+
+// stalled reports whether the peer has taken nothing of what waits for it for StallTimeout. Write
+// readiness does not tell: the kernel reports it only when a third of its buffer is free, which a
+// peer that reads slowly may take a minute for.
+func (c *Conn) stalled() bool {
+	now, timeout := c.w.loop.Now(), c.w.cfg.StallTimeout
+	if out := c.out; out != nil && now-out.since >= timeout {
+		acked := c.fd.Acked()
+		if acked <= out.acked {
+			return true
+		}
+		out.since, out.acked = now, acked
+	}
+	if c.flags&watched == 0 {
+		return false
+	}
+	s := c.w.stalls[c]
+	if now-s.since < timeout {
+		return false
+	}
+	switch acked := c.fd.Acked(); {
+	case c.fd.Unacked() <= unreadSlack:
+		c.unwatch()
+		c.w.loop.ArmAt(&c.timer, now)
+	case acked <= s.acked:
+		return true
+	default:
+		c.w.stalls[c] = stall{now, acked}
+	}
+	return false
+}
+
+// stall is what was known of a peer when it was first seen not to read.
+type stall struct {
+	since time.Duration
+	acked uint64
+}
+
+// unreadSlack is how many bytes may wait in the kernel without a look at whether the peer reads: the
+// heartbeats of a peer that is away for a while, which DeadAfter ends.
+const unreadSlack = 4 << 10
+
+// watchUnread looks for a peer that does not read, though the kernel's buffers still take what it is
+// sent. It runs at heartbeats and costs 0.3 µs; only who is found holds anything.
+func (c *Conn) watchUnread() {
+	if c.out != nil || c.flags&watched != 0 || c.fd.Unacked() <= unreadSlack {
+		return
+	}
+	if c.w.stalls == nil {
+		c.w.stalls = make(map[*Conn]stall)
+	}
+	c.flags |= watched
+	c.w.stalls[c] = stall{c.w.loop.Now(), c.fd.Acked()}
+}
+
+func (c *Conn) unwatch() {
+	if c.flags&watched != 0 {
+		c.flags &^= watched
+		delete(c.w.stalls, c)
+	}
+}
+
+// held is how many bytes of the loop's buffers the connection holds.
+func (c *Conn) held() (n int) {
+	if c.in != nil {
+		n = cap(c.in.raw) + cap(c.in.message) + cap(c.in.accept)
+	}
+	if c.out != nil {
+		n += cap(c.out.buf)
+	}
+	return n
+}
+
+// shed runs at the end of a round. When the loop's connections hold more than its share of
+// MaxBuffered, those that hold most are cut, until an eighth of the share is free: so the next look
+// at all connections is paid for with as many bytes received.
+func (w *worker) shed() {
+	if w.loop.Buffers.Held() <= w.share {
+		return
+	}
+	var holders []*Conn
+	for _, c := range w.conns {
+		if c.in != nil || c.out != nil {
+			holders = append(holders, c)
+		}
+	}
+	slices.SortFunc(holders, func(a, b *Conn) int { return b.held() - a.held() })
+	for _, c := range holders {
+		if w.loop.Buffers.Held() <= w.share-w.share/8 {
+			return
+		}
+		c.shed()
+	}
+}
+
+// shed gives up what the connection holds, and the connection with it.
+func (c *Conn) shed() {
+	switch {
+	case c.out != nil:
+		slowConsumers[slowMemory].Inc()
+		c.closeCode = uint16(ws.StatusPolicyViolation)
+		c.end(goneReset)
+	case c.state == handshaking:
+		c.refuse(RefuseFull, "")
+	case c.state == opening:
+		c.Refuse(RefuseFull)
+	default:
+		c.fail(1013, "memory") // try again later
+	}
+}
 
 // dropSlowConsumer is what happens to a client that does not read what it is sent: it is cut off with a reset, for there is no
 // room left to tell it 1008, and the kernel lets go of what it holds for it at once.

@@ -36,7 +36,7 @@ func fragmentsOf(op ws.OpCode, s string, n int) (b []byte) {
 }
 
 func TestFrames(t *testing.T) {
-	s := serve(t, Config{MaxMessage: 1000}, Echo{})
+	s := serve(t, Config{MaxMessage: 1000, MaxFragments: 128}, Echo{})
 	exactly, long := strings.Repeat("x", 1000), strings.Repeat("p", 125)
 	ping := func(s string) []byte { return frame(true, ws.OpPing, s) }
 	for _, tc := range []struct {
@@ -70,8 +70,8 @@ func TestFrames(t *testing.T) {
 		{"the sum would overflow", wireOf(frame(false, ws.OpBinary, "x"), masked(t, "80 ff 7f ff ff ff ff ff ff ff", "")), []string{"close 1009 message_size", "EOF"}},
 		{"127 fragments", fragmentsOf(ws.OpBinary, exactly, 127), []string{"binary " + exactly}},
 		{"128 fragments", fragmentsOf(ws.OpBinary, exactly, 128), []string{"binary " + exactly}},
-		{"129 fragments", fragmentsOf(ws.OpBinary, exactly, 129), []string{"close 1009 message_size", "EOF"}},
-		{"129 empty fragments", wireOf(frame(false, ws.OpText, ""), bytes.Repeat(frame(false, 0, ""), 128)), []string{"close 1009 message_size", "EOF"}},
+		{"129 fragments", fragmentsOf(ws.OpBinary, exactly, 129), []string{"close 1009 fragments", "EOF"}},
+		{"129 empty fragments", wireOf(frame(false, ws.OpText, ""), bytes.Repeat(frame(false, 0, ""), 128)), []string{"close 1009 fragments", "EOF"}},
 		{"fragments are counted for each message", wireOf(fragmentsOf(ws.OpBinary, exactly, 128), fragmentsOf(ws.OpBinary, exactly, 128)),
 			[]string{"binary " + exactly, "binary " + exactly}},
 
@@ -313,8 +313,8 @@ func TestHalfClose(t *testing.T) {
 		sent []byte
 		want []string
 	}{
-		{wireOf(text("a"), text("b")), []string{"text a", "text b", "EOF"}},
-		{wireOf(text("a"), text("half")[:4]), []string{"text a", "EOF"}},
+		{wireOf(text("a"), text("b")), []string{"text a", "text b", "close", "EOF"}},
+		{wireOf(text("a"), text("half")[:4]), []string{"text a", "close", "EOF"}},
 		{wireOf(text("a"), closeFrame(1000, "")), []string{"text a", "close 1000", "EOF"}},
 	} {
 		c := open101(t, s, "/ws")
@@ -330,7 +330,7 @@ func TestHalfClose(t *testing.T) {
 		if resp := c.response(); resp.StatusCode != 101 {
 			t.Fatalf("got %d, want 101", resp.StatusCode)
 		}
-		c.expect("text a", "EOF")
+		c.expect("text a", "close", "EOF")
 	})
 	t.Run("instead of a request", func(t *testing.T) {
 		c := dial(t, s)

@@ -170,6 +170,13 @@ func TestSlowConsumerThatTakesALittle(t *testing.T) {
 			t.Error("a reader was cut off a millisecond before StallTimeout")
 		}
 		conn.out.since = w.loop.Now() - time.Hour
+		conn.out.acked = 0
+		conn.due()
+		if conn.flags&broken != 0 {
+			t.Error("a reader whose kernel has acknowledged bytes since was cut off")
+		}
+		conn.out.since = w.loop.Now() - time.Hour
+		conn.out.acked = conn.fd.Acked()
 		conn.due()
 		if conn.flags&broken == 0 {
 			t.Error("a reader was not cut off at StallTimeout")

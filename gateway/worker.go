@@ -38,6 +38,10 @@ type worker struct {
 	beat   []byte        // the heartbeat of this tick
 	beatOf time.Duration // the tick that beat was encoded for
 
+	share      int             // bytes that the connections may hold in Buffers together
+	stalls     map[*Conn]stall // peers that do not read, while the kernel takes what they are sent
+	frameCount uint            // frames decoded, of all connections
+
 	inputs  []*input  // pools
 	outputs []*output //
 	counted counted
@@ -54,7 +58,12 @@ func newWorker(s *Server, app App) (*worker, error) {
 		beatOf: -1,
 	}
 	w.handler = app.ForLoop(loop.Post)
-	loop.OnRound(w.counted.publish)
+	w.share = max(s.cfg.MaxBuffered/s.cfg.Loops, 4*max(s.cfg.MaxMessage, s.cfg.MaxQueue))
+	loop.OnRound(w.shed)
+	loop.OnRound(func() {
+		w.counted.held = loop.Buffers.Held()
+		w.counted.publish()
+	})
 	return w, nil
 }
 

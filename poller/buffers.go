@@ -7,7 +7,12 @@ import "math/bits"
 type Buffers struct {
 	free [bufferClasses][][]byte
 	kept int
+	held int
 }
+
+// Held is the capacity in bytes of the slices that are in use: taken with Get or Append and not put
+// back. Loop only.
+func (b *Buffers) Held() int { return b.held }
 
 const (
 	minBufferBits = 8
@@ -19,8 +24,10 @@ const (
 func (b *Buffers) Get(n int) []byte {
 	class := max(bits.Len(uint(max(n, 1)-1)), minBufferBits) - minBufferBits
 	if class >= bufferClasses {
+		b.held += n
 		return make([]byte, 0, n)
 	}
+	b.held += 1 << (class + minBufferBits)
 	if list := b.free[class]; len(list) > 0 {
 		p := list[len(list)-1]
 		list[len(list)-1] = nil
@@ -34,6 +41,7 @@ func (b *Buffers) Get(n int) []byte {
 // Put gives p back. The caller must not use it, or a slice of it, any more.
 func (b *Buffers) Put(p []byte) {
 	size := cap(p)
+	b.held -= size
 	class := bits.Len(uint(size)) - 1 - minBufferBits
 	if size == 0 || class < 0 || class >= bufferClasses || size != 1<<(class+minBufferBits) || b.kept+size > retain {
 		return // the collector's

@@ -24,10 +24,14 @@ type config struct {
 	Welcome   bool     `group:"app" default:"true" negatable:"" help:"Greet each connection with its session and count."`
 	Heartbeat duration `group:"app" default:"30s" placeholder:"TIME" help:"Time between heartbeats; a peer silent for 2.5 of them is dropped. 0 for none."`
 
-	Loops      count `group:"limits" default:"0" placeholder:"N" help:"Event loops; 0 for one per core."`
-	MaxConns   count `group:"limits" default:"0" placeholder:"N" help:"Connections held at once; 0 for what the descriptor limit leaves."`
-	MaxMessage size  `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Longest message that a client may send."`
-	MaxQueue   size  `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Bytes held for a client that does not read before it is cut off."`
+	Loops          count    `group:"limits" default:"0" placeholder:"N" help:"Event loops; 0 for one per core."`
+	MaxConns       count    `group:"limits" default:"0" placeholder:"N" help:"Connections held at once; 0 for what the descriptor limit leaves."`
+	MaxMessage     size     `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Longest message that a client may send."`
+	MaxFragments   count    `group:"limits" default:"0" placeholder:"N" help:"Most frames of one message; 0 for 1024 and one more for each 16 bytes of --max-message."`
+	MessageTimeout duration `group:"limits" default:"30s" placeholder:"TIME" help:"How long a message may take from its first byte to its last."`
+	MaxHeader      size     `group:"limits" default:"16KiB" placeholder:"SIZE" help:"Longest request line and headers of a handshake."`
+	MaxBuffered    size     `group:"limits" default:"0" placeholder:"SIZE" help:"What all connections may hold in partial messages and unread replies; 0 for a quarter of GOMEMLIMIT or of the cgroup's limit, or else 256MiB."`
+	MaxQueue       size     `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Bytes held for a client that does not read before it is cut off."`
 
 	SessionStore string   `group:"sessions" enum:"memory,redis" default:"memory" placeholder:"NAME" help:"Where counts are kept: memory or redis."`
 	SessionTTL   duration `group:"sessions" name:"session-ttl" default:"1h" placeholder:"TIME" help:"How long an abandoned session is kept."`
@@ -114,6 +118,7 @@ func (c *config) check(name func(flag string) string) error {
 	}{
 		{"heartbeat", c.Heartbeat, 10 * time.Millisecond, true}, // one tick of the loops
 		{"handshake-timeout", c.HandshakeTimeout, 10 * time.Millisecond, false},
+		{"message-timeout", c.MessageTimeout, 10 * time.Millisecond, false},
 		{"drain-timeout", c.DrainTimeout, 10 * time.Millisecond, false},
 		// Redis expires in whole seconds.
 		{"session-ttl", c.SessionTTL, time.Second, false},
@@ -136,6 +141,12 @@ func (c *config) check(name func(flag string) string) error {
 	}
 	if c.MaxMessage < 125 || c.MaxMessage > 1<<30 {
 		return wrong("max-message", "%v is out of range (want 125 bytes to 1GiB)", c.MaxMessage)
+	}
+	if c.MaxHeader < 256 || c.MaxHeader > 1<<20 {
+		return wrong("max-header", "%v is out of range (want 256 bytes to 1MiB)", c.MaxHeader)
+	}
+	if c.MaxBuffered != 0 && c.MaxBuffered < 1<<20 {
+		return wrong("max-buffered", "%v is too little (want 1MiB or more, or 0 for the default)", c.MaxBuffered)
 	}
 	if c.MaxQueue < 1<<10 || c.MaxQueue > 1<<30 {
 		return wrong("max-queue", "%v is out of range (want 1KiB to 1GiB)", c.MaxQueue)

@@ -2,9 +2,13 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
+	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +55,31 @@ func fitConns(asked, loops int, files uint64) (int, error) {
 		return most, nil
 	}
 	return asked, nil
+}
+
+// defaultBuffered is what connections may hold in all: a quarter of the memory that the process may
+// use, by GOMEMLIMIT or else by its cgroup, and 256 MiB where neither is set. The rest is for the
+// connections themselves and for the kernel's socket buffers, which a cgroup is charged for too.
+func defaultBuffered(goLimit int64, cgroup fs.FS) int {
+	const usual, least = 256 << 20, 16 << 20
+	limit := goLimit
+	if limit == math.MaxInt64 {
+		for _, name := range []string{"memory.max", "memory/memory.limit_in_bytes"} {
+			text, err := fs.ReadFile(cgroup, name)
+			if err != nil {
+				continue
+			}
+			// Version 1 says "none" with a number near the largest, version 2 with "max".
+			if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && n < 1<<60 {
+				limit = n
+				break
+			}
+		}
+	}
+	if limit == math.MaxInt64 {
+		return usual
+	}
+	return int(max(limit/4, least))
 }
 
 // tuneGC sets the pace of the garbage collector for the kind of session store, unless the user did.

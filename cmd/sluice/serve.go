@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -80,6 +81,7 @@ func (s *server) logStart() {
 		"listen", s.cfg.Listen, "admin", s.cfg.Admin, "app", s.cfg.App,
 		"loops", s.loops, "max_conns", s.maxConns, "open_files", s.files,
 		"max_message", s.cfg.MaxMessage.String(), "max_queue", s.cfg.MaxQueue.String(),
+		"max_buffered", size(s.maxBuffered()).String(),
 		"heartbeat", s.cfg.Heartbeat.String(), "session_store", s.cfg.SessionStore,
 	}
 	if s.cfg.SessionStore == "redis" {
@@ -187,6 +189,10 @@ func (s *server) gatewayConfig() gateway.Config {
 		Loops:            s.loops,
 		MaxConns:         s.maxConns,
 		MaxMessage:       int(s.cfg.MaxMessage),
+		MaxFragments:     int(s.cfg.MaxFragments),
+		MessageTimeout:   time.Duration(s.cfg.MessageTimeout),
+		MaxHandshake:     int(s.cfg.MaxHeader),
+		MaxBuffered:      s.maxBuffered(),
 		MaxQueue:         int(s.cfg.MaxQueue),
 		Heartbeat:        offIsNegative(s.cfg.Heartbeat),
 		HandshakeTimeout: time.Duration(s.cfg.HandshakeTimeout),
@@ -199,6 +205,14 @@ func (s *server) gatewayConfig() gateway.Config {
 		cfg.ReadyCheck = s.store.Ready
 	}
 	return cfg
+}
+
+// maxBuffered is --max-buffered, or what the memory that the process may use leaves for it.
+func (s *server) maxBuffered() int {
+	if s.cfg.MaxBuffered != 0 {
+		return int(s.cfg.MaxBuffered)
+	}
+	return defaultBuffered(debug.SetMemoryLimit(-1), os.DirFS("/sys/fs/cgroup"))
 }
 
 // offIsNegative: 0 turns something off for users, and stands for the default in a Config.

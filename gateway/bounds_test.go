@@ -1,0 +1,258 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// A message may take MessageTimeout from its first byte to its last, however its bytes trickle in.
+func TestMessageTimeout(t *testing.T) {
+	s := serve(t, Config{Loops: 1, Heartbeat: -1, MessageTimeout: time.Hour}, Echo{})
+	for _, tc := range []struct {
+		name string
+		sent []byte
+	}{
+		{"in a header", text("hello")[:1]},
+		{"in a payload", text("hello")[:8]},
+		{"between fragments", frame(false, ws.OpText, "a")},
+		{"in a control frame", frame(true, ws.OpPing, "x")[:3]},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			timeouts := counting(protocolErrors["message_timeout"])
+			c := open101(t, s, "/ws")
+			c.Write(append(text("before"), tc.sent...))
+			c.expect("text before")
+			var in *input
+			await(t, "the part has come", func() bool {
+				onLoops(s, func(w *worker) { in = w.conns[0].in })
+				return in != nil
+			})
+			onLoops(s, func(w *worker) {
+				conn := w.conns[0]
+				conn.in.since = w.loop.Now() - time.Hour + time.Millisecond
+				conn.expire()
+				if conn.state != open {
+					t.Error("cut off a millisecond before the timeout")
+				}
+				conn.in.since = w.loop.Now() - time.Hour
+				conn.expire()
+			})
+			c.expect("close 1008 message_timeout", "EOF")
+			c.Close()
+			await(t, "it is gone", func() bool { return s.Connections() == 0 })
+			if timeouts() != 1 {
+				t.Errorf("counted %d times, want once", timeouts())
+			}
+		})
+	}
+	checkQuiet(t, s)
+}
+
+// A message that is complete leaves no deadline behind, and the next one has the whole time.
+func TestMessageTimeoutStartsAnew(t *testing.T) {
+	s := serve(t, Config{Loops: 1, Heartbeat: -1, MessageTimeout: time.Hour}, Echo{})
+	c := open101(t, s, "/ws")
+	whole := fragmentsOf(ws.OpText, strings.Repeat("x", 300), 3)
+	c.Write(whole[:100])
+	await(t, "a part has come", func() (held bool) {
+		onLoops(s, func(w *worker) { held = w.conns[0].in != nil })
+		return held
+	})
+	onLoops(s, func(w *worker) { w.conns[0].in.since = 1 })
+	c.Write(append(whole[100:], whole[:100]...))
+	c.expect("text " + strings.Repeat("x", 300))
+	onLoops(s, func(w *worker) {
+		if since := w.conns[0].in.since; since <= 1 {
+			t.Errorf("the second message began at %v, want its own time", since)
+		}
+	})
+	c.Write(whole[100:])
+	c.expect("text " + strings.Repeat("x", 300))
+	onLoops(s, func(w *worker) {
+		if w.conns[0].in != nil {
+			t.Error("input is held between messages")
+		}
+	})
+}
+
+// One connection's turn ends after some thousand frames, whatever is behind them.
+func TestTurnIsBounded(t *testing.T) {
+	s := serve(t, Config{Loops: 1, Heartbeat: -1}, Echo{})
+	c := open101(t, s, "/ws")
+	go io.Copy(io.Discard, c.Conn)
+	c.Write(bytes.Repeat(frame(true, ws.OpBinary, ""), 60_000))
+	most := uint(0)
+	for range 1000 {
+		var before, after uint
+		onLoops(s, func(w *worker) {
+			before = w.frameCount
+			w.conns[0].readable()
+			after = w.frameCount
+		})
+		most = max(most, after-before)
+	}
+	if most > turnMessages+firstRead/6 {
+		t.Errorf("one turn took %d frames, want at most %d", most, turnMessages+firstRead/6)
+	}
+}
+
+// Connections that hold much give way when the loop's share is full, those that hold most first.
+func TestBufferedBound(t *testing.T) {
+	s := serve(t, Config{Loops: 1, Heartbeat: -1, MaxMessage: 64 << 10, MaxBuffered: 1 << 20}, Echo{})
+	errors := counting(protocolErrors["memory"])
+	small := open101(t, s, "/ws")
+	hello := text("hello")
+	small.Write(hello[:4])
+	part := make([]byte, 8+60_000)
+	copy(part, []byte{0x82, 0x80 | 126, 0xff, 0xff})
+	const clients = 40 // of 64 KiB each
+	for range clients {
+		open101(t, s, "/ws").Write(part)
+	}
+	await(t, "some were cut", func() bool { return errors() > 0 })
+	onLoops(s, func(w *worker) {
+		if held := w.loop.Buffers.Held(); held > w.share {
+			t.Errorf("%d bytes are held, want at most %d", held, w.share)
+		}
+	})
+	await(t, "the rest is held", func() bool {
+		var held int
+		onLoops(s, func(w *worker) { held = w.loop.Buffers.Held() })
+		return held <= 1<<20 && held > 1<<19
+	})
+	small.Write(hello[4:])
+	small.expect("text hello")
+	if n := errors(); n >= clients {
+		t.Errorf("%d of %d were cut, want only as many as must go", n, clients)
+	}
+}
+
+// At the share nothing is cut; a byte beyond it costs who holds most.
+func TestBufferedBoundToTheByte(t *testing.T) {
+	s := serve(t, Config{Loops: 1, Heartbeat: -1}, Echo{})
+	for _, tc := range []struct{ over, want int }{{-1, 1}, {0, 1}, {1, 0}} {
+		c := open101(t, s, "/ws")
+		c.Write(text("hello")[:4])
+		await(t, "a part has come", func() (held bool) {
+			onLoops(s, func(w *worker) { held = len(w.conns) == 1 && w.conns[0].in != nil })
+			return held
+		})
+		onLoops(s, func(w *worker) {
+			before := w.share
+			w.share = w.loop.Buffers.Held() - tc.over
+			w.shed()
+			w.share = before
+			left := 0
+			for _, conn := range w.conns {
+				if conn.state == open {
+					left++
+				}
+			}
+			if left != tc.want {
+				t.Errorf("%d bytes over the share: %d connections left, want %d", tc.over, left, tc.want)
+			}
+		})
+		c.Close()
+		await(t, "it is gone", func() bool { return s.Connections() == 0 })
+	}
+	checkQuiet(t, s)
+}
+
+// A client that reads nothing is found at a heartbeat, although the kernel still takes its replies.
+func TestUnreadBytesInTheKernel(t *testing.T) {
+	s := serve(t, Config{Loops: 1, Heartbeat: time.Hour, StallTimeout: time.Hour}, flood{})
+	stalls := counting(slowConsumers[slowStall])
+	c := dialNarrow(t, s)
+	onLoops(s, func(w *worker) {
+		conn := w.conns[0]
+		for conn.fd.Unacked() <= unreadSlack && conn.out == nil {
+			conn.Send(ws.OpBinary, make([]byte, 500))
+		}
+		conn.dropOutput() // only the kernel holds anything
+		conn.heartbeat()
+		if conn.flags&watched == 0 {
+			t.Fatalf("not watched with %d bytes unacknowledged", conn.fd.Unacked())
+		}
+		st := w.stalls[conn]
+		w.stalls[conn] = stall{w.loop.Now() - time.Hour + time.Millisecond, st.acked}
+		conn.expire()
+		if conn.flags&broken != 0 {
+			t.Error("cut off a millisecond before StallTimeout")
+		}
+		w.stalls[conn] = stall{w.loop.Now() - time.Hour, st.acked - 1}
+		conn.expire()
+		if conn.flags&broken != 0 {
+			t.Error("cut off though the peer has acknowledged bytes since")
+		}
+		w.stalls[conn] = stall{w.loop.Now() - time.Hour, conn.fd.Acked()}
+		conn.expire()
+	})
+	await(t, "it is gone", func() bool { return s.Connections() == 0 })
+	if stalls() != 1 {
+		t.Errorf("got %d stalls, want 1", stalls())
+	}
+	onLoops(s, func(w *worker) {
+		if len(w.stalls) != 0 {
+			t.Errorf("%d entries are left for connections that are gone", len(w.stalls))
+		}
+	})
+	c.Close()
+}
+
+// A Pong that a Ping of ours asked for is under no limit; one that nobody asked for is.
+func TestPongsAskedForAreFree(t *testing.T) {
+	s := serve(t, Config{Loops: 1, Heartbeat: time.Hour, MaxControl: 1}, Echo{})
+	c := open101(t, s, "/ws")
+	const beats = 50
+	onLoops(s, func(w *worker) {
+		for range beats {
+			w.conns[0].heartbeat()
+		}
+	})
+	for range beats {
+		if got := c.next(); !strings.HasPrefix(got, `text {"ts"`) {
+			t.Fatalf("got %q, want a heartbeat", got)
+		}
+		c.expect("ping")
+	}
+	c.Write(bytes.Repeat(frame(true, ws.OpPong, ""), beats))
+	c.Write(text("still here"))
+	c.expect("text still here")
+	c.Write(bytes.Repeat(frame(true, ws.OpPong, ""), 4))
+	c.expect("close 1008 control_rate", "EOF")
+}
+
+// A client that ends its side with messages on their way gets all of its replies and the bye.
+func TestHalfCloseIsServedToTheEnd(t *testing.T) {
+	store := newLazyStore(1000)
+	s := serve(t, Config{Loops: 1}, Count{Store: store})
+	c, a := store.ask(t, s, "/ws")
+	c.Write(bytes.Repeat(text("x"), 3))
+	c.Conn.(*net.TCPConn).CloseWrite()
+	await(t, "the end has come", func() (hung bool) {
+		onLoops(s, func(w *worker) { hung = w.conns[0].flags&hungUp != 0 })
+		return hung
+	})
+	a.attach(7, true)
+	if resp := c.response(); resp.StatusCode != 101 {
+		t.Fatalf("got %d, want 101", resp.StatusCode)
+	}
+	if got := c.next(); !strings.Contains(got, `"count":7`) {
+		t.Fatalf("got %q, want the welcome", got)
+	}
+	wait(t, "it is detached", a.detached)
+	a.on(func() { a.leaving.Acknowledged(8, 10); a.leaving.Detached(10, nil) })
+	for n := 8; n <= 10; n++ {
+		c.expect(fmt.Sprintf(`text {"count":%d}`, n))
+	}
+	c.expect(`text {"bye":true,"total":10}`, "close", "EOF")
+	await(t, "it is gone", func() bool { return s.Connections() == 0 })
+	checkQuiet(t, s)
+}
