@@ -113,7 +113,7 @@ func TestPeerClose(t *testing.T) {
 			c.expect("close 4002")
 			c.Write(wireOf(closeFrame(4003, "ok")))
 		}},
-		{"nobody", "", "0 ", func(*wire, *Conn) {}},
+		{"nobody", "0 ", "0 ", func(*wire, *Conn) {}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			left := ""

@@ -191,6 +191,10 @@ func (l *loop) Message(c *gateway.Conn, op ws.OpCode, payload []byte) {
 
 // Leave implements gateway.Handler.
 func (l *loop) Leave(c *gateway.Conn, code ws.StatusCode) {
+	if code == ws.StatusAbnormalClosure {
+		c.Close(code, "") // the client broke off: Closed tells the backend, with DISCONNECT
+		return
+	}
 	_, reason := c.PeerClose()
 	c.Data.(*session).leave(code, reason)
 }
