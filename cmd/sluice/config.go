@@ -20,9 +20,11 @@ type config struct {
 	AllowedOrigins   []string `group:"net" sep:"," placeholder:"ORIGIN" help:"Origins whose pages may connect besides this host itself, for example https://example.com or https://*.example.com; * for any. Separated by commas or given again."`
 	HandshakeTimeout duration `group:"net" default:"5s" placeholder:"TIME" help:"How long a client may take for its opening request."`
 
-	App       string   `group:"app" enum:"count,echo" default:"count" placeholder:"NAME" help:"What answers messages: count (numbers them per session) or echo."`
+	App       string   `group:"app" enum:"count,echo,backend" default:"count" placeholder:"NAME" help:"What answers messages: count (numbers them per session), echo, or backend (a service of yours, over HTTP)."`
 	Welcome   bool     `group:"app" default:"true" negatable:"" help:"Greet each connection with its session and count."`
 	Heartbeat duration `group:"app" default:"30s" placeholder:"TIME" help:"Time between heartbeats; a peer silent for 2.5 of them is dropped. 0 for none."`
+
+	backendConfig `embed:""`
 
 	Loops          count    `group:"limits" default:"0" placeholder:"N" help:"Event loops; 0 for one per core."`
 	MaxConns       count    `group:"limits" default:"0" placeholder:"N" help:"Connections held at once; 0 for what the descriptor limit leaves."`
@@ -53,6 +55,8 @@ type config struct {
 var configGroups = []struct{ key, title string }{
 	{"net", "Network"},
 	{"app", "Protocol"},
+	{"backend", "Services behind the gateway (--app backend)"},
+	{"control", "Publishing (--app backend)"},
 	{"limits", "Limits"},
 	{"sessions", "Sessions"},
 	{"redis", "Sessions in Redis (--session-store redis)"},
@@ -122,6 +126,9 @@ func (c *config) check(name func(flag string) string) error {
 		{"drain-timeout", c.DrainTimeout, 10 * time.Millisecond, false},
 		// Redis expires in whole seconds.
 		{"session-ttl", c.SessionTTL, time.Second, false},
+		{"backend-timeout", c.BackendTimeout, 10 * time.Millisecond, false},
+		{"backend-connect-timeout", c.BackendConnectTimeout, 10 * time.Millisecond, false},
+		{"backend-hold", c.BackendHold, 10 * time.Millisecond, false},
 	} {
 		if d.zeroIsOff && d.value == 0 {
 			continue
@@ -153,6 +160,9 @@ func (c *config) check(name func(flag string) string) error {
 	}
 	if c.MaxSessions < 1 {
 		return wrong("max-sessions", "must be at least 1")
+	}
+	if err := c.checkBackend(wrong); err != nil {
+		return err
 	}
 	return c.checkRedis(name)
 }

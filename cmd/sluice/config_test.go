@@ -78,11 +78,25 @@ func settingFlags(t *testing.T) []*kong.Flag {
 
 // Three values for each setting, none of them its default.
 var samples = map[string][3]string{
-	"listen":             {":1", "127.0.0.1:2", "[::1]:3"},
-	"admin":              {"off", "127.0.0.1:4", "localhost:5"},
-	"allowed-origins":    {"https://a.example", "https://b.example,http://c.example:81", "*"},
-	"handshake-timeout":  {"1s", "1m30s", "500ms"},
-	"app":                {"echo", "echo", "echo"},
+	"listen":            {":1", "127.0.0.1:2", "[::1]:3"},
+	"admin":             {"off", "127.0.0.1:4", "localhost:5"},
+	"allowed-origins":   {"https://a.example", "https://b.example,http://c.example:81", "*"},
+	"handshake-timeout": {"1s", "1m30s", "500ms"},
+	"app":               {"echo", "echo", "echo"},
+
+	"backend-url":             {"http://a:1/", "http://b:2/ws/", "https://c"},
+	"route":                   {"/a/=http://a:1", "/b/=http://b:2,/c=http://c:3", "/d/=h2c://d"},
+	"backend-key":             {"a", "base64:YQ==", "whsec_YQ=="},
+	"backend-timeout":         {"1s", "1m30s", "500ms"},
+	"backend-connect-timeout": {"2s", "1m30s", "500ms"},
+	"backend-hold":            {"1s", "1m30s", "500ms"},
+	"backend-requests":        {"1", "2", "3"},
+	"backend-pending":         {"1KiB", "2MiB", "65535"},
+	"backend-queue":           {"1MiB", "2MiB", "65537"},
+	"control":                 {"127.0.0.1:1", "[::1]:2", "localhost:3"},
+	"control-key":             {"a", "base64:YQ==", "whsec_YQ=="},
+	"control-rate":            {"1", "2", "0"},
+
 	"welcome":            {"false", "false", "false"},
 	"heartbeat":          {"0s", "1m", "1h30m"},
 	"loops":              {"1", "2", "3"},
@@ -132,8 +146,13 @@ func TestPrecedence(t *testing.T) {
 			variable := "SLUICE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_")) + "=" + byEnv
 			flag := "--" + f.Name + "=" + byFlag
 			var also []string // what the value needs beside it
-			if f.Name == "session-store" {
+			switch {
+			case f.Name == "session-store":
 				also = []string{"REDIS_URL=redis://x"}
+			case f.Name == "route":
+				also = []string{"SLUICE_APP=backend", "SLUICE_BACKEND_URL=http://x:1/x/"}
+			case ofServices(f):
+				also = []string{"SLUICE_APP=backend", "SLUICE_ROUTE=/x/=http://x:1"}
 			}
 			for _, step := range []struct {
 				name         string
@@ -163,15 +182,25 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+// ofServices tells the settings that are for --app backend only.
+func ofServices(f *kong.Flag) bool {
+	return f.Group != nil && (f.Group.Key == "backend" || f.Group.Key == "control")
+}
+
 // What `sluice config` prints is a configuration file with the same meaning.
 func TestConfigRoundTrip(t *testing.T) {
-	var args []string
+	var counting []string
+	serving := []string{"--app=backend"}
 	for _, f := range settingFlags(t) {
-		if f.Name != "app" { // echo and redis do not go together
-			args = append(args, "--"+f.Name+"="+samples[f.Name][1])
+		arg := "--" + f.Name + "=" + samples[f.Name][1]
+		if f.Name != "app" && !ofServices(f) { // echo and redis do not go together
+			counting = append(counting, arg)
+		}
+		if f.Name != "app" && f.Name != "session-store" {
+			serving = append(serving, arg)
 		}
 	}
-	for _, args := range [][]string{nil, args} {
+	for _, args := range [][]string{nil, counting, serving} {
 		want, _ := effective(t, nil, args...)
 		_, out, _ := runText(t, nil, append([]string{"config", "--show-secrets"}, args...)...)
 		got, _ := effective(t, nil, "--config", writeFile(t, out))
@@ -236,7 +265,7 @@ func TestUsageErrors(t *testing.T) {
 		{"flag negative", "", nil, []string{"serve", "--heartbeat=-1s"}, `--heartbeat: "-1s" is not a duration (want for example 30s, 1m30s or 500ms)`},
 		{"flag size", "", nil, []string{"serve", "--max-message=64KB"}, `--max-message: "64KB" is not a size (want for example 65536, 64KiB or 1MiB)`},
 		{"flag count", "", nil, []string{"serve", "--loops=1.5"}, `--loops: "1.5" is not a count (want a whole number from 0 to 2147483647)`},
-		{"flag choice", "", nil, []string{"serve", "--app=chat"}, `--app must be one of "count","echo" but got "chat"`},
+		{"flag choice", "", nil, []string{"serve", "--app=chat"}, `--app must be one of "count","echo","backend" but got "chat"`},
 		{"flag bool", "", nil, []string{"serve", "--welcome=perhaps"}, `--welcome: bool value must be true, 1, yes, false, 0 or no but got "perhaps"`},
 
 		{"variable duration", "", []string{"SLUICE_HEARTBEAT=soon"}, []string{"serve"}, `SLUICE_HEARTBEAT: "soon" is not a duration (want for example 30s, 1m30s or 500ms)`},
@@ -249,7 +278,7 @@ func TestUsageErrors(t *testing.T) {
 		{"file names a file", "config: other.yaml\n", nil, []string{"serve"}, `FILE:1: unknown key "config" (a file cannot name another file)`},
 		{"file has a command's flag", "show-secrets: true\n", nil, []string{"config"}, `FILE:1: unknown key "show-secrets" (` + "`sluice config`" + ` prints all keys)`},
 		{"file value", "\n\nheartbeat: soon # or not\n", nil, []string{"serve"}, `FILE:3: heartbeat: "soon" is not a duration (want for example 30s, 1m30s or 500ms)`},
-		{"file choice", "app: chat\n", nil, []string{"serve"}, `FILE:1: app: "chat" is not one of count, echo`},
+		{"file choice", "app: chat\n", nil, []string{"serve"}, `FILE:1: app: "chat" is not one of count, echo, backend`},
 		{"file without a value", "loops:\n", nil, []string{"serve"}, `FILE:1: loops: has no value`},
 		{"file with a list", "loops: [1]\n", nil, []string{"serve"}, `FILE:1: loops: want a single value`},
 		{"file with a map", "allowed-origins: {a: b}\n", nil, []string{"serve"}, `FILE:1: allowed-origins: want a list or a single value`},

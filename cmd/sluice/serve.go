@@ -32,9 +32,10 @@ type server struct {
 	loops, maxConns int
 	files           uint64 // the limit of open files
 
-	store   sessions.Store // nil when the application counts nothing
-	gateway *gateway.Server
-	admin   *http.Server // nil without an admin address
+	store    sessions.Store // nil when the application counts nothing
+	services *services      // nil unless it has services behind it
+	gateway  *gateway.Server
+	admin    *http.Server // nil without an admin address
 }
 
 // lastLines is how long the end of the process waits for whoever reads the log.
@@ -62,7 +63,7 @@ func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer
 		s.loops = runtime.GOMAXPROCS(0)
 	}
 	tuneProcs(s.loops, cfg.SessionStore)
-	if s.maxConns, err = fitConns(int(cfg.MaxConns), s.loops, s.files); err != nil {
+	if s.maxConns, err = fitConns(int(cfg.MaxConns), s.loops, s.files-min(s.files, cfg.reservedFiles())); err != nil {
 		fmt.Fprintf(stderr, "sluice: %s: %v\n", from.place("max-conns"), err)
 		return exitUsage
 	}
@@ -87,6 +88,11 @@ func (s *server) logStart() {
 	if s.cfg.SessionStore == "redis" {
 		masked, _ := maskPassword(s.cfg.RedisURL)
 		attrs = append(attrs, "redis", masked)
+	}
+	if routes, _, _ := s.cfg.routes(); s.cfg.App == "backend" {
+		for _, r := range routes {
+			attrs = append(attrs, "route", r.Pattern+"="+r.URL)
+		}
 	}
 	s.log.Info("start", attrs...)
 }
@@ -160,6 +166,11 @@ func (s *server) open() (err error) {
 	if err := unshared(s.cfg.Listen); err != nil {
 		return err
 	}
+	if s.cfg.App == "backend" {
+		if s.services, err = s.openServices(); err != nil {
+			return err
+		}
+	}
 	if s.gateway, err = gateway.New(s.gatewayConfig(), s.app()); err != nil {
 		return err
 	}
@@ -169,6 +180,11 @@ func (s *server) open() (err error) {
 			return fmt.Errorf("%w (set --admin)", err)
 		}
 		s.serveAdmin(ln)
+	}
+	if s.services != nil {
+		if err := s.serveControl(); err != nil {
+			return err
+		}
 	}
 	return s.gateway.Start()
 }
@@ -204,6 +220,11 @@ func (s *server) gatewayConfig() gateway.Config {
 	if s.store != nil {
 		cfg.ReadyCheck = s.store.Ready
 	}
+	if s.services != nil {
+		cfg.ReadyCheck = s.services.hub.Ready
+		cfg.AnyPath = true  // the routes decide
+		cfg.PingOnly = true // services say themselves what their clients are sent
+	}
 	return cfg
 }
 
@@ -224,7 +245,10 @@ func offIsNegative(d duration) time.Duration {
 }
 
 func (s *server) app() gateway.App {
-	if s.store == nil {
+	switch {
+	case s.services != nil:
+		return s.services.app
+	case s.store == nil:
 		return gateway.Echo{}
 	}
 	return gateway.Count{Store: s.store, SessionTTL: time.Duration(s.cfg.SessionTTL), NoWelcome: !s.cfg.Welcome}
@@ -249,6 +273,9 @@ func (s *server) addresses(more ...any) []any {
 	if s.admin != nil {
 		attrs = append(attrs, "admin", s.admin.Addr)
 	}
+	if s.services != nil && s.services.server != nil {
+		attrs = append(attrs, "control", s.services.server.Addr)
+	}
 	return append(attrs, more...)
 }
 
@@ -264,6 +291,9 @@ func (s *server) drain() error {
 	err = errors.Join(err, s.gateway.Close())
 	if s.store != nil {
 		err = errors.Join(err, s.store.Close(whole))
+	}
+	if s.services != nil {
+		err = errors.Join(err, s.services.shutdown(whole))
 	}
 	took := time.Since(began)
 	gateway.SetShutdown(took)

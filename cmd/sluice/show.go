@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// printConfig writes the values of flags as YAML that --config reads back, each with its origin. A Redis
-// URL with a password is a comment unless secrets is set: fed back, a URL with a masked password would fail
+// printConfig writes the values of flags as YAML that --config reads back, each with its origin. A key, or a
+// URL with a password, is a comment unless secrets is set: fed back, a URL with a masked password would fail
 // far from here, while a missing one is an error that says what to do.
 func printConfig(w io.Writer, flags []*kong.Flag, from originOf, secrets bool) error {
 	doc := &yaml.Node{Kind: yaml.MappingNode}
@@ -28,8 +28,8 @@ func printConfig(w io.Writer, flags []*kong.Flag, from originOf, secrets bool) e
 		}
 		value := valueNode(f)
 		value.LineComment = from.comment(f.Name)
-		if masked, ok := maskPassword(value.Value); f.Name == "redis-url" && ok && !secrets {
-			comments = append(comments, fmt.Sprintf("# redis-url: %s # %s; --show-secrets shows the password", masked, value.LineComment))
+		if masked, ok := maskSecret(f.Name, value.Value); ok && !secrets {
+			comments = append(comments, fmt.Sprintf("# %s: %s # %s; --show-secrets shows it", f.Name, masked, value.LineComment))
 			continue
 		}
 		key := textNode(f.Name)
@@ -78,6 +78,17 @@ func valueNode(f *kong.Flag) *yaml.Node {
 func textNode(s string) *yaml.Node {
 	// The tag makes the encoder quote a text that would read as a number, a bool or null.
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
+}
+
+// maskSecret hides what of a setting must not be shown; ok is false when there is nothing to hide.
+func maskSecret(flag, value string) (masked string, ok bool) {
+	switch flag {
+	case "redis-url":
+		return maskPassword(value)
+	case "backend-key", "control-key":
+		return "…", value != ""
+	}
+	return value, false
 }
 
 // maskPassword hides the password of a URL; ok is false when there is none.
