@@ -148,7 +148,8 @@ func (s *server) openServices() (*services, error) {
 		Key:            key(s.cfg.BackendKey),
 		ConnectTimeout: time.Duration(s.cfg.BackendConnectTimeout),
 		Timeout:        timeout,
-		// The client is to be told that the service was too slow, before the gateway says so of itself.
+		// The client is to be told that the service was too slow, before the gateway says so of
+		// itself.
 		OpenTimeout: min(timeout, time.Duration(s.cfg.HandshakeTimeout)*9/10),
 		Hold:        time.Duration(s.cfg.BackendHold),
 		MaxRequests: int(s.cfg.BackendRequests),

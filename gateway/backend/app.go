@@ -25,7 +25,8 @@ type App struct {
 	running atomic.Int64 // goroutines of requests
 }
 
-// New makes an App; no backend is contacted yet. hub has the topics that backends subscribe their clients to.
+// New makes an App; no backend is contacted yet. hub has the topics that backends subscribe their
+// clients to.
 func New(cfg Config, hub *topics.Hub) (*App, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -62,9 +63,9 @@ func (a *App) ForLoop(post func(fn func()) bool) gateway.Handler {
 	return l
 }
 
-// Shutdown waits until the backends have been told of all connections that have ended, or until ctx is
-// done, and lets go of their connections. Call it once, after the gateway has drained. It returns how
-// many ends remained untold.
+// Shutdown waits until the backends have been told of all connections that have ended, or until ctx
+// is done, and lets go of their connections. Call it once, after the gateway has drained. It
+// returns how many ends remained untold.
 func (a *App) Shutdown(ctx context.Context) (untold int) {
 	// What came back too late for a loop is in its sessions still.
 	for _, l := range a.loops {

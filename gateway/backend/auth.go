@@ -23,12 +23,13 @@ var (
 	errBadMessage = errors.New("the key is wrong, or the token is not valid")
 )
 
-// check returns nil or why the request is refused, and the status for it. What it takes is what GRIP libraries send: the key itself,
-// or a JWT (HMAC-SHA256) that expires; in Authorization: Bearer, or the key as a password (Basic).
+// check returns nil or why the request is refused, and the status for it. What it takes is what
+// GRIP libraries send: the key itself, or a JWT (HMAC-SHA256) that expires; in Authorization:
+// Bearer, or the key as a password (Basic).
 func (g *guard) check(r *http.Request) (int, error) {
 	if g.key == nil {
-		// A web page may send requests to the reader's own machine. Browsers say so with Origin; a name that was made to
-		// lead here (DNS rebinding) shows in Host.
+		// A web page may send requests to the reader's own machine. Browsers say so with Origin; a
+		// name that was made to lead here (DNS rebinding) shows in Host.
 		if r.Header.Get("Origin") != "" {
 			return http.StatusForbidden, errFromPage
 		}

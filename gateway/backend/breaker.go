@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// breaker stops requests to a backend that cannot be reached, so that handshakes are refused at once and
-// not after a timeout, and lets one through at growing intervals to see whether it is back. It is shared by
-// all loops, so it has atomics where a library's would have a mutex. Any goroutine.
+// breaker stops requests to a backend that cannot be reached, so that handshakes are refused at
+// once and not after a timeout, and lets one through at growing intervals to see whether it is
+// back. It is shared by all loops, so it has atomics where a library's would have a mutex. Any
+// goroutine.
 type breaker struct {
 	failures  atomic.Int32 // in a row
 	openUntil atomic.Int64 // Unix nanoseconds; 0: closed, requests pass
@@ -21,9 +22,9 @@ const (
 	longestOpen  = 5 * time.Second
 )
 
-// allow reports whether a request may start now; if not, after how long to ask again. While the breaker is
-// open, the one request that is allowed in an interval is a probe: a number other than 0, to report its
-// failure with.
+// allow reports whether a request may start now; if not, after how long to ask again. While the
+// breaker is open, the one request that is allowed in an interval is a probe: a number other than
+// 0, to report its failure with.
 func (b *breaker) allow(now time.Time) (ok bool, probe int64, wait time.Duration) {
 	until := b.openUntil.Load()
 	if until == 0 {
@@ -32,7 +33,8 @@ func (b *breaker) allow(now time.Time) (ok bool, probe int64, wait time.Duration
 	if wait = time.Duration(until - now.UnixNano()); wait > 0 {
 		return false, 0, wait
 	}
-	// The one that moves the time on is the probe. Should it never be reported, the next interval has another one.
+	// The one that moves the time on is the probe. Should it never be reported, the next interval
+	// has another one.
 	interval := time.Duration(b.interval.Load())
 	if probe = now.Add(interval).UnixNano(); b.openUntil.CompareAndSwap(until, probe) {
 		return true, probe, 0
@@ -51,13 +53,14 @@ func (b *breaker) succeeded() (closed bool) {
 	return b.open() && b.openUntil.Swap(0) != 0
 }
 
-// failed records that the backend could not be reached or did not answer in time; probe is what allow
-// returned. It reports whether that has opened the breaker.
+// failed records that the backend could not be reached or did not answer in time; probe is what
+// allow returned. It reports whether that has opened the breaker.
 func (b *breaker) failed(now time.Time, probe int64) (opened bool) {
 	failures := b.failures.Add(1)
 	switch {
 	case probe != 0:
-		// Gateways that lost the backend together do not probe it together: the intervals differ by up to a quarter.
+		// Gateways that lost the backend together do not probe it together: the intervals differ by
+		// up to a quarter.
 		interval := min(2*time.Duration(b.interval.Load()), longestOpen)
 		if b.openUntil.CompareAndSwap(probe, now.Add(interval-rand.N(interval/4)).UnixNano()) {
 			b.interval.Store(int64(interval))

@@ -9,18 +9,19 @@ import (
 	"github.com/tinylib/msgp/msgp"
 )
 
-// Django Channels: what group_send publishes through channels_redis' RedisPubSubChannelLayer, as it comes
-// from Redis.
+// Django Channels: what group_send publishes through channels_redis' RedisPubSubChannelLayer, as it
+// comes from Redis.
 
-// ChannelsTopic is the name that Redis knows a Channels group by; prefix is the layer's own, "asgi" unless
-// its configuration says otherwise.
+// ChannelsTopic is the name that Redis knows a Channels group by; prefix is the layer's own, "asgi"
+// unless its configuration says otherwise.
 func ChannelsTopic(prefix, group string) string { return prefix + "__group__" + group }
 
 var errChannelsMessage = errors.New("not a message of a Channels layer")
 
 // parseChannels reads a message of the layer: a msgpack map. "websocket.send" (text or bytes) and
-// "websocket.close" (code, reason) are carried out as Channels' own consumers do; other types are for
-// consumers, and nothing here. Nothing is copied, and no length that the message declares is allocated.
+// "websocket.close" (code, reason) are carried out as Channels' own consumers do; other types are
+// for consumers, and nothing here. Nothing is copied, and no length that the message declares is
+// allocated.
 func parseChannels(b []byte) (it item, err error) {
 	fields, b, err := msgp.ReadMapHeaderBytes(b)
 	if err != nil {

@@ -8,7 +8,8 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// The messages are what Python's msgpack.packb makes of the dictionaries beside them, as the layer does.
+// The messages are what Python's msgpack.packb makes of the dictionaries beside them, as the layer
+// does.
 var channelsMessages = []struct {
 	text string
 	hex  string

@@ -18,8 +18,8 @@ var (
 	errNoConnection = errors.New("no such connection on this node")
 )
 
-// on runs fn on the loop of a session, and waits for it. It reports false when there is no such session,
-// or when ctx ends before: then fn may still run.
+// on runs fn on the loop of a session, and waits for it. It reports false when there is no such
+// session, or when ctx ends before: then fn may still run.
 func (a *App) on(ctx context.Context, id connID, fn func(s *session)) bool {
 	if a == nil || id.loop() >= len(a.loops) {
 		return false

@@ -26,11 +26,11 @@ type ControlConfig struct {
 	Hub *topics.Hub
 	// App has the connections that can be named one by one; nil when another application runs.
 	App *App
-	// Key is what callers must show, themselves or as the signature of a JWT. Without one everybody who reaches
-	// the address may publish: only loopback is that private.
+	// Key is what callers must show, themselves or as the signature of a JWT. Without one everybody
+	// who reaches the address may publish: only loopback is that private.
 	Key []byte
-	// Rate bounds the items published in a second, over all callers; beyond it they are told 429. Default
-	// 20,000; negative: no bound.
+	// Rate bounds the items published in a second, over all callers; beyond it they are told 429.
+	// Default 20,000; negative: no bound.
 	Rate int
 	// MaxBody bounds a request's body, in bytes. Default 1,000,000.
 	MaxBody int64
@@ -42,16 +42,16 @@ type ControlConfig struct {
 
 // Control is the address at which services publish to clients:
 //
-//	POST /publish/                   {"items": […]}: GRIP items, as Pushpin takes them; "connection" in place of
-//	                                 "channel" names one connection
+//	POST /publish/                   {"items": […]}: GRIP items, as Pushpin takes them;
+//	                                 "connection" in place of "channel" names one connection
 //	POST /publish?topic=T            the body is the message; &type=binary when it is not text
 //	POST /connections/{id}/send      the body is the message; ?type=binary
 //	POST /connections/{id}/close     ?code=1000&reason=TEXT
 //	GET  /connections/{id}           what this node knows of it
-//	GET  /topics                     ?pattern=room-*&limit=100: the topics of this node and their subscribers
+//	GET  /topics                     ?pattern=room-*&limit=100: this node's topics and subscribers
 //
-// Answers are JSON; "subscribers" counts those of this node. Messages are on their way when the answer comes. It runs on net/http's
-// goroutines and never touches a loop.
+// Answers are JSON; "subscribers" counts those of this node. Messages are on their way when the
+// answer comes. It runs on net/http's goroutines and never touches a loop.
 type Control struct {
 	cfg       ControlConfig
 	guard     guard
@@ -91,8 +91,8 @@ func NewControl(cfg ControlConfig) *Control {
 	return c
 }
 
-// Server returns an HTTP server for the address, with bounds on how long a caller may take. The caller of this
-// gives it a listener, and closes it and then the Control.
+// Server returns an HTTP server for the address, with bounds on how long a caller may take. The
+// caller of this gives it a listener, and closes it and then the Control.
 func (c *Control) Server() *http.Server {
 	return &http.Server{
 		Handler:           c,
@@ -198,7 +198,8 @@ func (c *Control) limit(w http.ResponseWriter, n int) bool {
 	return false
 }
 
-// carryOut publishes items. One that fails does not keep the others from their subscribers; the answer says which.
+// carryOut publishes items. One that fails does not keep the others from their subscribers; the
+// answer says which.
 func (c *Control) carryOut(w http.ResponseWriter, r *http.Request, items []item) {
 	if err := c.cfg.Hub.Ready(); err != nil { // the broker: what is taken now would be lost
 		c.fail(w, http.StatusServiceUnavailable, err)

@@ -14,7 +14,8 @@ import (
 	"sluice/gateway"
 )
 
-// One request in flight per connection; what comes meanwhile is in the next one, whole and in order.
+// One request in flight per connection; what comes meanwhile is in the next one, whole and in
+// order.
 func TestOneInFlight(t *testing.T) {
 	gate := make(chan struct{})
 	var inFlight atomic.Int32
@@ -113,7 +114,8 @@ func TestShareIsBounded(t *testing.T) {
 	}
 }
 
-// All connections together: beyond the bound a connection ends with 1013, and handshakes are refused before.
+// All connections together: beyond the bound a connection ends with 1013, and handshakes are
+// refused before.
 func TestBufferedIsBounded(t *testing.T) {
 	gate := make(chan struct{})
 	b := newService(t, func(w http.ResponseWriter, _ *http.Request, body string) {
@@ -172,7 +174,8 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// A backend that is gone: handshakes are refused at once, messages wait and are delivered once, in order.
+// A backend that is gone: handshakes are refused at once, messages wait and are delivered once, in
+// order.
 func TestBackendAway(t *testing.T) {
 	b := newSwitchable(t)
 	e := newEdge(t, Config{}, b.URL)
@@ -203,7 +206,8 @@ func TestBackendAway(t *testing.T) {
 	}
 }
 
-// Messages for a backend that stays away are held for so long, and then the connection ends with 1013.
+// Messages for a backend that stays away are held for so long, and then the connection ends with
+// 1013.
 func TestHold(t *testing.T) {
 	b := newSwitchable(t)
 	e := newEdge(t, Config{Hold: 300 * time.Millisecond}, b.URL)
@@ -231,7 +235,8 @@ func TestOverflow(t *testing.T) {
 	c.want("closed 1013")
 }
 
-// A request that may have been handled is not repeated: the client is told that something went wrong.
+// A request that may have been handled is not repeated: the client is told that something went
+// wrong.
 func TestMaybeHandled(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -6,7 +6,8 @@ import (
 	"strconv"
 )
 
-// The body of requests and answers is a sequence of events (application/websocket-events), each of them
+// The body of requests and answers is a sequence of events (application/websocket-events), each of
+// them
 //
 //	NAME CRLF
 //	NAME SP hexadecimal-length CRLF content CRLF
@@ -36,8 +37,8 @@ var eventNames = [...]string{
 	eventDisconnect: "DISCONNECT",
 }
 
-// event is one event. A nil content is none at all, which for PING, PONG and CLOSE is not the same as
-// an empty one.
+// event is one event. A nil content is none at all, which for PING, PONG and CLOSE is not the same
+// as an empty one.
 type event struct {
 	kind    eventKind
 	content []byte // part of the decoded buffer
@@ -56,8 +57,8 @@ func appendEvent(b []byte, kind eventKind, content []byte) []byte {
 	return append(b, "\r\n"...)
 }
 
-// eventOverhead is what appendEvent adds to a content at most: the longest name with content, 8 digits of
-// length, a space and two CRLF.
+// eventOverhead is what appendEvent adds to a content at most: the longest name with content, 8
+// digits of length, a space and two CRLF.
 const eventOverhead = len("BINARY") + 8 + 1 + 4
 
 var (
@@ -69,8 +70,8 @@ var (
 // maxEventLine bounds the line before the content. The longest one that is defined has 19 bytes.
 const maxEventLine = 64
 
-// decodeEvent reads the event at the start of b and returns how many bytes it took. It allocates nothing:
-// the length that a peer declares is only compared with what is there.
+// decodeEvent reads the event at the start of b and returns how many bytes it took. It allocates
+// nothing: the length that a peer declares is only compared with what is there.
 func decodeEvent(b []byte) (e event, n int, err error) {
 	end := bytes.Index(b[:min(len(b), maxEventLine)], []byte("\r\n"))
 	if end < 1 {
@@ -131,8 +132,8 @@ func parseHex(b []byte) (n int, ok bool) {
 	return n, true
 }
 
-// eachEvent calls fn with the events of body, in order, until fn returns false. A body with an error
-// anywhere is refused whole, before the first call: half an answer could not be taken back.
+// eachEvent calls fn with the events of body, in order, until fn returns false. A body with an
+// error anywhere is refused whole, before the first call: half an answer could not be taken back.
 func eachEvent(body []byte, fn func(event) bool) error {
 	for rest := body; len(rest) > 0; {
 		_, n, err := decodeEvent(rest)
@@ -151,16 +152,17 @@ func eachEvent(body []byte, fn func(event) bool) error {
 	return nil
 }
 
-// contentSize is the number of content bytes of the events in a body that appendEvent has made, which is
-// what Content-Bytes-Accepted counts.
+// contentSize is the number of content bytes of the events in a body that appendEvent has made,
+// which is what Content-Bytes-Accepted counts.
 func contentSize(body []byte) (size int) {
 	_ = eachEvent(body, func(e event) bool { size += len(e.content); return true })
 	return size
 }
 
-// unaccepted is what remains of a body of which the backend has accepted the first n bytes of content:
-// whole events, the first of which may have lost its beginning. An event is accepted with its last byte,
-// and one without content with the one before it. ok is false when there are not n bytes.
+// unaccepted is what remains of a body of which the backend has accepted the first n bytes of
+// content: whole events, the first of which may have lost its beginning. An event is accepted with
+// its last byte, and one without content with the one before it. ok is false when there are not n
+// bytes.
 func unaccepted(dst, body []byte, n int) (rest []byte, ok bool) {
 	for len(body) > 0 {
 		e, size, err := decodeEvent(body)

@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// freshConn is a connection to a backend that looks, before each write, whether the backend has closed it.
-// net/http notices that only when its reading goroutine has run. Until then it would send a request whose
-// fate nobody could tell; refused here before its first byte, it is sent again on another connection.
+// freshConn is a connection to a backend that looks, before each write, whether the backend has
+// closed it. net/http notices that only when its reading goroutine has run. Until then it would
+// send a request whose fate nobody could tell; refused here before its first byte, it is sent again
+// on another connection.
 type freshConn struct {
 	net.Conn
 	raw syscall.RawConn

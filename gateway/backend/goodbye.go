@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// goodbyes tells a backend of the connections that have ended: CLOSE or DISCONNECT, behind the messages
-// that had not been sent before. It goes on trying for as long as the process lives. It works outside of the
-// loops, which may have ended by then. Any goroutine.
+// goodbyes tells a backend of the connections that have ended: CLOSE or DISCONNECT, behind the
+// messages that had not been sent before. It goes on trying for as long as the process lives. It
+// works outside of the loops, which may have ended by then. Any goroutine.
 type goodbyes struct {
 	target *target
 	cfg    *Config
@@ -40,7 +40,8 @@ func newGoodbyes(t *target, cfg Config) *goodbyes {
 	return &goodbyes{target: t, cfg: &cfg, limit: max(cfg.MaxRequests/goodbyeShare, 1)}
 }
 
-// add takes over a request whose body ends with CLOSE or DISCONNECT. Its bytes are counted in buffered.
+// add takes over a request whose body ends with CLOSE or DISCONNECT. Its bytes are counted in
+// buffered.
 func (g *goodbyes) add(r *request) {
 	r.timeout = g.cfg.Timeout
 	g.mu.Lock()

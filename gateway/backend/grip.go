@@ -13,15 +13,17 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// GRIP: what a backend negotiates with "Sec-WebSocket-Extensions: grip" in its answer to OPEN. From then
-// on its messages for the client carry a prefix, and text that begins with "c:" is a control message.
+// GRIP: what a backend negotiates with "Sec-WebSocket-Extensions: grip" in its answer to OPEN. From
+// then on its messages for the client carry a prefix, and text that begins with "c:" is a control
+// message.
 
 const (
 	controlPrefix = "c:"
 	messagePrefix = "m:" // unless the backend names another one
 )
 
-// gripExtension looks for grip among the extensions of an answer and returns the prefix of messages.
+// gripExtension looks for grip among the extensions of an answer and returns the prefix of
+// messages.
 func gripExtension(header map[string][]string) (prefix string, ok bool) {
 	for _, line := range header[textproto.CanonicalMIMEHeaderKey("Sec-WebSocket-Extensions")] {
 		for _, extension := range strings.Split(line, ",") {
@@ -150,8 +152,8 @@ func seconds(raw json.RawMessage, otherwise time.Duration) (time.Duration, error
 
 var messageTypes = map[string]ws.OpCode{"text": ws.OpText, "binary": ws.OpBinary, "ping": ws.OpPing, "pong": ws.OpPong}
 
-// messageOf is the message in an item or a control message: "content" is text, "content-bin" base64 and
-// binary, unless the type says otherwise. content is nil when there is neither.
+// messageOf is the message in an item or a control message: "content" is text, "content-bin" base64
+// and binary, unless the type says otherwise. content is nil when there is neither.
 func messageOf(name, text, base64Text *string) (op ws.OpCode, content []byte, err error) {
 	op = ws.OpText
 	switch {

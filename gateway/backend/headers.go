@@ -8,11 +8,13 @@ import (
 	"time"
 )
 
-// What of a client's handshake goes to the backend, and what of the backend's answers goes to the client.
+// What of a client's handshake goes to the backend, and what of the backend's answers goes to the
+// client.
 
-// withheld are the client's headers that the backend does not get: those of this hop only (RFC 9110, section
-// 7.6.1), those that describe a body or an answer that the client has nothing to do with, and those that
-// the gateway says itself, which a client must not be able to say in its place.
+// withheld are the client's headers that the backend does not get: those of this hop only (RFC
+// 9110, section 7.6.1), those that describe a body or an answer that the client has nothing to do
+// with, and those that the gateway says itself, which a client must not be able to say in its
+// place.
 var withheld = headerNames("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
 	"TE", "Trailer", "Transfer-Encoding", "Upgrade", "Expect", "Host",
 	"Accept", "Accept-Encoding", "Content-Length", "Content-Type", "Content-Encoding", "Content-Bytes-Replayed", "Content-Bytes-Accepted",
@@ -24,7 +26,8 @@ var withheld = headerNames("Connection", "Keep-Alive", "Proxy-Connection", "Prox
 var private = headerNames("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "TE", "Trailer", "Transfer-Encoding", "Upgrade",
 	"Content-Length", "Date", "Content-Bytes-Accepted", "Keep-Alive-Interval", "Sec-Websocket-Accept", "Sec-Websocket-Extensions")
 
-// privatePrefixes begin the names of headers that neither side may send to the other through the gateway.
+// privatePrefixes begin the names of headers that neither side may send to the other through the
+// gateway.
 var privatePrefixes = []string{"Meta-", "Set-Meta-", "Grip-", "Webhook-"}
 
 func headerNames(names ...string) map[string]bool {
@@ -47,8 +50,8 @@ func isPrivate(name string, names map[string]bool) bool {
 	return false
 }
 
-// passOn reports whether a client's header goes to the backend. name is in canonical form. connection has
-// what the client's Connection headers name.
+// passOn reports whether a client's header goes to the backend. name is in canonical form.
+// connection has what the client's Connection headers name.
 func passOn(name string, connection []string) bool {
 	// CGI, and with it WSGI and Rack, reads Meta_User and Meta-User as the same variable.
 	if strings.IndexByte(name, '_') >= 0 || isPrivate(name, withheld) {
@@ -62,11 +65,13 @@ func passOn(name string, connection []string) bool {
 	return true
 }
 
-// head is what each request of a connection repeats of the handshake: lines of "Name: value" behind the
-// request line's target. It is one string because it is held for as long as the connection lives.
+// head is what each request of a connection repeats of the handshake: lines of "Name: value" behind
+// the request line's target. It is one string because it is held for as long as the connection
+// lives.
 type head string
 
-// newHead collects a head from the request line's target and headers (canonical names, alternating with values).
+// newHead collects a head from the request line's target and headers (canonical names, alternating
+// with values).
 func newHead(target string, lines []string) head {
 	var b strings.Builder
 	size := len(target)
@@ -110,8 +115,9 @@ const (
 	maxMetaSize = 4 << 10 // names and values together
 )
 
-// applyMeta carries out the Set-Meta- headers of an answer. It returns a new slice when there are any: the
-// old one may be in use by a request. What is beyond the bounds is left out, and ok is false.
+// applyMeta carries out the Set-Meta- headers of an answer. It returns a new slice when there are
+// any: the old one may be in use by a request. What is beyond the bounds is left out, and ok is
+// false.
 func applyMeta(old []meta, answer http.Header) (metas []meta, ok bool) {
 	metas, ok = old, true
 	copied := false
@@ -146,7 +152,8 @@ func applyMeta(old []meta, answer http.Header) (metas []meta, ok bool) {
 // leastPoll is the shortest Keep-Alive-Interval, as Pushpin has it.
 const leastPoll = 20 * time.Second
 
-// pollInterval reads Keep-Alive-Interval: 0 is none, and ok says whether the answer says anything of it.
+// pollInterval reads Keep-Alive-Interval: 0 is none, and ok says whether the answer says anything
+// of it.
 func pollInterval(answer http.Header) (d time.Duration, ok bool) {
 	text := answer.Get("Keep-Alive-Interval")
 	if text == "" {
@@ -165,8 +172,9 @@ const (
 	maxRefusalBody     = 64 << 10
 )
 
-// responseLines writes the headers of a backend's answer to OPEN that are the client's, as lines. accepted
-// is for a 101, which has no content. A header that would not fit, or has a line end in it, is left out.
+// responseLines writes the headers of a backend's answer to OPEN that are the client's, as lines.
+// accepted is for a 101, which has no content. A header that would not fit, or has a line end in
+// it, is left out.
 func responseLines(answer http.Header, accepted bool) string {
 	var b strings.Builder
 	for name, values := range answer {

@@ -6,8 +6,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// connID is a connection's Connection-Id, written as a UUID. Its last two bytes number the loop that the
-// connection belongs to, so that it is found without a table that all loops share; the rest is random.
+// connID is a connection's Connection-Id, written as a UUID. Its last two bytes number the loop
+// that the connection belongs to, so that it is found without a table that all loops share; the
+// rest is random.
 type connID [16]byte
 
 func newConnID(loop int) (id connID) {

@@ -2,8 +2,9 @@ package backend
 
 import "time"
 
-// lane is one loop's way to one backend: its share of the requests that may be in flight, and the sessions
-// that wait for one, in the order in which they became ready. Loop only, so it needs no lock.
+// lane is one loop's way to one backend: its share of the requests that may be in flight, and the
+// sessions that wait for one, in the order in which they became ready. Loop only, so it needs no
+// lock.
 type lane struct {
 	loop     *loop
 	target   *target
@@ -62,9 +63,9 @@ func (n *lane) remove(s *session) {
 	}
 }
 
-// share is how many of a backend's requests are this loop's. A counter that all loops share would use them
-// better when one loop is busier than the others, but a loop whose requests all wait would have nobody to
-// wake it.
+// share is how many of a backend's requests are this loop's. A counter that all loops share would
+// use them better when one loop is busier than the others, but a loop whose requests all wait would
+// have nobody to wake it.
 func (n *lane) share() int { return max(n.loop.app.cfg.MaxRequests/len(n.loop.app.loops), 1) }
 
 // pump starts requests for those that wait, as many as may be in flight.

@@ -13,8 +13,8 @@ import (
 	"sluice/gateway"
 )
 
-// scripted answers the requests of one connection one after the other: "Header: value" lines, an empty
-// line, and events in which | stands for CRLF.
+// scripted answers the requests of one connection one after the other: "Header: value" lines, an
+// empty line, and events in which | stands for CRLF.
 func scripted(t testing.TB, answers ...string) *service {
 	next := make(chan string, len(answers))
 	for _, a := range answers {
@@ -195,7 +195,8 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// Keep-Alive-Interval asks for empty requests. Its shortest is 20 s, so the timer is looked at and not waited for.
+// Keep-Alive-Interval asks for empty requests. Its shortest is 20 s, so the timer is looked at and
+// not waited for.
 func TestPoll(t *testing.T) {
 	b := scripted(t, "Keep-Alive-Interval: 30\n\nOPEN|"+text("0"), text("1"))
 	e := newEdge(t, Config{}, b.URL)

@@ -35,7 +35,8 @@ const (
 	publishRefresh
 )
 
-// parseItems reads {"items": [item, …]}, of which there may be at most limit. One that is wrong refuses them all.
+// parseItems reads {"items": [item, …]}, of which there may be at most limit. One that is wrong
+// refuses them all.
 func parseItems(text []byte, limit int) ([]item, error) {
 	var body struct {
 		Items *[]json.RawMessage `json:"items"`

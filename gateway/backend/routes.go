@@ -10,17 +10,18 @@ import (
 
 // Route sends the connections of some paths to one backend.
 type Route struct {
-	// Pattern is a path. One that ends in a slash stands for all paths below it, as in net/http; of several that
-	// fit a request, the longest is taken.
+	// Pattern is a path. One that ends in a slash stands for all paths below it, as in net/http; of
+	// several that fit a request, the longest is taken.
 	Pattern string
 
-	// URL is the backend's address: http, https or h2c (HTTP/2 without TLS), host and maybe a path. Its path stands in
-	// for what the pattern matched; without a path, the client's whole path is passed on.
+	// URL is the backend's address: http, https or h2c (HTTP/2 without TLS), host and maybe a path.
+	// Its path stands in for what the pattern matched; without a path, the client's whole path is
+	// passed on.
 	URL string
 }
 
-// ParseRoute reads "PATTERN=URL", as in "/chat/=http://127.0.0.1:9000/ws/". A URL alone is served under
-// its own path: http://127.0.0.1:9000/ws/ stands for /ws/=http://127.0.0.1:9000/ws/.
+// ParseRoute reads "PATTERN=URL", as in "/chat/=http://127.0.0.1:9000/ws/". A URL alone is served
+// under its own path: http://127.0.0.1:9000/ws/ stands for /ws/=http://127.0.0.1:9000/ws/.
 func ParseRoute(text string) (Route, error) {
 	r := Route{URL: text}
 	if strings.HasPrefix(text, "/") {
@@ -116,9 +117,9 @@ func (r *route) requestTarget(path, query []byte) string {
 	return b.String()
 }
 
-// badPath says that a path cannot be passed on: it has an escape that is none, or a
-// segment "." or "..", written plainly or escaped, with which one path would be matched here and another
-// one served there.
+// badPath says that a path cannot be passed on: it has an escape that is none, or a segment "." or
+// "..", written plainly or escaped, with which one path would be matched here and another one
+// served there.
 func badPath(raw string) bool {
 	path, err := url.PathUnescape(raw)
 	if err != nil || !strings.HasPrefix(path, "/") {

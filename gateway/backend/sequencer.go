@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// sequencer puts items into order and drops those that come twice, as Pushpin does: an item that names as
-// its prev-id another one than the last of its topic waits until that one has come, for a while; an id that
-// a topic has had within a minute is not published again. It works for the node that an item is published
-// at. Any goroutine.
+// sequencer puts items into order and drops those that come twice, as Pushpin does: an item that
+// names as its prev-id another one than the last of its topic waits until that one has come, for a
+// while; an id that a topic has had within a minute is not published again. It works for the node
+// that an item is published at. Any goroutine.
 type sequencer struct {
 	mu      sync.Mutex
 	last    recent[string, string]            // topic → id of its last item
@@ -44,9 +44,10 @@ func newSequencer(late func(item)) *sequencer {
 	}
 }
 
-// add calls publish with the items that are to be published now, in order: none, it, or it and those that have
-// waited for it. It reports false when it is dropped: published already, or too many wait. What waits in
-// vain is given to late when its time is over. Both are called under the lock, which keeps the order.
+// add calls publish with the items that are to be published now, in order: none, it, or it and
+// those that have waited for it. It reports false when it is dropped: published already, or too
+// many wait. What waits in vain is given to late when its time is over. Both are called under the
+// lock, which keeps the order.
 func (q *sequencer) add(it item, publish func(item)) (ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

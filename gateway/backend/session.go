@@ -2,19 +2,17 @@ package backend
 
 import (
 	"encoding/binary"
-	"strconv"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/gobwas/ws"
 
 	"sluice/gateway"
 )
 
-// session is one connection as its backend sees it. It belongs to the connection's loop, and outlives the
-// connection while a request is in flight. Its life reads down this file: message → ready → begin → (target.go)
-// → finish → settle → apply.
+// session is one connection as its backend sees it. It belongs to the connection's loop, and
+// outlives the connection while a request is in flight. Its life reads down this file: message →
+// ready → begin → (target.go) → finish → (settle.go) → ended.
 type session struct {
 	lane *lane
 	conn *gateway.Conn // nil when the transport is gone
@@ -88,8 +86,8 @@ func (s *session) message(op ws.OpCode, payload []byte) {
 	s.ready()
 }
 
-// full is what happens to a connection that has said as much as may wait: it is not read from until the next
-// request. When there is none in sight, it is told to come back later.
+// full is what happens to a connection that has said as much as may wait: it is not read from until
+// the next request. When there is none in sight, it is told to come back later.
 func (s *session) full() {
 	switch {
 	case s.state != open:
@@ -193,255 +191,8 @@ func (s *session) orphaned() {
 	}
 }
 
-// settle decides what an answer means.
-func (s *session) settle(r *request, a *answer) {
-	events := a.isEvents()
-	result := a.outcome.String()
-	switch {
-	case events && !validAnswer(r, a):
-		events, result = false, "malformed"
-	case a.outcome == answered && !events:
-		result = "status"
-	}
-	requests[result].Inc()
-	if r.number == 1 {
-		s.opened(a, events, result == "malformed")
-		return
-	}
-	switch {
-	case events:
-		s.accepted(r, a)
-		s.apply(a.body)
-	case a.outcome == notHandled:
-		s.again(r)
-	default:
-		s.release(r)
-		if r.ends {
-			// An answer, whatever it says, shows that the backend has heard of it; of one that failed it hears again.
-			s.told = a.outcome == answered && a.status < 500
-			s.said = false
-		}
-		if a.outcome != answered || isUnavailable(a.status) {
-			s.abort(closeTryAgain, "unavailable")
-		} else {
-			s.abort(ws.StatusInternalServerError, "error")
-		}
-	}
-}
-
-// validAnswer reports whether the events of an answer, and what it says about them, can be carried out.
-func validAnswer(r *request, a *answer) bool {
-	first, ok := true, true
-	err := eachEvent(a.body, func(e event) bool {
-		switch e.kind {
-		case eventOpen:
-			ok = first && r.number == 1
-		case eventText:
-			ok = utf8.Valid(e.content)
-		case eventPing, eventPong:
-			ok = len(e.content) <= ws.MaxControlFramePayloadSize
-		}
-		ok = ok && !(first && r.number == 1 && e.kind != eventOpen)
-		first = false
-		return ok
-	})
-	return err == nil && ok && !(first && r.number == 1) && bytesAccepted(r, a) >= 0
-}
-
-// bytesAccepted is how many bytes of a request's content an answer accepts: all, unless it says otherwise. It is
-// -1 when it says more than there were.
-func bytesAccepted(r *request, a *answer) int {
-	offered := contentSize(r.body)
-	text := a.header.Get(headerAccepted)
-	if text == "" {
-		return offered
-	}
-	n, err := strconv.Atoi(text)
-	switch {
-	case err != nil || n < 0:
-		return offered
-	case n > offered:
-		return -1
-	}
-	return n
-}
-
-// release gives back what a request has held.
-func (s *session) release(r *request) {
-	buffered.Add(-int64(s.held))
-	s.held = 0
-	if s.state != gone { // or the loop may have ended
-		s.lane.loop.recycle(r.body)
-	}
-}
-
-// again has a request that was surely not handled wait for another turn, with what came meanwhile behind it.
-func (s *session) again(r *request) {
-	requestRetries.Inc()
-	s.requests-- // to the backend, should it have arrived after all, it is the same request
-	s.pending, s.replay, s.held = append(r.body, s.pending...), r.replay, 0
-	if s.state == gone || s.told {
-		return
-	}
-	s.lane.pushFront(s)
-	if len(s.pending) >= s.lane.loop.app.cfg.MaxPending {
-		s.full()
-	}
-}
-
-// accepted takes in an answer's headers, and keeps what of the request the backend has not accepted yet: it
-// comes again with the next one, which waits until there is more.
-func (s *session) accepted(r *request, a *answer) {
-	s.takeHeaders(a)
-	n, offered := bytesAccepted(r, a), contentSize(r.body)
-	if n == offered {
-		s.told = s.told || r.ends
-		s.release(r)
-		return
-	}
-	rest, _ := unaccepted(nil, r.body, n)
-	s.release(r)
-	s.replay, s.offered = offered-n, len(rest)
-	buffered.Add(int64(len(rest)))
-	s.pending = append(rest, s.pending...)
-	switch {
-	case n > 0:
-		s.refresh = s.refresh || r.ends // nothing more will come
-	case r.ends || len(s.pending) >= s.lane.loop.app.cfg.MaxPending:
-		s.abort(ws.StatusInternalServerError, "error")
-	}
-}
-
-// opened is settle for the answer to OPEN.
-func (s *session) opened(a *answer, events, malformed bool) {
-	switch {
-	case events:
-		s.takeHeaders(a)
-		s.prefix, s.grip = gripExtension(a.header)
-		if s.state == opening { // or the client has not waited
-			s.state = open
-			s.conn.Accept(responseLines(a.header, true))
-			s.apply(a.body)
-		}
-	case a.outcome == answered && !malformed:
-		s.told = true
-		s.refuse(answerRefusal(a))
-	case a.outcome == notHandled:
-		s.told = true
-		s.refuse(refuseUnreachable)
-	case a.outcome == timedOut:
-		s.refuse(refuseTimeout)
-	default:
-		s.refuse(refuseBroken)
-	}
-}
-
-// takeHeaders carries out what an answer's headers say.
-func (s *session) takeHeaders(a *answer) {
-	var ok bool
-	if s.metas, ok = applyMeta(s.metas, a.header); !ok {
-		metasIgnored.Inc()
-	}
-	if d, said := pollInterval(a.header); said && s.state != gone {
-		s.pollEvery(d)
-	}
-}
-
-// apply carries out the events of an answer.
-func (s *session) apply(body []byte) {
-	_ = eachEvent(body, func(e event) bool {
-		switch e.kind {
-		case eventText, eventBinary:
-			s.deliver(e)
-		case eventPing:
-			s.send(ws.OpPing, e.content)
-		case eventPong:
-			s.send(ws.OpPong, e.content)
-		case eventClose:
-			if s.state != detached {
-				s.closeClient(closeContent(e.content))
-			}
-			return false
-		case eventDisconnect:
-			s.told = true
-			s.abort(ws.StatusInternalServerError, "error")
-			return false
-		}
-		return true
-	})
-	if s.state == leaving && s.told { // the last messages are sent
-		s.closeClient(s.code, "")
-	}
-}
-
-// closeContent reads the content of CLOSE. A code that no Close frame can have is none.
-func closeContent(content []byte) (code ws.StatusCode, reason string) {
-	if len(content) < 2 {
-		return ws.StatusNoStatusRcvd, ""
-	}
-	code = ws.StatusCode(binary.BigEndian.Uint16(content))
-	if !sendable(code) || !utf8.Valid(content[2:]) {
-		return ws.StatusNoStatusRcvd, ""
-	}
-	return code, string(content[2:])
-}
-
-// deliver gives a message to the client, or carries it out.
-func (s *session) deliver(e event) {
-	content := e.content
-	if s.grip {
-		if e.kind == eventText && len(content) >= len(controlPrefix) && string(content[:len(controlPrefix)]) == controlPrefix {
-			s.control(content[len(controlPrefix):])
-			return
-		}
-		if len(content) < len(s.prefix) || string(content[:len(s.prefix)]) != s.prefix {
-			messagesIgnored.Inc()
-			return
-		}
-		content = content[len(s.prefix):]
-	}
-	op := ws.OpText
-	if e.kind == eventBinary {
-		op = ws.OpBinary
-	}
-	s.send(op, content)
-}
-
-func (s *session) send(op ws.OpCode, content []byte) {
-	if s.state == open || s.state == leaving {
-		_ = s.conn.Send(op, content) // it fails when the connection is closing, which Closed tells
-		s.sent()
-	}
-}
-
-// closeClient closes the connection in order. The rest of its life is the gateway's.
-func (s *session) closeClient(code ws.StatusCode, reason string) {
-	if s.state == open || s.state == leaving || s.state == detached {
-		s.state = closing
-		s.conn.Close(code, reason)
-	}
-}
-
-// abort closes the connection on account of the backend; why is a label of sluice_backend_closes_total.
-func (s *session) abort(code ws.StatusCode, why string) {
-	switch s.state {
-	case opening:
-		closed[why].Inc()
-		s.refuse(refuseUnreachable)
-	case open, leaving:
-		closed[why].Inc()
-		s.closeClient(code, "")
-	}
-}
-
-func (s *session) refuse(r *gateway.Refusal) {
-	if s.state == opening {
-		s.state = closing
-		s.conn.Refuse(r)
-	}
-}
-
-// leave is the client's Close, or the gateway's turn to go away.
+// leave is the client's Close, its end of the stream without one (1006), or the gateway's turn to go
+// away.
 func (s *session) leave(code ws.StatusCode, reason []byte) {
 	s.code = code
 	if s.state != open {
@@ -450,7 +201,11 @@ func (s *session) leave(code ws.StatusCode, reason []byte) {
 	}
 	s.state = leaving
 	s.said = true
-	s.add(eventClose, closeBody(code, reason))
+	if code == ws.StatusAbnormalClosure {
+		s.add(eventDisconnect, nil)
+	} else {
+		s.add(eventClose, closeBody(code, reason))
+	}
 	if s.lane.target.breaker.open() {
 		s.closeClient(code, "") // and the backend hears of it when it is back
 	}
@@ -465,8 +220,8 @@ func closeBody(code ws.StatusCode, reason []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...)
 }
 
-// ended is the end of the transport. echo is the code of the client's Close frame, or 0 when it has sent none.
-// When it has, and leave was not called for it, it was the answer to ours.
+// ended is the end of the transport. echo is the code of the client's Close frame, or 0 when it has
+// sent none. When it has, and leave was not called for it, it was the answer to ours.
 func (s *session) ended(echo ws.StatusCode) {
 	if s.queued {
 		s.lane.remove(s)

@@ -14,8 +14,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// ParseKey reads a secret: plain text, "base64:…" as GRIP libraries take it, or "whsec_…" as Standard
-// Webhooks libraries do.
+// ParseKey reads a secret: plain text, "base64:…" as GRIP libraries take it, or "whsec_…" as
+// Standard Webhooks libraries do.
 func ParseKey(text string) ([]byte, error) {
 	encoded, isBase64 := strings.CutPrefix(text, "base64:")
 	if !isBase64 {
@@ -30,9 +30,9 @@ func ParseKey(text string) ([]byte, error) {
 	return key, nil
 }
 
-// signer proves to a backend where a request comes from. Grip-Sig is a JWT that says who has sent it, for
-// GRIP libraries; webhook-id, -timestamp and -signature are Standard Webhooks' and cover the body. Both are
-// HMAC-SHA256 with one key. Any goroutine.
+// signer proves to a backend where a request comes from. Grip-Sig is a JWT that says who has sent
+// it, for GRIP libraries; webhook-id, -timestamp and -signature are Standard Webhooks' and cover
+// the body. Both are HMAC-SHA256 with one key. Any goroutine.
 type signer struct {
 	issuer string
 	key    []byte

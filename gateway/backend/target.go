@@ -64,9 +64,9 @@ type answer struct {
 	took    time.Duration
 }
 
-// idleTimeout closes pooled connections before the usual servers do (gunicorn after 2 s, Node and Uvicorn
-// after 5): a request that is sent while the server closes ends with an error that does not say whether it
-// was handled.
+// idleTimeout closes pooled connections before the usual servers do (gunicorn after 2 s, Node and
+// Uvicorn after 5): a request that is sent while the server closes ends with an error that does not
+// say whether it was handled.
 const idleTimeout = 1500 * time.Millisecond
 
 func newTarget(u *url.URL, cfg Config) *target {
@@ -99,7 +99,8 @@ func newTarget(u *url.URL, cfg Config) *target {
 
 var errAnswerSize = errors.New("the answer is longer than allowed")
 
-// do sends the request and waits for the answer, reads at most maxAnswer bytes of it, and tells the breaker.
+// do sends the request and waits for the answer, reads at most maxAnswer bytes of it, and tells the
+// breaker.
 func (t *target) do(r *request, maxAnswer int) (a answer) {
 	began := time.Now()
 	requestsInFlight.Add(1)
@@ -121,8 +122,8 @@ func (t *target) do(r *request, maxAnswer int) (a answer) {
 	return a
 }
 
-// isUnavailable says that a status is that of a proxy which has not reached the service, or of one that is
-// overloaded.
+// isUnavailable says that a status is that of a proxy which has not reached the service, or of one
+// that is overloaded.
 func isUnavailable(status int) bool {
 	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout || status == http.StatusTooManyRequests
 }
@@ -130,8 +131,9 @@ func isUnavailable(status int) bool {
 func (t *target) roundTrip(r *request, now time.Time, maxAnswer int) (a answer) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
 	defer cancel()
-	// The transport repeats by itself only what was surely not handled: of which it has written no byte, or
-	// which an HTTP/2 server has refused. What it gives up without a connection was not handled either.
+	// The transport repeats by itself only what was surely not handled: of which it has written no
+	// byte, or which an HTTP/2 server has refused. What it gives up without a connection was not
+	// handled either.
 	connected := false
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { connected = false },

@@ -106,8 +106,8 @@ func (s *session) wake(now time.Time) {
 
 func due(at, now time.Time) bool { return !at.IsZero() && !at.After(now) }
 
-// schedule sets the connection's timer to the first thing that is due. A poll is due so long after the last
-// answer, and not while a request is in flight or waits.
+// schedule sets the connection's timer to the first thing that is due. A poll is due so long after
+// the last answer, and not while a request is in flight or waits.
 func (s *session) schedule(now time.Time) {
 	t := s.timers
 	if t == nil || s.state == gone {
