@@ -183,8 +183,9 @@ func (w *world) release(p *modelProcess) {
 	}
 }
 
-// speak sends p's commit and takes the answer.
-func (w *world) speak(p *modelProcess) {
+// speak sends p's commit and takes the answer. more says that the committer would send another
+// one at once.
+func (w *world) speak(p *modelProcess) (more bool) {
 	e := envelope{p.instance, p.w.commit()}
 	s := w.exec(e)
 	if s.lost {
@@ -194,11 +195,14 @@ func (w *world) speak(p *modelProcess) {
 			w.t.Fatalf("%+v was not restored: %v", e.commit, w.server.get())
 		}
 	}
-	more := p.w.answered(s, func(k acknowledgement) { w.acknowledge(p, k, s.total) })
+	more = p.w.answered(s, func(k acknowledgement) { w.acknowledge(p, k, s.total) })
 	if !more && s.total < p.w.known() {
 		w.t.Fatalf("stored %d, the process was told %d, and does not mind", s.total, p.w.known())
 	}
-	w.release(p)
+	if !more {
+		w.release(p)
+	}
+	return more
 }
 
 func (w *world) acknowledge(p *modelProcess, k acknowledgement, total uint64) {
@@ -327,18 +331,25 @@ func (w *world) play(loses bool) {
 
 // unanswered tells p's writer that its commit was not answered.
 func (w *world) unanswered(p *modelProcess) {
-	p.w.unanswered(func(k acknowledgement) { delete(p.conns, k.a) })
-	w.release(p)
+	if !p.w.unanswered(func(k acknowledgement) { delete(p.conns, k.a) }) {
+		w.release(p)
+	}
 }
 
 // settle lets every process say all it has to say, and compares what is then stored with what was
 // sent, and with what those still here were told.
 func (w *world) settle() {
-	for range 3 { // to be told, to restore, and to commit what came meanwhile
+	for range 2 { // what the last one restores may tell the first one more
 		for _, p := range w.processes {
-			if p.w != nil {
-				p.w.touch = true
-				w.speak(p)
+			if p.w == nil {
+				continue
+			}
+			p.w.touch = true
+			commits := 0
+			for w.speak(p) {
+				if commits++; commits > 5 { // to be told, to restore, and to commit what came meanwhile
+					w.t.Fatalf("a process does not come to rest: it was told %d of %v", p.w.known(), w.server.get())
+				}
 			}
 		}
 	}

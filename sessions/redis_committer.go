@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -136,7 +137,7 @@ func (c *committer) gather(batch []*writer) ([]*writer, time.Duration) {
 	}
 	n := min(len(c.queue), maxBatch)
 	if n == 0 {
-		if c.closed && len(c.parked) == 0 {
+		if c.closed && !slices.ContainsFunc(c.parked, func(w *writer) bool { return w.unconfirmed() > 0 }) {
 			c.end()
 			return batch, 0
 		}

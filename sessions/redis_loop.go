@@ -193,25 +193,26 @@ func (a *redisAttachment) Touch() {
 	}
 }
 
-// Detach with an owner asks Redis for the session's total, after what is pending has been stored.
-// While Redis is known not to answer and nothing is pending, what this process was told must do.
+// Detach with an owner asks Redis for the session's total, after what is pending has been stored. While
+// Redis is known not to answer and nothing is pending, what this process was told must do; and the process
+// remembers it until Redis has answered, which may come back without it.
 func (a *redisAttachment) Detach(o Owner) {
 	a.loop.handOver() // so that all of a's messages come before its question
-	if a.detached {   // refused just now
-		return
-	}
 	a.owner, a.detached = o, true
 	attachedOrKept.Add(-1)
-	ask := o != nil && (a.pending > 0 || a.loop.store.Ready() == nil)
-	c := a.w.committer
+	ready := a.loop.store.Ready() == nil
+	ask := o != nil && (a.pending > 0 || ready)
+	w, c := a.w, a.w.committer
 	c.mu.Lock()
-	a.w.attached--
-	refused, known := a.w.refused, a.w.known()
+	w.attached--
+	refused, known := w.refused, w.known()
 	if ask && !refused {
-		a.w.add(a, 0)
-		c.enqueue(a.w)
+		w.add(a, 0)
 	}
-	c.release(a.w)
+	if ask || !ready && known > 0 {
+		c.enqueue(w)
+	}
+	c.release(w)
 	c.mu.Unlock()
 	switch {
 	case o == nil:

@@ -96,20 +96,17 @@ func (w *writer) answered(s stored, give func(acknowledgement)) (more bool) {
 	return len(w.runs) > 0 || w.touch || short
 }
 
-// unanswered notes that the commit may or may not have been stored, and reports whether to repeat
-// it. Connections that only asked for the final total get what this process was told.
+// unanswered notes that the commit may or may not have been stored, and reports whether to repeat it: also
+// when nobody waits any more, as Redis may come back without what this process was told. Connections that
+// only asked for the final total get that.
 func (w *writer) unanswered(give func(acknowledgement)) (repeat bool) {
 	if w.unconfirmed() == 0 {
 		for _, r := range w.runs {
 			give(acknowledgement{a: r.a, last: w.known(), final: true})
 		}
-		w.runs = nil
+		w.runs, w.sent = nil, false // there is nothing in it whose numbers matter
 	}
-	if len(w.runs) > 0 || w.attached > 0 && (w.touching || w.touch) {
-		return true
-	}
-	w.sent, w.touching, w.restore = false, false, false
-	return false
+	return len(w.runs) > 0 || w.known() > 0
 }
 
 // found takes a session as a resume read it.

@@ -22,6 +22,7 @@ type clientSpec struct {
 	Targets  []string      // host:port of gateways
 	Sessions int           // how many
 	Slots    int           // connections that each session holds at once
+	Roam     bool          // also with several slots, each life is at another gateway
 	Pause    time.Duration // mean pause of a connection between bursts of 1 to 8 messages
 	Window   int           // messages that a connection may be owed an acknowledgement for
 	Life     time.Duration // mean life of a connection before it ends itself, one way or another; 0: for ever
@@ -29,7 +30,7 @@ type clientSpec struct {
 
 // order is what the client is told to do; it answers each with a report when it is done.
 type order struct {
-	Do      string // targets, life, cut, away, back, flush, counted, caught-up, stats, finish
+	Do      string // targets, life, cut, away, back, losing, lost, counted, caught-up, stats, finish
 	Targets []string
 	Life    time.Duration
 	Share   float64       // away: of the sessions
@@ -163,8 +164,8 @@ func (c *client) obey(o order) error {
 			notify(s.back)
 		}
 		return nil
-	case "flush":
-		c.j.put(event{kind: evFlush})
+	case "losing", "lost":
+		c.j.put(event{kind: evLoss, n: map[string]uint64{"lost": 1}[o.Do]})
 		return nil
 	case "counted":
 		return c.counted(o.Within)
@@ -250,7 +251,7 @@ func (c *client) target(s *slot, life int) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := s.s.number + s.place + s.failures
-	if c.spec.Slots == 1 {
+	if c.spec.Slots == 1 || c.spec.Roam {
 		n += life
 	}
 	return c.targets[n%len(c.targets)]

@@ -1,18 +1,38 @@
 package faults
 
 import (
+	"cmp"
+	"fmt"
 	"syscall"
 	"time"
 )
 
-// fault is something that goes wrong under load. It leaves everything as it found it, so that the
-// run can be finished.
+// fault is something that goes wrong under load. It leaves everything as it found it, so that the run can
+// be finished.
 type fault struct {
-	name   string
-	short  bool
-	effect string            // a metric that the fault must move, or it proves nothing
-	load   func(*clientSpec) // changes the usual load
-	do     func(r *fixture) error
+	name     string
+	short    bool
+	effect   string            // a metric that the fault must move, or it proves nothing
+	slots    int               // connections of a session at a time; 1 if it says nothing
+	gateways int               // 2 if it says nothing
+	topology topology          // of Redis
+	load     func(*clientSpec) // changes the usual load
+	do       func(r *fixture) error
+}
+
+// shape says how many connections a session has, and over how many gateways.
+func (f *fault) shape() string {
+	return fmt.Sprintf("%d × %d", cmp.Or(f.slots, 1), cmp.Or(f.gateways, 2))
+}
+
+// adapt changes the usual load to the fault's.
+func (f *fault) adapt(s *clientSpec) {
+	if f.slots > 0 {
+		s.Sessions, s.Slots = max(2, s.Sessions/f.slots), f.slots
+	}
+	if f.load != nil {
+		f.load(s)
+	}
 }
 
 const (
@@ -24,7 +44,7 @@ const (
 var faults = []fault{
 	{name: "none", do: func(r *fixture) error { return r.part(1) }},
 	{name: "reconnect in flight", short: true, do: reconnectInFlight},
-	{name: "two connections on two gateways", effect: retries, load: func(s *clientSpec) { s.Slots = 2 }, do: twoConnections},
+	{name: "two connections on two gateways", effect: retries, slots: 2, do: twoConnections},
 	{name: "gateway SIGKILL", short: true, do: killGateways},
 	{name: "gateway SIGSTOP", do: func(r *fixture) error { return r.stopped(r.gateways[0].process, 3*time.Second) }},
 	{name: "gateway SIGTERM drain", short: true, do: drain},
@@ -35,7 +55,7 @@ var faults = []fault{
 	{name: "CLIENT KILL", effect: retries, do: func(r *fixture) error { return r.repeat(20, r.command("CLIENT", "KILL", "TYPE", "normal")) }},
 	{name: "SCRIPT FLUSH", do: func(r *fixture) error { return r.repeat(20, r.command("SCRIPT", "FLUSH")) }},
 	{name: "FLUSHALL", effect: heals, short: true, do: flushAll},
-	{name: "FLUSHALL, two connections", effect: heals, load: func(s *clientSpec) { s.Slots = 2 }, do: flushAll},
+	{name: "FLUSHALL, two connections", effect: heals, slots: 2, do: flushAll},
 	{name: "replies dropped", effect: retries, short: true, do: dropReplies},
 	{name: "200 ms delay", do: delay},
 	{name: "redis out of memory", effect: retries, short: true, do: func(r *fixture) error {
@@ -49,7 +69,7 @@ var faults = []fault{
 	{name: "redis black-holed for one gateway", effect: retries, load: restless, do: blackHoleOne},
 	{name: "one gateway cut off, the rest goes on", effect: retries, load: hasty, do: cutOffOne},
 	{name: "all at random", do: atRandom},
-	{name: "all at random, two connections", load: func(s *clientSpec) { s.Slots = 2 }, do: atRandom},
+	{name: "all at random, two connections", slots: 2, do: atRandom},
 }
 
 // repeat does something n times over the run.
@@ -161,8 +181,10 @@ func (r *fixture) crash(i int) error {
 	r.unknown = true
 	r.gateways[i].kill()
 	r.gateways[i] = nil
-	if err := r.retarget(); err != nil {
-		return err
+	if len(r.gateways) > 1 { // else the clients find nobody there for a while
+		if err := r.retarget(); err != nil {
+			return err
+		}
 	}
 	if err := r.startGateway(i); err != nil {
 		return err
@@ -236,33 +258,37 @@ func killRedis(r *fixture) error {
 	})
 }
 
-// flushAll empties Redis, which had promised not to forget. What can be kept then, and what
-// cannot: a session that is connected is whole again as soon as one of its connections has
-// counted one more message (or, silent, at its next refresh): that connection knows the total
-// that it was told. A session that nobody is connected to, or whose connections all end before
-// they count, is forgotten: its next client is welcomed as new, with 0, and is not told
-// otherwise. So a tenth of the sessions leave before, and come back after. A session that is
-// connected more than once is whole when all its connections have counted again; until then one
-// that had not been told of the others' last messages may give their numbers out a second time,
-// though it counts every message once.
+// flushAll empties Redis while nobody leaves, but for a tenth of the sessions, of which nobody is connected:
+// they begin again at 0. All others are whole as soon as each of their connections has counted once more.
 func flushAll(r *fixture) error {
 	return r.repeat(2, func() error {
-		for _, o := range []order{{Do: "life"}, {Do: "away", Share: 0.1}, {Do: "flush"}} {
+		for _, o := range []order{{Do: "life"}, {Do: "away", Share: 0.1}} {
 			if err := r.tell(o); err != nil {
 				return err
 			}
 		}
-		r.flushed = true
-		if err := r.command("FLUSHALL")(); err != nil {
+		if err := r.loses(r.command("FLUSHALL")); err != nil {
 			return err
 		}
-		for _, o := range []order{{Do: "flush"}, {Do: "counted", Within: patience}, {Do: "back"}, {Do: "life", Life: r.plan.load.Life}} {
+		for _, o := range []order{{Do: "counted", Within: patience}, {Do: "back"}, {Do: "life", Life: r.plan.load.Life}} {
 			if err := r.tell(o); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// loses does what makes Redis forget, and has the client write down when.
+func (r *fixture) loses(do func() error) error {
+	r.forgot = true
+	if err := r.tell(order{Do: "losing"}); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	return r.tell(order{Do: "lost"})
 }
 
 // dropReplies lets commits through and swallows what Redis says to them: the gateways cannot know

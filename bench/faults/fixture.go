@@ -16,7 +16,8 @@ type fixture struct {
 	ctx   context.Context
 	plan  plan
 	dir   string
-	redis *redisServer
+	store *deployment
+	redis *redisServer // the first of its servers
 
 	proxies  []*proxy
 	gateways []*gatewayProcess
@@ -24,7 +25,7 @@ type fixture struct {
 
 	received float64            // by gateways that have ended and could be asked before
 	unknown  bool               // a gateway ended that could not
-	flushed  bool               // the store was emptied on purpose
+	forgot   bool               // the store was made to forget
 	counters map[string]float64 // the metrics of all gateways at the end, added up
 }
 
@@ -32,6 +33,7 @@ type fixture struct {
 type plan struct {
 	bin      string
 	gateways int
+	topology topology
 	flags    []string // of the gateways, besides those that all have
 	load     clientSpec
 	seconds  time.Duration // of load
@@ -50,9 +52,10 @@ func newFixture(ctx context.Context, p plan) (r *fixture, err error) {
 			r.close()
 		}
 	}()
-	if r.redis, err = startRedis(r.dir); err != nil {
+	if r.store, err = startDeployment(r.dir, p.topology); err != nil {
 		return nil, err
 	}
+	r.redis = r.store.servers[0]
 	for i := range p.gateways {
 		proxy, err := startProxy(r.redis.addr)
 		if err != nil {
@@ -88,22 +91,19 @@ func (r *fixture) close() {
 		}
 		r.proxies[i].close()
 	}
-	if r.redis != nil {
-		r.redis.kill()
-		if r.redis.client != nil {
-			r.redis.client.Close()
-		}
+	if r.store != nil {
+		r.store.stop()
 	}
 }
 
 // startGateway starts the gateway behind proxy i.
 func (r *fixture) startGateway(i int) error {
 	log := filepath.Join(r.dir, fmt.Sprintf("gateway%d-%d.log", i, time.Now().UnixNano()))
-	redis := r.proxies[i].addr
-	if r.plan.bare {
-		redis = r.redis.addr
+	url := "redis://" + r.proxies[i].addr + "/0"
+	if r.plan.bare || r.plan.topology != standalone {
+		url = r.store.url
 	}
-	g, err := startGateway(r.plan.bin, redis, log, r.plan.flags...)
+	g, err := startGateway(r.plan.bin, url, log, r.plan.flags...)
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (r *fixture) finish() (*ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	totals, err := r.redis.totals()
+	totals, err := r.store.totals()
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +209,7 @@ func (r *fixture) quiet() (received uint64, err error) {
 func (r *fixture) healthy() (err error) {
 	logs, _ := filepath.Glob(filepath.Join(r.dir, "gateway*.log"))
 	words := []string{"DATA RACE", "panic:", "fatal error:"}
-	if !r.flushed {
+	if !r.forgot {
 		words = append(words, "lost a session's state") // it had not: a commit was misjudged
 	}
 	for _, name := range logs {

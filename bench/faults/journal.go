@@ -15,14 +15,14 @@ import (
 // what was acknowledged.
 const (
 	evName    = 'i' // the session's id is TEXT
-	evOpen    = 'o' // the connection is about to be made
+	evOpen    = 'o' // the connection is about to be made, to the gateway at port NUMBER
 	evWelcome = 'w' // the welcome frame came with total NUMBER; TEXT is "resumed" or "new"
 	evSend    = 's' // NUMBER messages are about to be sent
 	evAck     = 'a' // message NUMBER is acknowledged
 	evLeave   = 'e' // a Close frame is about to be sent: no message comes after it
 	evBye     = 'b' // the bye came with total NUMBER
 	evOver    = 'c' // the connection is over; TEXT says why
-	evFlush   = 'f' // the store is being emptied, on purpose: once before and once after; about no session
+	evLoss    = 'f' // the store forgets, on purpose: NUMBER is 0 before and 1 after; about no session
 )
 
 // event is one line of the journal.

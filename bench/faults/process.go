@@ -2,22 +2,17 @@ package faults
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/redis/rueidis"
 )
 
 // patience is how long anything may take that should be done in a moment on an idle machine.
@@ -93,106 +88,6 @@ func (p *process) dead() error {
 	}
 }
 
-// redisServer is a redis-server that syncs every write to disk before it answers.
-type redisServer struct {
-	*process
-	dir, addr string
-	client    rueidis.Client // the harness's own, past the proxies
-}
-
-func startRedis(dir string) (*redisServer, error) {
-	r := &redisServer{dir: filepath.Join(dir, "redis")}
-	if err := os.Mkdir(r.dir, 0o700); err != nil {
-		return nil, err
-	}
-	var err error
-	for range 20 {
-		r.addr = fmt.Sprintf("127.0.0.1:%d", somePort())
-		if err = r.start(); err == nil {
-			return r, nil
-		}
-	}
-	return nil, err
-}
-
-// start starts it, or starts it again on what its append-only file holds, and returns when it
-// answers.
-func (r *redisServer) start() error {
-	bin, err := exec.LookPath("redis-server")
-	if err != nil {
-		return fmt.Errorf("redis-server is not installed (make test-deps installs it): %w", err)
-	}
-	_, port, _ := net.SplitHostPort(r.addr)
-	cmd := exec.Command(bin, "--bind", "127.0.0.1", "--port", port, "--dir", r.dir, "--save", "",
-		"--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
-	if r.process, err = startProcess(cmd, filepath.Join(r.dir, "log")); err != nil {
-		return err
-	}
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if err := r.dead(); err != nil {
-			return err
-		}
-		if r.client == nil {
-			r.client, err = rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{r.addr}, DisableCache: true, DisableRetry: true, PipelineMultiplex: -1})
-			if err != nil {
-				continue
-			}
-		}
-		if text, err := r.do("INFO", "server"); err == nil {
-			// Somebody else's server may have had the port already.
-			if strings.Contains(text, fmt.Sprintf("process_id:%d\r\n", r.cmd.Process.Pid)) {
-				return nil
-			}
-			r.client.Close()
-			r.client = nil
-			r.kill()
-			return fmt.Errorf("another redis-server has %s", r.addr)
-		}
-	}
-	return fmt.Errorf("redis-server on %s does not answer: %w", r.addr, err)
-}
-
-// do sends a command of the harness's own.
-func (r *redisServer) do(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	a, err := r.client.Do(ctx, r.client.B().Arbitrary(args[0]).Args(args[1:]...).Build()).ToAny()
-	if err != nil && !rueidis.IsRedisNil(err) {
-		return "", fmt.Errorf("redis %s: %w", strings.Join(args, " "), err)
-	}
-	return fmt.Sprint(a), nil
-}
-
-// totals reads the stored total of every session.
-func (r *redisServer) totals() (map[string]uint64, error) {
-	const prefix = "sluice:session:2:"
-	totals := map[string]uint64{}
-	for cursor := uint64(0); ; {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		page, err := r.client.Do(ctx, r.client.B().Scan().Cursor(cursor).Match(prefix+"*").Count(1000).Build()).AsScanEntry()
-		if err != nil {
-			cancel()
-			return nil, fmt.Errorf("read all sessions: %w", err)
-		}
-		commands := make([]rueidis.Completed, len(page.Elements))
-		for i, key := range page.Elements {
-			commands[i] = r.client.B().Hget().Key(key).Field("n").Build()
-		}
-		for i, answer := range r.client.DoMulti(ctx, commands...) {
-			n, err := answer.AsUint64()
-			if err != nil {
-				cancel()
-				return nil, fmt.Errorf("read session %s: %w", page.Elements[i], err)
-			}
-			totals[strings.TrimPrefix(page.Elements[i], prefix)] = n
-		}
-		cancel()
-		if cursor = page.Cursor; cursor == 0 {
-			return totals, nil
-		}
-	}
-}
-
 // gatewayProcess is a sluice serve.
 type gatewayProcess struct {
 	*process
@@ -200,10 +95,10 @@ type gatewayProcess struct {
 }
 
 // startGateway starts one on free ports and returns when it is ready for clients.
-func startGateway(bin, redis, log string, flags ...string) (*gatewayProcess, error) {
+func startGateway(bin, redisURL, log string, flags ...string) (*gatewayProcess, error) {
 	cmd := exec.Command(bin, append([]string{"serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json",
 		"--session-store", "redis"}, flags...)...)
-	cmd.Env = append(os.Environ(), "SLUICE_REDIS_URL=redis://"+redis+"/0")
+	cmd.Env = append(os.Environ(), "SLUICE_REDIS_URL="+redisURL)
 	_ = os.Remove(log)
 	p, err := startProcess(cmd, log)
 	if err != nil {

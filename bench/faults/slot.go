@@ -8,6 +8,7 @@ import (
 	mrand "math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -56,8 +57,11 @@ const attempt = 5 * time.Second
 func (s *slot) connect(life int, last bool) bool {
 	c := s.c
 	l := &wire{slot: s, number: int(c.conns.Add(1)), progress: make(chan struct{}, 1), ended: make(chan struct{})}
-	l.put(evOpen, 0, "")
-	url := "ws://" + c.target(s, life) + "/ws/chat/"
+	target := c.target(s, life)
+	_, text, _ := net.SplitHostPort(target)
+	port, _ := strconv.ParseUint(text, 10, 16) // 0 in a malformed one, to which there is no connection
+	l.put(evOpen, port, "")
+	url := "ws://" + target + "/ws/chat/"
 	if id := s.s.known(); id != "" {
 		url += "?session_id=" + id
 	}

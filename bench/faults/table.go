@@ -1,10 +1,12 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -13,9 +15,11 @@ var usualLoad = clientSpec{Sessions: 80, Slots: 1, Pause: 60 * time.Millisecond,
 
 // row is what came of all runs of a fault.
 type row struct {
-	runs, failed                                  int
-	messages, acknowledged, lost, doubled, broken uint64
-	restarted, forgotten, renumbered              uint64
+	runs, failed                   int
+	messages, acknowledged         uint64
+	lost, doubled, broken, missing uint64
+	losses                         int
+	forgotten, renumbered          uint64
 }
 
 func (w *row) add(l *ledger) {
@@ -24,7 +28,8 @@ func (w *row) add(l *ledger) {
 	w.lost += l.lost
 	w.doubled += l.doubled
 	w.broken += l.broken
-	w.restarted += l.restarted
+	w.missing += l.missing
+	w.losses += l.losses
 	w.forgotten += l.forgotten
 	w.renumbered += l.renumbered
 }
@@ -68,7 +73,6 @@ func runAll(ctx context.Context, out io.Writer, list []fault, runs int, p plan, 
 		}
 	}
 	printRows(out, list, rows)
-	printForgotten(out, list, rows)
 	switch {
 	case bad > 0:
 		return ErrBroken
@@ -82,10 +86,8 @@ func runAll(ctx context.Context, out io.Writer, list []fault, runs int, p plan, 
 
 // runOnce runs one fault. dir has the journal and the logs; the caller removes it.
 func runOnce(ctx context.Context, f fault, p plan) (l *ledger, dir string, err error) {
-	p.effect = f.effect
-	if p.gateways = 2; f.load != nil {
-		f.load(&p.load)
-	}
+	p.effect, p.gateways, p.topology = f.effect, cmp.Or(f.gateways, 2), f.topology
+	f.adapt(&p.load)
 	r, err := newFixture(ctx, p)
 	if err != nil {
 		return nil, "", err
@@ -98,44 +100,43 @@ func runOnce(ctx context.Context, f fault, p plan) (l *ledger, dir string, err e
 	return l, r.dir, err
 }
 
+// printRows prints the table. The four columns of the promise are messages, numbers and promises that were
+// not kept; forgotten is what Redis took with it and nobody was promised.
 func printRows(out io.Writer, list []fault, rows []row) {
-	fmt.Fprintf(out, "| %-37s | runs | messages | acknowledged |  lost | doubled |\n", "fault")
-	fmt.Fprintf(out, "|-%.37s-|-----:|---------:|-------------:|------:|--------:|\n", dashes)
+	fmt.Fprintln(out, "| fault | connections × gateways | runs | messages | acknowledged | A > R | R > S | order | R < S at rest | forgotten |")
+	fmt.Fprintln(out, "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
 	for i, f := range list {
 		w := rows[i]
-		fmt.Fprintf(out, "| %-37s | %4d | %8d | %12d | %5d | %7d |", f.name, w.runs, w.messages, w.acknowledged, w.lost, w.doubled)
-		if w.broken > 0 || w.failed > 0 {
-			fmt.Fprintf(out, " %d promises broken, %d runs failed", w.broken, w.failed)
+		missing, forgotten := fmt.Sprint(w.missing), ""
+		if w.losses > 0 {
+			missing, forgotten = "–", fmt.Sprint(w.forgotten)
+		}
+		fmt.Fprintf(out, "| %s | %s | %d | %d | %d | %d | %d | %d | %s | %s |", f.name, f.shape(), w.runs, w.messages, w.acknowledged,
+			w.lost, w.doubled, w.broken, missing, forgotten)
+		if w.failed > 0 {
+			fmt.Fprintf(out, " %d runs failed", w.failed)
 		}
 		fmt.Fprintln(out)
 	}
 }
 
-// printForgotten says what a store that forgets takes with it whatever the gateways do.
-func printForgotten(out io.Writer, list []fault, rows []row) {
-	for i, f := range list {
-		if w := rows[i]; w.restarted > 0 {
-			fmt.Fprintf(out, "%s: %d times a session to which nobody was connected began again at 0, %d messages in all.\n", f.name, w.restarted, w.forgotten)
-		}
-		if w := rows[i]; w.renumbered > 0 {
-			fmt.Fprintf(out, "%s: %d numbers were given out again in sessions of several connections; their totals are right.\n", f.name, w.renumbered)
-		}
-	}
-}
-
-const dashes = "----------------------------------------"
-
-// named finds the faults to run.
+// named finds the faults to run: all, or those of a name, with all their shapes.
 func named(name string) ([]fault, error) {
+	all := append(append([]fault(nil), faults...), lossFaults()...)
 	if name == "" {
-		return faults, nil
+		return all, nil
 	}
+	var found []fault
 	known := ""
-	for _, f := range faults {
+	for _, f := range all {
 		if f.name == name {
-			return []fault{f}, nil
+			found = append(found, f)
+		} else if quoted := fmt.Sprintf("\n  %q", f.name); !strings.Contains(known, quoted) {
+			known += quoted
 		}
-		known += fmt.Sprintf("\n  %q", f.name)
 	}
-	return nil, fmt.Errorf("no fault %q; there are:%s", name, known)
+	if found == nil {
+		return nil, fmt.Errorf("no fault %q; there are:%s", name, known)
+	}
+	return found, nil
 }
