@@ -193,9 +193,9 @@ func (a *redisAttachment) Touch() {
 	}
 }
 
-// Detach with an owner asks Redis for the session's total, after what is pending has been stored. While
-// Redis is known not to answer and nothing is pending, what this process was told must do; and the process
-// remembers it until Redis has answered, which may come back without it.
+// Detach with an owner asks Redis for the session's total, after what is pending has been stored.
+// While Redis is known not to answer and nothing is pending, what this process was told must do;
+// and the process remembers it until Redis has answered, which may come back without it.
 func (a *redisAttachment) Detach(o Owner) {
 	a.loop.handOver() // so that all of a's messages come before its question
 	a.owner, a.detached = o, true

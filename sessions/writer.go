@@ -96,9 +96,9 @@ func (w *writer) answered(s stored, give func(acknowledgement)) (more bool) {
 	return len(w.runs) > 0 || w.touch || short
 }
 
-// unanswered notes that the commit may or may not have been stored, and reports whether to repeat it: also
-// when nobody waits any more, as Redis may come back without what this process was told. Connections that
-// only asked for the final total get that.
+// unanswered notes that the commit may or may not have been stored, and reports whether to repeat
+// it: also when nobody waits any more, as Redis may come back without what this process was told.
+// Connections that only asked for the final total get that.
 func (w *writer) unanswered(give func(acknowledgement)) (repeat bool) {
 	if w.unconfirmed() == 0 {
 		for _, r := range w.runs {

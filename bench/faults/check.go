@@ -8,13 +8,15 @@ import (
 
 // ledger is the journal added up, and what is wrong with it.
 //
-// As long as Redis keeps what it confirmed, A ≤ R ≤ S must hold for every session, where A is the highest
-// total that the client was told, and more where more can be known: a connection that ended with a bye
-// leaves nothing uncertain, one that was cut leaves exactly its unacknowledged messages.
+// As long as Redis keeps what it confirmed, A ≤ R ≤ S must hold for every session, where A is the
+// highest total that the client was told, and more where more can be known: a connection that
+// ended with a bye leaves nothing uncertain, one that was cut leaves exactly its unacknowledged
+// messages.
 //
-// When Redis forgets, R ≤ S must hold all the same, and each connection's numbers must grow. A is then what
-// was told of commits since, and what each process told, from the time on at which a connection that it has
-// held all along had a message acknowledged that was sent since: the process has restored it by then.
+// When Redis forgets, R ≤ S must hold all the same, and each connection's numbers must grow. A is
+// then what was told of commits since, and what each process told, from the time on at which a
+// connection that it has held all along had a message acknowledged that was sent since: the
+// process has restored it by then.
 type ledger struct {
 	sessions map[int]*sessionLog
 
@@ -132,8 +134,8 @@ func (l *ledger) take(e event) {
 	}
 }
 
-// tell notes that c was told a total. proof says that it came with a commit which Redis has taken since it
-// last forgot, and with which the gateway restored all that it had told before.
+// tell notes that c was told a total. proof says that it came with a commit which Redis has taken
+// since it last forgot, and with which the gateway restored all that it had told before.
 func (l *ledger) tell(a *sessionLog, c *line, total uint64, proof bool) {
 	for _, other := range a.open {
 		if other.gateway == c.gateway {
@@ -162,8 +164,8 @@ func (l *ledger) over(a *sessionLog, c *line, e event) {
 	}
 }
 
-// forget: the store forgets, in whole or in part. What a connection has sent by now may have been stored
-// before, so its acknowledgement does not show that the session is whole again.
+// forget: the store forgets, in whole or in part. What a connection has sent by now may have been
+// stored before, so its acknowledgement does not show that the session is whole again.
 func (a *sessionLog) forget() {
 	a.lossy, a.told, a.renumber = true, 0, a.sent
 	for _, c := range a.open {
@@ -293,8 +295,8 @@ func (l *ledger) settle(stored map[string]uint64) (sum uint64) {
 	return sum
 }
 
-// reconcile compares what the store holds with what the gateways say they received: once quiet it is the
-// same, unless the store forgot.
+// reconcile compares what the store holds with what the gateways say they received: once quiet it
+// is the same, unless the store forgot.
 func (l *ledger) reconcile(stored, received uint64) {
 	if stored < received && l.losses == 0 {
 		l.find(&l.missing, received-stored, "the gateways received %d messages and %d are stored", received, stored)

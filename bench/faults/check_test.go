@@ -116,7 +116,8 @@ func TestAnEmptiedStoreForgetsWhomNobodyIsConnectedTo(t *testing.T) {
 	}
 }
 
-// A gateway that was connected throughout restores, with the first commit after a loss, what it told anybody.
+// A gateway that was connected throughout restores, with the first commit after a loss, what it
+// told anybody.
 func TestWhatIsRestored(t *testing.T) {
 	const before = "i 0 0 0 id\no 0 1 8001 \nw 0 1 0 new\no 0 2 8001 \nw 0 2 0 new\no 0 3 8002 \nw 0 3 0 new\n" +
 		"s 0 1 1 \na 0 1 1 \ns 0 2 1 \na 0 2 2 \ns 0 3 1 \na 0 3 3 \nf 0 0 0 \nf 0 0 1 \n"

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// fault is something that goes wrong under load. It leaves everything as it found it, so that the run can
-// be finished.
+// fault is something that goes wrong under load. It leaves everything as it found it, so that the
+// run can be finished.
 type fault struct {
 	name     string
 	short    bool
@@ -258,8 +258,9 @@ func killRedis(r *fixture) error {
 	})
 }
 
-// flushAll empties Redis while nobody leaves, but for a tenth of the sessions, of which nobody is connected:
-// they begin again at 0. All others are whole as soon as each of their connections has counted once more.
+// flushAll empties Redis while nobody leaves, but for a tenth of the sessions, of which nobody is
+// connected: they begin again at 0. All others are whole as soon as each of their connections has
+// counted once more.
 func flushAll(r *fixture) error {
 	return r.repeat(2, func() error {
 		for _, o := range []order{{Do: "life"}, {Do: "away", Share: 0.1}} {

@@ -42,43 +42,47 @@ type plan struct {
 	short    bool          // in the tests of every day: less patience with faults that only last
 }
 
-func newFixture(ctx context.Context, p plan) (r *fixture, err error) {
-	r = &fixture{ctx: ctx, plan: p}
-	if r.dir, err = os.MkdirTemp("", "sluice-faults-"); err != nil {
+func newFixture(ctx context.Context, p plan) (*fixture, error) {
+	r := &fixture{ctx: ctx, plan: p}
+	if err := r.start(); err != nil {
+		r.close()
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			r.close()
-		}
-	}()
+	return r, nil
+}
+
+func (r *fixture) start() (err error) {
+	p := r.plan
+	if r.dir, err = os.MkdirTemp("", "sluice-faults-"); err != nil {
+		return err
+	}
 	if r.store, err = startDeployment(r.dir, p.topology); err != nil {
-		return nil, err
+		return err
 	}
 	r.redis = r.store.servers[0]
 	for i := range p.gateways {
 		proxy, err := startProxy(r.redis.addr)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		r.proxies = append(r.proxies, proxy)
 		r.gateways = append(r.gateways, nil)
 		if err := r.startGateway(i); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if p.load.Sessions == 0 {
-		return r, nil
+		return nil
 	}
 	p.load.Journal = filepath.Join(r.dir, "journal")
 	p.load.Targets = r.targets()
 	r.client, err = startClient(p.load, filepath.Join(r.dir, "client.log"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// Ctrl-C ends what the harness waits for, and so the run.
-	context.AfterFunc(ctx, func() { _ = r.client.signal(syscall.SIGKILL) })
-	return r, nil
+	context.AfterFunc(r.ctx, func() { _ = r.client.signal(syscall.SIGKILL) })
+	return nil
 }
 
 func (r *fixture) close() {

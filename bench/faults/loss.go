@@ -12,7 +12,8 @@ import (
 
 const killed = "FLUSHALL, gateways killed too"
 
-// losses are what makes Redis forget what it confirmed, and the move of slots, with which it must not.
+// losses are what makes Redis forget what it confirmed, and the move of slots, with which it must
+// not.
 var losses = []fault{
 	{name: "FLUSHALL, clients come and go", effect: heals, do: func(r *fixture) error {
 		return r.repeat(4, func() error { return r.loses(r.command("FLUSHALL")) })
@@ -27,7 +28,8 @@ var losses = []fault{
 	{name: "slot migration", topology: cluster, do: moveSlots},
 }
 
-// lossFaults are the losses for sessions of one, three and forty connections on one to three gateways.
+// lossFaults are the losses for sessions of one, three and forty connections on one to three
+// gateways.
 func lossFaults() (all []fault) {
 	for _, f := range losses {
 		for _, slots := range []int{1, 3, 40} {
@@ -159,10 +161,11 @@ func (r *fixture) promoted(s *redisServer) error {
 	})
 }
 
-// sentinelFailover has Sentinel promote the replica while the master goes on taking writes: these are lost.
+// sentinelFailover has Sentinel promote the replica while the master goes on taking writes: these
+// are lost.
 func sentinelFailover(r *fixture) error {
 	return r.repeat(1, func() error {
-		_, replica := r.master()
+		master, replica := r.master()
 		return r.loses(func() error {
 			err := eventually("Sentinel fails over", patience, func() bool {
 				_, err := r.store.askSentinel("SENTINEL", "FAILOVER", "main") // it refuses while the replica is slow to answer
@@ -174,7 +177,7 @@ func sentinelFailover(r *fixture) error {
 			if err := r.promoted(replica); err != nil {
 				return err
 			}
-			return r.written(replica)
+			return eventually("the old master takes no writes", patience, func() bool { return master.says("ROLE", "slave") })
 		})
 	})
 }
@@ -205,7 +208,8 @@ func clusterFailover(r *fixture) error {
 	})
 }
 
-// laggingReplica cuts the replica off from its master, has the load go on for a while, and kills the master.
+// laggingReplica cuts the replica off from its master, has the load go on for a while, and kills
+// the master.
 func laggingReplica(r *fixture) error {
 	return r.repeat(1, func() error {
 		master, replica := r.master()
@@ -228,8 +232,8 @@ func laggingReplica(r *fixture) error {
 	})
 }
 
-// moveSlots moves the slots of all sessions from the first master to the second, and back, one after the
-// other and as redis-cli does. Redis loses nothing by it.
+// moveSlots moves the slots of all sessions from the first master to the second, and back, one
+// after the other and as redis-cli does. Redis loses nothing by it.
 func moveSlots(r *fixture) error {
 	n := 0
 	return r.repeat(2, func() error {

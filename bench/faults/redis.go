@@ -33,6 +33,9 @@ func startRedis(dir, name string, args ...string) (*redisServer, error) {
 		if err = r.start(); err == nil {
 			return r, nil
 		}
+		if r.process != nil {
+			r.kill()
+		}
 	}
 	return nil, err
 }
@@ -237,11 +240,14 @@ func (d *deployment) startCluster(dir string) error {
 	if err != nil {
 		return err
 	}
-	err = eventually("the replica follows", patience, func() bool {
+	err = eventually("the replica hears of its master", patience, func() bool {
 		_, err := replica.do("CLUSTER", "REPLICATE", id)
-		return err == nil && d.servers[0].says("INFO", "state=online", "replication")
+		return err == nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := eventually("the replica follows", patience, func() bool { return d.servers[0].says("INFO", "state=online", "replication") }); err != nil {
 		return err
 	}
 	d.url = "redis://" + d.servers[0].addr + "?addr=" + d.servers[1].addr + "&addr=" + d.servers[2].addr

@@ -100,8 +100,8 @@ func runOnce(ctx context.Context, f fault, p plan) (l *ledger, dir string, err e
 	return l, r.dir, err
 }
 
-// printRows prints the table. The four columns of the promise are messages, numbers and promises that were
-// not kept; forgotten is what Redis took with it and nobody was promised.
+// printRows prints the table. The four columns of the promise are messages, numbers and promises
+// that were not kept; forgotten is what Redis took with it and nobody was promised.
 func printRows(out io.Writer, list []fault, rows []row) {
 	fmt.Fprintln(out, "| fault | connections × gateways | runs | messages | acknowledged | A > R | R > S | order | R < S at rest | forgotten |")
 	fmt.Fprintln(out, "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
