@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"sluice/sessions"
@@ -59,6 +62,10 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
+		if !hostIsOurs(r) {
+			http.Error(w, "this host is not served here: use an address or localhost", http.StatusMisdirectedRequest)
+			return
+		}
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
 		mux.ServeHTTP(w, r)
@@ -82,6 +89,25 @@ func NewAdminServer(cfg AdminConfig) *http.Server {
 		MaxHeaderBytes: 16 << 10,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+}
+
+// AdminConns is how many connections an admin address should take at once, so that what it holds stays
+// within ReservedDescriptors: pass its listener through netutil.LimitListener.
+const AdminConns = 32
+
+// hostIsOurs reports whether a request to a loopback address names an address or localhost. Another name
+// is a page's that was made to resolve to this machine (DNS rebinding), and must not read what is here.
+func hostIsOurs(r *http.Request) bool {
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if local == nil || !local.IP.IsLoopback() {
+		return true
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil || strings.EqualFold(host, "localhost")
 }
 
 type admin struct{ AdminConfig }

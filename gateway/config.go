@@ -95,6 +95,11 @@ type Config struct {
 	// "https://*.example.com", or "*" for any. Requests without Origin, which browsers cannot make, are always allowed.
 	AllowedOrigins []string
 
+	// AllowedHosts are the names, "example.com" or "example.com:8000", that a request's Host may be;
+	// others get 421. It keeps pages of a hostile name that resolves to this machine from passing as
+	// pages of the gateway's own host. Default: any.
+	AllowedHosts []string
+
 	// ReadyCheck adds a condition to Ready, for instance a session store's. It is called on loops and must not block.
 	ReadyCheck func() error
 

@@ -21,13 +21,17 @@ type Count struct {
 
 	// NoWelcome leaves out the first frame, for clients that do not expect it.
 	NoWelcome bool
+
+	// NewSessionRate bounds the sessions that begin in a second on each loop; beyond it handshakes
+	// get 503. Asking for a session that the store does not hold begins one too. 0: no limit.
+	NewSessionRate int
 }
 
 // ForLoop implements App. The Handler is a Waker too: an application that wraps it passes Wake on, or sessions that are silent
 // for the TTL are forgotten while they are connected.
 func (n Count) ForLoop(post func(fn func()) bool) Handler {
 	def(&n.SessionTTL, time.Hour)
-	return &countLoop{store: n.Store.Join(post), touch: n.SessionTTL / 2, welcome: !n.NoWelcome}
+	return &countLoop{store: n.Store.Join(post), touch: n.SessionTTL / 2, welcome: !n.NoWelcome, rate: n.NewSessionRate}
 }
 
 // countLoop is Count on one loop.
@@ -35,38 +39,62 @@ type countLoop struct {
 	store   sessions.Loop
 	touch   time.Duration
 	welcome bool
+
+	rate   int   // sessions that may begin in a second; 0 for no limit
+	second int64 // the second that began counts in
+	began  int
 }
 
-// counter is one connection's part in a session: Conn.Data, and the Owner of its attachment.
+// mayBegin counts a session that begins, and reports whether it may.
+func (l *countLoop) mayBegin() bool {
+	if l.rate == 0 {
+		return true
+	}
+	if second := time.Now().Unix(); second != l.second {
+		l.second, l.began = second, 0
+	}
+	l.began++
+	return l.began <= l.rate
+}
+
+// counter is one connection's part in a session: Conn.Data, and the Owner of its attachment. 32 bytes,
+// held by every connection.
 type counter struct {
 	c          *Conn
 	attachment sessions.Attachment // nil until Attached, and again when given back
-	id         sessions.ID
-	code       ws.StatusCode // leaving: the code to close with
-	welcome    bool
+	step       *countStep          // nil while messages flow
+}
+
+// countStep is what a counter needs at its beginning and at its end only.
+type countStep struct {
+	loop *countLoop    // until Attached
+	id   sessions.ID   //
+	code ws.StatusCode // leaving: the code to close with
 }
 
 // Open implements Handler: it finds or makes the session.
 func (l *countLoop) Open(c *Conn, r *Request) {
-	n := &counter{c: c, welcome: l.welcome}
+	step := &countStep{loop: l}
+	n := &counter{c: c, step: step}
 	value, found, ok := queryValue(r.Query, "session_id")
 	if found {
 		var err error
-		if n.id, err = sessions.ParseID(string(value)); err != nil || !ok {
+		if step.id, err = sessions.ParseID(string(value)); err != nil || !ok {
 			c.Refuse(RefuseSession)
 			return
 		}
 	} else {
-		n.id = sessions.NewID()
+		step.id = sessions.NewID()
 	}
 	c.Data = n
 	c.WakeAfter(l.touch)
-	l.store.Attach(n.id, found, n)
+	l.store.Attach(step.id, found, n)
 }
 
 // Attached implements sessions.Owner: the handshake can be answered.
 func (n *counter) Attached(a sessions.Attachment, total uint64, resumed bool, err error) {
-	c := n.c
+	c, step := n.c, n.step
+	n.step = nil
 	switch {
 	case err != nil:
 		if errors.Is(err, sessions.ErrFull) {
@@ -79,16 +107,21 @@ func (n *counter) Attached(a sessions.Attachment, total uint64, resumed bool, er
 		a.Detach(nil)
 		return
 	}
+	if !resumed && !step.loop.mayBegin() {
+		a.Detach(nil)
+		c.Refuse(RefuseRate)
+		return
+	}
 	n.attachment = a
 	nested := c.w.begin(c)
 	var header [64]byte
 	h := append(header[:0], "X-Session-Id: "...)
-	h = append(n.id.Append(h), "\r\n"...)
+	h = append(step.id.Append(h), "\r\n"...)
 	c.Accept(string(h))
-	if n.welcome {
+	if step.loop.welcome {
 		var payload [128]byte
 		p := append(payload[:0], `{"session_id":"`...)
-		p = append(n.id.Append(p), `","count":`...)
+		p = append(step.id.Append(p), `","count":`...)
 		p = append(strconv.AppendUint(p, total, 10), `,"resumed":`...)
 		p = append(strconv.AppendBool(p, resumed), '}')
 		c.Send(ws.OpText, p)
@@ -132,7 +165,7 @@ func (n *counter) Acknowledged(first, last uint64) {
 // Leave implements Handler: the final commit comes before the bye, which is an acknowledgement too.
 func (l *countLoop) Leave(c *Conn, code ws.StatusCode) {
 	n := c.Data.(*counter)
-	n.code = code
+	n.step = &countStep{code: code}
 	a := n.attachment
 	n.attachment = nil
 	a.Detach(n)
@@ -144,11 +177,15 @@ func (n *counter) Detached(total uint64, err error) {
 	if c.state == closed {
 		return
 	}
+	var code ws.StatusCode
+	if n.step != nil {
+		code = n.step.code
+	}
 	if n.attachment != nil { // the store refuses this session; a later connection may find it mended
 		n.attachment = nil
-		n.code = 1013 // try again later
+		code = 1013 // try again later
 		if !errors.Is(err, sessions.ErrFull) {
-			n.code = ws.StatusInternalServerError
+			code = ws.StatusInternalServerError
 		}
 	}
 	nested := c.w.begin(c)
@@ -158,7 +195,7 @@ func (n *counter) Detached(total uint64, err error) {
 		p = append(strconv.AppendUint(p, total, 10), '}')
 		c.Send(ws.OpText, p)
 	}
-	c.Close(n.code, "")
+	c.Close(code, "")
 	c.w.end(c, nested)
 }
 

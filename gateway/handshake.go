@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -53,7 +52,7 @@ func (c *Conn) route(head []byte) {
 			c.answerHealth(r, requestID, nil)
 			return
 		case "/readyz":
-			c.answerHealth(r, requestID, c.w.server.Ready())
+			c.answerHealth(r, requestID, c.w.server.ready(1))
 			return
 		}
 		refusal = c.admitRequest(head, r)
@@ -85,6 +84,8 @@ func (c *Conn) admitRequest(head []byte, r *Request) *Refusal {
 		return refuseHandshake
 	}
 	switch {
+	case !c.w.hosts.allow(r.Host):
+		return refuseOtherHost
 	case !c.w.origins.allow(r.Origin, r.Host):
 		return refuseOrigin
 	case c.w.draining:
@@ -151,7 +152,8 @@ func (c *Conn) openUp(r *Request, requestID string) {
 	arrived := c.deadline - c.w.cfg.HandshakeTimeout
 	handshakeTime.Update((c.w.loop.Now() - arrived).Seconds())
 	if c.w.debug {
-		c.w.log.Debug("handshake", "fd", c.fd.SysFD(), "request_id", requestID, "path", quoted(r.Path), "host", quoted(r.Host), "origin", quoted(r.Origin))
+		c.w.log.Debug("handshake", "fd", c.fd.SysFD(), "request_id", requestID, "path", clipped(r.Path), "host", clipped(r.Host),
+			"origin", clipped(r.Origin))
 	}
 	u := &c.w.upgrader
 	u.out = append(append(append(u.out, requestIDHeader...), requestID...), "\r\n"...)
@@ -216,6 +218,7 @@ func (c *Conn) acceptHead() []byte {
 // refuse sends an HTTP response and closes the socket after it.
 func (c *Conn) refuse(r *Refusal, requestID string) {
 	rejected[r.reason].Inc()
+	c.logRefusal(r, requestID)
 	if c.w.debug {
 		c.w.log.Debug("refused", "fd", c.fd.SysFD(), "request_id", requestID, "status", r.status, "reason", r.reason)
 	}
@@ -238,10 +241,20 @@ func (c *Conn) answerHealth(r *Request, requestID string, err error) {
 	case method != http.MethodGet && method != http.MethodHead:
 		c.refuse(refuseMethod, requestID)
 	case err != nil:
-		c.answer(appendResponse(nil, http.StatusServiceUnavailable, requestID, "Retry-After: 1\r\n", "not ready: "+err.Error()+"\n"))
+		c.answer(appendResponse(nil, http.StatusServiceUnavailable, requestID, "Retry-After: 1\r\n", "not ready: "+readyWord(err)+"\n"))
 	default:
 		c.answer(appendResponse(nil, http.StatusOK, requestID, "", "ok\n"))
 	}
+}
+
+// readyWord is why the gateway is not ready, for strangers: addresses and errors of the store are for
+// the operators' address.
+func readyWord(err error) string {
+	switch err {
+	case errStarting, errDraining, errFull:
+		return err.Error()
+	}
+	return "unavailable"
 }
 
 // requestID takes the client's over or makes one.
@@ -254,60 +267,6 @@ func (w *worker) requestID(given []byte) string {
 		id[i] = byte(n >> (8 * i))
 	}
 	return hex.EncodeToString(id[:])
-}
-
-// origins is the policy on the Origin header: the gateway's own host and those allowed by name.
-type origins struct {
-	any      bool
-	exact    map[string]bool
-	suffixes []string // "https://*.example.com" as "https://" + "\x00" + ".example.com"
-}
-
-func newOrigins(allowed []string) (o origins) {
-	o.exact = make(map[string]bool)
-	for _, a := range allowed {
-		a = strings.ToLower(strings.TrimSuffix(strings.TrimSpace(a), "/"))
-		scheme, host, wild := strings.Cut(a, "://*.")
-		switch {
-		case a == "*":
-			o.any = true
-		case wild:
-			o.suffixes = append(o.suffixes, scheme+"://\x00."+host)
-		case a != "":
-			o.exact[a] = true
-		}
-	}
-	return o
-}
-
-// allow reports whether a page of this origin may connect. No Origin at all means no browser, which can only lie for itself.
-func (o *origins) allow(origin, host []byte) bool {
-	if origin == nil || o.any {
-		return true
-	}
-	given := strings.ToLower(string(origin))
-	if o.exact[given] {
-		return true
-	}
-	for _, s := range o.suffixes {
-		scheme, domain, _ := strings.Cut(s, "\x00")
-		if rest, ok := strings.CutPrefix(given, scheme); ok && len(rest) > len(domain) && strings.HasSuffix(rest, domain) {
-			return true
-		}
-	}
-	scheme, of, ok := strings.Cut(given, "://")
-	return ok && withPort(of, scheme) == withPort(strings.ToLower(string(host)), scheme)
-}
-
-// withPort adds the scheme's default port to a host without one.
-func withPort(host, scheme string) string {
-	if colon := strings.LastIndexByte(host, ':'); colon > strings.LastIndexByte(host, ']') {
-		return host
-	}
-	if scheme == "https" || scheme == "wss" {
-		return host + ":443"
-	}
-	return host + ":80"
 }
 
 // patience sets the deadline of a state that must not last.

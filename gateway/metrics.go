@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -30,11 +31,22 @@ func SetShutdown(d time.Duration) { shutdownTime.Store(int64(d)) }
 
 // WriteMetrics writes all metrics of the process, with those of the Go runtime and the operating system, as
 // Prometheus text. Any goroutine.
-func WriteMetrics(w io.Writer) { metrics.WritePrometheus(w, true) }
+func WriteMetrics(w io.Writer) {
+	var text bytes.Buffer
+	metrics.WritePrometheus(&text, true)
+	metrics.WriteFDMetrics(&text)
+	_, _ = helpWriter{w}.Write(text.Bytes())
+}
+
+func init() { metrics.ExposeMetadata(true) }
 
 var (
 	connections atomic.Int64 // open WebSockets
 	_           = metrics.NewGauge(`sluice_connections`, func() float64 { return float64(connections.Load()) })
+
+	maxConnections atomic.Int64 // what the process may hold
+	_              = metrics.NewGauge(`sluice_max_connections`, func() float64 { return float64(maxConnections.Load()) })
+	_              = metrics.NewGauge(buildInfo(), func() float64 { return 1 })
 
 	buffered atomic.Int64 // bytes of partial input and unsent output of all loops
 	_        = metrics.NewGauge(`sluice_buffered_bytes`, func() float64 { return float64(buffered.Load()) })
@@ -60,12 +72,17 @@ var (
 		"fragments", "message_timeout", "memory")
 
 	rejected = counters(`sluice_handshakes_rejected_total{reason=%q}`, "request", "headers", "timeout", "path", "method",
-		"upgrade", "origin", "session_id", "store", "full", "draining", "handler", "application")
+		"upgrade", "host", "origin", "session_id", "session_rate", "store", "full", "draining", "handler", "application")
 
 	// closes has one series for each code that the gateway sends or registered peers use; the rest share one.
 	closes     = counters(`sluice_closes_total{code=%q}`, closeCodes...)
 	closeCodes = []string{"1000", "1001", "1002", "1003", "1005", "1006", "1007", "1008", "1009", "1010", "1011", "1012", "1013", "1014", "other"}
 )
+
+func buildInfo() string {
+	b := ReadBuild()
+	return fmt.Sprintf(`sluice_build_info{version=%q,commit=%q,go=%q}`, b.Version, b.Commit, b.Go)
+}
 
 func counters(format string, labels ...string) map[string]*metrics.Counter {
 	m := make(map[string]*metrics.Counter, len(labels))

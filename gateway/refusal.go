@@ -21,6 +21,8 @@ var (
 	RefuseSession = newRefusal(http.StatusBadRequest, "session_id", "session_id must be one UUID, like 123e4567-e89b-42d3-a456-426614174000", "")
 	// RefuseUnavailable is 503 with Retry-After: what the application needs does not answer.
 	RefuseUnavailable = newRefusal(http.StatusServiceUnavailable, "store", "sessions are not available at the moment", "Retry-After: 5\r\n")
+	// RefuseRate is 503 with Retry-After: too many new sessions in this second.
+	RefuseRate = newRefusal(http.StatusServiceUnavailable, "session_rate", "too many new sessions", "Retry-After: 1\r\n")
 	// RefuseFull is 503 with Retry-After: no room for more.
 	RefuseFull = newRefusal(http.StatusServiceUnavailable, "full", "no room for more connections", "Retry-After: 5\r\n")
 )
@@ -37,6 +39,7 @@ var (
 	refuseNoUpgrade   = newRefusal(http.StatusUpgradeRequired, "upgrade", "this path speaks WebSocket (RFC 6455), version 13", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
 	refuseHandshake   = newRefusal(http.StatusBadRequest, "request", "not a valid WebSocket handshake (RFC 6455, section 4.2.1)", "")
 	refuseOrigin      = newRefusal(http.StatusForbidden, "origin", "this origin may not connect (see --allowed-origins)", "")
+	refuseOtherHost   = newRefusal(http.StatusMisdirectedRequest, "host", "this host is not served here (see --allowed-hosts)", "")
 	refuseDraining    = newRefusal(http.StatusServiceUnavailable, "draining", "going away", "Retry-After: 1\r\n")
 	refuseSlowHandler = newRefusal(http.StatusServiceUnavailable, "handler", "no answer in time", "Retry-After: 5\r\n")
 )

@@ -280,7 +280,7 @@ func TestHealthPaths(t *testing.T) {
 		{well, "HEAD /healthz HTTP/1.1", 200, ""},
 		{well, "HEAD /readyz HTTP/1.1", 200, ""},
 		{ill, "GET /healthz HTTP/1.1", 200, "ok\n"},
-		{ill, "GET /readyz HTTP/1.1", 503, "not ready: unexpected EOF\n"},
+		{ill, "GET /readyz HTTP/1.1", 503, "not ready: unavailable\n"},
 		{ill, "HEAD /readyz HTTP/1.1", 503, ""},
 	} {
 		t.Run(tc.requestLine, func(t *testing.T) {
@@ -339,12 +339,15 @@ func TestOriginPolicy(t *testing.T) {
 		{"https://*.app.test", "http://www.app.test", "gateway.test", false},
 		{"https://*.app.test", "https://www.app.test.evil.test", "gateway.test", false},
 	} {
-		o := newOrigins(strings.Fields(tc.allowed))
+		o, err := newOrigins(strings.Fields(tc.allowed))
+		if err != nil {
+			t.Fatal(err)
+		}
 		if got := o.allow([]byte(tc.origin), []byte(tc.host)); got != tc.want {
 			t.Errorf("allowed %q, origin %q at host %q: got %v, want %v", tc.allowed, tc.origin, tc.host, got, tc.want)
 		}
 	}
-	o := newOrigins(nil)
+	o, _ := newOrigins(nil)
 	if !o.allow(nil, []byte("gateway.test")) {
 		t.Error("no origin: got false, want true: it is not a browser")
 	}

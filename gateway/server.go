@@ -18,6 +18,7 @@ import (
 type Server struct {
 	cfg        Config
 	origins    origins
+	hosts      hosts
 	refusePath *Refusal
 	debug      bool
 
@@ -29,6 +30,8 @@ type Server struct {
 	conns     atomic.Int64 // sockets held, in whatever state
 	accepting atomic.Int32 // loops that still accept: while there are any, no connection now says nothing about the next moment
 	phase     atomic.Int32
+	unready   atomic.Bool   // Unready was called
+	wasFull   atomic.Bool   // see full
 	emptied   chan struct{} // closed when no loop accepts and the last connection has left
 	emptyOne  sync.Once
 	endOne    sync.Once
@@ -48,7 +51,13 @@ func New(cfg Config, app App) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, origins: newOrigins(cfg.AllowedOrigins), emptied: make(chan struct{})}
+	s := &Server{cfg: cfg, emptied: make(chan struct{})}
+	if s.origins, err = newOrigins(cfg.AllowedOrigins); err != nil {
+		return nil, fmt.Errorf("gateway: AllowedOrigins: %w", err)
+	}
+	if s.hosts, err = newHosts(cfg.AllowedHosts); err != nil {
+		return nil, fmt.Errorf("gateway: AllowedHosts: %w", err)
+	}
 	s.refusePath = newRefusal(http.StatusNotFound, "path", "no such path: WebSockets are at "+strings.Join(cfg.Paths, ", "), "")
 	s.debug = cfg.Logger.Enabled(context.Background(), slog.LevelDebug)
 	defer func() {
@@ -74,6 +83,7 @@ func New(cfg Config, app App) (_ *Server, err error) {
 		s.workers = append(s.workers, w)
 	}
 	s.accepting.Store(int32(len(s.workers)))
+	maxConnections.Add(int64(cfg.MaxConns))
 	return s, nil
 }
 
@@ -130,20 +140,47 @@ func (s *Server) Connections() int { return int(s.conns.Load()) }
 var (
 	errStarting = errors.New("starting")
 	errDraining = errors.New("draining")
+	errFull     = errors.New("full")
 )
 
 // Ready is nil when new connections are welcome. It does not block, and loops may call it too.
-func (s *Server) Ready() error {
+func (s *Server) Ready() error { return s.ready(0) }
+
+// Unready has Ready say that the gateway drains, while it goes on accepting: the time before Drain in
+// which load balancers take it out. Any goroutine but a loop's.
+func (s *Server) Unready() { s.unready.Store(true) }
+
+// ready is Ready; own is how many of the connections held ask it and leave at once.
+func (s *Server) ready(own int64) error {
+	if s.unready.Load() {
+		return errDraining
+	}
 	switch s.phase.Load() {
 	case phaseNew:
 		return errStarting
 	case phaseServing:
+		if s.full(own) {
+			return errFull
+		}
 		if s.cfg.ReadyCheck != nil {
 			return s.cfg.ReadyCheck()
 		}
 		return nil
 	}
 	return errDraining
+}
+
+// full reports whether there is no room for another connection. Once full it stays so until a fiftieth
+// of the room is free: a gateway that goes in and out of rotation with each client helps nobody.
+func (s *Server) full(own int64) bool {
+	held, most := s.conns.Load()-own, int64(s.cfg.MaxConns)
+	switch {
+	case held >= most:
+		s.wasFull.Store(true)
+	case held < most-most/50:
+		s.wasFull.Store(false)
+	}
+	return s.wasFull.Load()
 }
 
 // Drain stops accepting, has the Handler say its last words on every connection, closes each with 1001 and waits for the peers.

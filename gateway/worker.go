@@ -3,7 +3,6 @@ package gateway
 import (
 	"log/slog"
 	"math/rand/v2"
-	"strconv"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -19,6 +18,7 @@ type worker struct {
 	loop    *poller.Loop
 	handler Handler
 	origins *origins
+	hosts   hosts
 	log     *slog.Logger
 	debug   bool // spares the arguments of debug lines
 
@@ -38,6 +38,7 @@ type worker struct {
 	beat   []byte        // the heartbeat of this tick
 	beatOf time.Duration // the tick that beat was encoded for
 
+	refusals   map[string]refusalLogged
 	share      int             // bytes that the connections may hold in Buffers together
 	stalls     map[*Conn]stall // peers that do not read, while the kernel takes what they are sent
 	frameCount uint            // frames decoded, of all connections
@@ -53,7 +54,7 @@ func newWorker(s *Server, app App) (*worker, error) {
 		return nil, err
 	}
 	w := &worker{
-		server: s, cfg: &s.cfg, loop: loop, origins: &s.origins, log: s.cfg.Logger, debug: s.debug,
+		server: s, cfg: &s.cfg, loop: loop, origins: &s.origins, hosts: s.hosts, log: s.cfg.Logger, debug: s.debug,
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		beatOf: -1,
 	}
@@ -163,7 +164,8 @@ func (w *worker) heartbeat() []byte {
 		w.beatOf = now
 		var payload [64]byte
 		p := append(payload[:0], `{"ts":"`...)
-		p = w.loop.Time().UTC().AppendFormat(p, "2006-01-02T15:04:05.000Z07:00")
+		// Read anew: the loop's own clock follows neither a step of the system's nor a suspension.
+		p = time.Now().UTC().AppendFormat(p, "2006-01-02T15:04:05.000Z07:00")
 		p = append(p, `"}`...)
 		w.beat = w.beat[:0]
 		if !w.cfg.PingOnly {
@@ -210,11 +212,38 @@ func (w *worker) abort() {
 	}
 }
 
-// quoted makes what a client sent safe and short enough for a log line.
-func quoted(b []byte) string {
+// clipped makes what a client sent short enough for a log line; slog's handlers quote it.
+func clipped(b []byte) string {
 	const limit = 128
 	if len(b) > limit {
-		return strconv.QuoteToASCII(string(b[:limit])) + "…"
+		return string(b[:limit]) + "…"
 	}
-	return strconv.QuoteToASCII(string(b))
+	return string(b)
+}
+
+// refusalLogged is what a loop has logged of one reason to refuse.
+type refusalLogged struct {
+	at      time.Duration // when the last line was written
+	skipped int           // refusals since
+}
+
+// refusalLogEvery is how often a loop logs a refusal of the same reason.
+const refusalLogEvery = 10 * time.Second
+
+// logRefusal writes the first refusal of a reason, and then one in refusalLogEvery, so that an
+// operator sees who is refused and why, and a flood of them costs next to nothing.
+func (c *Conn) logRefusal(r *Refusal, requestID string) {
+	w := c.w
+	last, found := w.refusals[r.reason]
+	if found && w.loop.Now()-last.at < refusalLogEvery {
+		last.skipped++
+		w.refusals[r.reason] = last
+		return
+	}
+	if w.refusals == nil {
+		w.refusals = make(map[string]refusalLogged)
+	}
+	w.refusals[r.reason] = refusalLogged{at: w.loop.Now()}
+	w.log.Info("refused", "reason", r.reason, "status", r.status, "client", c.RemoteAddr().String(),
+		"request_id", requestID, "since_last", last.skipped+1)
 }

@@ -164,9 +164,6 @@ func (l *Loop) OnRound(fn func()) { l.onRound = append(l.onRound, fn) }
 // Now is the monotonic time since the loop was made, as of the start of the round in hand. Loop only.
 func (l *Loop) Now() time.Duration { return l.now }
 
-// Time is the wall clock time of Now. Loop only.
-func (l *Loop) Time() time.Time { return l.start.Add(l.now) }
-
 // ReadBuf is the loop's shared read buffer. Its contents die with the callback that filled it. Loop only.
 func (l *Loop) ReadBuf() []byte { return l.readBuf }
 

@@ -32,7 +32,7 @@ func TestHistogramCountsCumulativelyInFixedSeries(t *testing.T) {
 		h.Update(v)
 	}
 	got := strings.Join(series(), " ")
-	want := `_bucket{le="+Inf"} 5 _bucket{le="1"} 2 _bucket{le="2.5"} 4 _count 5 _sum 105`
+	want := `_bucket{le="1"} 2 _bucket{le="2.5"} 4 _bucket{le="+Inf"} 5 _sum 105 _count 5`
 	if got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}

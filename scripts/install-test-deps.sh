@@ -5,7 +5,7 @@
 set -eu -o pipefail
 
 # command:Debian package; gcc and the C library's headers are for the race detector.
-wanted=(redis-server:redis-server redis-cli:redis-tools chromium:chromium node:nodejs npm:npm gcc:gcc)
+wanted=(redis-server:redis-server redis-cli:redis-tools chromium:chromium node:nodejs npm:npm gcc:gcc promtool:prometheus)
 
 missing() {
 	local w

@@ -13,8 +13,10 @@ type MemoryConfig struct {
 	// TTL is how long a session is kept after its last connection left. Default 1 h. Too short and clients
 	// that reconnect after a break begin at 0; too long and MaxSessions decides instead.
 	TTL time.Duration
-	// MaxSessions bounds the sessions that have counted a message, attached or idle; above it the longest
-	// idle one is evicted. It also bounds the attached ones: beyond it Attach answers ErrFull. Default
+	// MaxSessions bounds the sessions that have counted a message, attached or idle. Above it the longest
+	// idle of those that nobody ever came back to, and that counted three messages at most, is evicted;
+	// so a flood of sessions that are used once pushes out its own kind. The others are evicted when
+	// there is none of these, or when they are four fifths of all. It also bounds the attached ones: beyond it Attach answers ErrFull. Default
 	// 1,000,000 (about 110 MB). Too small and idle sessions are forgotten before their TTL.
 	MaxSessions int
 
@@ -37,6 +39,7 @@ type Memory struct {
 	shards   [shardCount]shard
 	attached atomic.Int64 // sessions with at least one connection
 	counted  atomic.Int64 // sessions with at least one message
+	kept     atomic.Int64 // idle ones in the segment kept
 	closed   atomic.Bool
 	stop     chan struct{}
 	swept    chan struct{} // closed when the sweeper has ended
@@ -44,16 +47,32 @@ type Memory struct {
 
 var _ Store = (*Memory)(nil)
 
-// shard holds the sessions whose ids fall on it. Idle sessions form a list, longest idle first: the order
-// in which they go idle is the order in which they expire, so its head is all that expiry must look at.
+// shard holds the sessions whose ids fall on it.
 type shard struct {
-	oldest atomic.Int64 // head's idleSince, or never; read without the lock to find the longest idle of all
-	mu     sync.Mutex
-	byID   map[ID]*session
-	head   *session
-	tail   *session
-	store  *Memory
-	_      [8]byte
+	idle  [segments]idleList
+	mu    sync.Mutex
+	byID  map[ID]*session
+	store *Memory
+}
+
+// segment is one of the two queues of a segmented LRU: a session that was used once is evicted before
+// one that was used again, however many of the former there are.
+type segment uint8
+
+const (
+	fresh segment = iota // nobody came back, and it counted usedOnce messages at most
+	kept
+	segments
+)
+
+// usedOnce is how many messages a session may count and still be fresh.
+const usedOnce = 3
+
+// idleList holds idle sessions of one segment, longest idle first: the order in which they go idle is
+// the order in which they expire, so its head is all that expiry must look at.
+type idleList struct {
+	oldest     atomic.Int64 // head's idleSince, or never; read without the lock to find the longest idle of all
+	head, tail *session
 }
 
 // session is one count. It is also the Attachment of each of its connections: attaching to a session that
@@ -65,7 +84,9 @@ type session struct {
 	// Under shard.mu:
 	prev, next *session
 	idleSince  time.Duration
-	refs       int32 // connections attached; 0 exactly when on the idle list
+	refs       int32 // connections attached; 0 exactly when on an idle list
+	resumed    bool  // somebody came back
+	in         segment
 }
 
 var (
@@ -92,7 +113,9 @@ func NewMemory(cfg MemoryConfig) *Memory {
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.store, s.byID = m, make(map[ID]*session)
-		s.oldest.Store(never)
+		for seg := range s.idle {
+			s.idle[seg].oldest.Store(never)
+		}
 	}
 	go m.sweepForever(min(max(cfg.TTL/16, 100*time.Millisecond), time.Minute))
 	return m
@@ -131,7 +154,7 @@ func (m *Memory) Lookup(_ context.Context, id ID) (uint64, error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.expire()
-	if s := sh.byID[id]; s != nil && s.n.Load() > 0 {
+	if s := sh.byID[id]; s != nil && s.n.Load() > 0 && !sh.expired(s) {
 		return s.n.Load(), nil
 	}
 	return 0, ErrNotFound
@@ -149,8 +172,11 @@ func (m *Memory) Close(context.Context) error {
 		sh.mu.Lock()
 		attachedOrKept.Add(int64(-len(sh.byID)))
 		clear(sh.byID)
-		sh.head, sh.tail = nil, nil
-		sh.oldest.Store(never)
+		for seg := range sh.idle {
+			for sh.idle[seg].head != nil {
+				sh.unlink(sh.idle[seg].head)
+			}
+		}
 		sh.mu.Unlock()
 	}
 	return nil

@@ -10,6 +10,11 @@ func (sh *shard) attach(id ID) (s *session, held bool) {
 	defer sh.mu.Unlock()
 	sh.expire()
 	s, held = sh.byID[id]
+	if held && sh.expired(s) { // expire did not come to it
+		sh.forget(s)
+		sessionsExpired.Inc()
+		held = false
+	}
 	if held && s.refs > 0 {
 		s.refs++
 		return s, true
@@ -20,6 +25,7 @@ func (sh *shard) attach(id ID) (s *session, held bool) {
 	}
 	if held {
 		sh.unlink(s)
+		s.resumed = true
 	} else {
 		s = &session{id: id, shard: sh}
 		sh.byID[id] = s
@@ -47,79 +53,112 @@ func (sh *shard) detach(s *session) {
 		attachedOrKept.Add(-1)
 		return
 	}
-	s.idleSince = sh.store.now()
-	if s.prev = sh.tail; s.prev != nil {
+	s.idleSince, s.in = sh.store.now(), fresh
+	if s.resumed || s.n.Load() > usedOnce {
+		s.in = kept
+		sh.store.kept.Add(1)
+	}
+	sessionsIdle[s.in].Add(1)
+	list := &sh.idle[s.in]
+	if s.prev = list.tail; s.prev != nil {
 		s.prev.next = s
 	} else {
-		sh.head = s
-		sh.oldest.Store(int64(s.idleSince))
+		list.head = s
+		list.oldest.Store(int64(s.idleSince))
 	}
-	sh.tail = s
+	list.tail = s
 }
 
-// unlink takes s off the idle list. Under sh.mu.
+// unlink takes s off its idle list. Under sh.mu.
 func (sh *shard) unlink(s *session) {
+	list := &sh.idle[s.in]
 	if s.prev != nil {
 		s.prev.next = s.next
 	} else {
-		sh.head = s.next
+		list.head = s.next
 	}
 	if s.next != nil {
 		s.next.prev = s.prev
 	} else {
-		sh.tail = s.prev
+		list.tail = s.prev
 	}
 	s.prev, s.next = nil, nil
-	if sh.head != nil {
-		sh.oldest.Store(int64(sh.head.idleSince))
+	if list.head != nil {
+		list.oldest.Store(int64(list.head.idleSince))
 	} else {
-		sh.oldest.Store(never)
+		list.oldest.Store(never)
+	}
+	sessionsIdle[s.in].Add(-1)
+	if s.in == kept {
+		sh.store.kept.Add(-1)
 	}
 }
 
-// forget removes the longest idle session. Under sh.mu, with the idle list not empty.
-func (sh *shard) forget() {
-	s := sh.head
+// forget removes an idle session. Under sh.mu.
+func (sh *shard) forget(s *session) {
 	sh.unlink(s)
 	delete(sh.byID, s.id)
 	sh.store.counted.Add(-1)
 	attachedOrKept.Add(-1)
 }
 
-// expire forgets what has been idle for the TTL. Each session is removed once, so the cost per call is O(1)
-// over time. Under sh.mu.
-func (sh *shard) expire() {
-	if sh.head == nil {
-		return
+func (sh *shard) expired(s *session) bool {
+	return s.refs == 0 && sh.store.now()-s.idleSince >= sh.store.ttl
+}
+
+// expireBudget is how many sessions one call of expire forgets: some 20 µs. Clients can have many of one
+// shard expire at one time, and loops wait for its lock.
+const expireBudget = 64
+
+// expire forgets what has been idle for the TTL, and reports whether there may be more. Under sh.mu.
+func (sh *shard) expire() (more bool) {
+	budget := expireBudget
+	for seg := range sh.idle {
+		for s := sh.idle[seg].head; s != nil && sh.expired(s); s = sh.idle[seg].head {
+			if budget == 0 {
+				return true
+			}
+			budget--
+			sh.forget(s)
+			sessionsExpired.Inc()
+		}
 	}
-	now := sh.store.now()
-	for sh.head != nil && now-sh.head.idleSince >= sh.store.ttl {
-		sh.forget()
-		sessionsExpired.Inc()
+	return false
+}
+
+// trim evicts while more sessions have counted than may. It holds one shard's lock at a time; finding
+// the shard reads 64 words.
+func (m *Memory) trim() {
+	for m.counted.Load() > m.max {
+		first, second := fresh, kept
+		if m.kept.Load() > m.max-m.max/5 {
+			first, second = kept, fresh
+		}
+		if !m.evict(first) && !m.evict(second) {
+			return // all are attached; the next one to leave makes room
+		}
 	}
 }
 
-// trim evicts the longest idle session of all while more sessions have counted than may. It holds one
-// shard's lock at a time; finding the shard reads 64 words.
-func (m *Memory) trim() {
-	for m.counted.Load() > m.max {
-		oldest, at := (*shard)(nil), int64(never)
-		for i := range m.shards {
-			if t := m.shards[i].oldest.Load(); t < at {
-				oldest, at = &m.shards[i], t
-			}
+// evict forgets the longest idle session of a segment. It reports whether there was one.
+func (m *Memory) evict(seg segment) bool {
+	oldest, at := (*shard)(nil), int64(never)
+	for i := range m.shards {
+		if t := m.shards[i].idle[seg].oldest.Load(); t < at {
+			oldest, at = &m.shards[i], t
 		}
-		if oldest == nil {
-			return // all are attached; the next one to leave makes room
-		}
-		oldest.mu.Lock()
-		// Another loop may have been here first, so look again at both.
-		if oldest.head != nil && m.counted.Load() > m.max {
-			oldest.forget()
-			sessionsEvicted.Inc()
-		}
-		oldest.mu.Unlock()
 	}
+	if oldest == nil {
+		return false
+	}
+	oldest.mu.Lock()
+	defer oldest.mu.Unlock()
+	// Another loop may have been here first, so look again at both.
+	if s := oldest.idle[seg].head; s != nil && m.counted.Load() > m.max {
+		oldest.forget(s)
+		sessionsEvicted[seg].Inc()
+	}
+	return true
 }
 
 // sweepForever frees the memory of expired sessions in shards that nobody visits.
@@ -140,8 +179,10 @@ func (m *Memory) sweepForever(every time.Duration) {
 func (m *Memory) sweep() {
 	for i := range m.shards {
 		sh := &m.shards[i]
-		sh.mu.Lock()
-		sh.expire()
-		sh.mu.Unlock()
+		for more := true; more; {
+			sh.mu.Lock()
+			more = sh.expire()
+			sh.mu.Unlock()
+		}
 	}
 }

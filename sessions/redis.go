@@ -137,6 +137,7 @@ type failure struct{ err error }
 // one: a bad URL, a wrong password, a server without scripts or, with ClientCache, without CLIENT
 // TRACKING.
 func NewRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
+	showRedisUp()
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err

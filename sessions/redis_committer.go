@@ -157,8 +157,8 @@ func (c *committer) gather(batch []*writer) ([]*writer, time.Duration) {
 func (c *committer) commit(batch []*writer) {
 	began := time.Now()
 	answers, errs := c.send(batch)
-	redisCommitSeconds.update(time.Since(began).Seconds())
-	redisBatchSize.update(float64(len(batch)))
+	redisCommitSeconds.Update(time.Since(began).Seconds())
+	redisBatchSize.Update(float64(len(batch)))
 	var firstErr error
 	out := &c.out
 	failed := 0

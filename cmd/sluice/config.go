@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"sluice/gateway"
 )
 
 // config is every setting of a gateway: a field here is a flag, a SLUICE_ variable and a key of the
@@ -18,6 +20,7 @@ type config struct {
 	Listen           string   `group:"net" default:":8000" placeholder:"ADDRESS" help:"Address for WebSocket clients."`
 	Admin            string   `group:"net" default:"127.0.0.1:8001" placeholder:"ADDRESS" help:"Address for /metrics, /readyz, /sessions/ID and /debug/pprof; anyone who reaches it sees all of them. 'off' for none."`
 	AllowedOrigins   []string `group:"net" sep:"," placeholder:"ORIGIN" help:"Origins whose pages may connect besides this host itself, for example https://example.com or https://*.example.com; * for any. Separated by commas or given again."`
+	AllowedHosts     []string `group:"net" sep:"," placeholder:"HOST" help:"Hosts that requests may be for, with or without a port; others get 421. Any by default."`
 	HandshakeTimeout duration `group:"net" default:"5s" placeholder:"TIME" help:"How long a client may take for its opening request."`
 
 	App       string   `group:"app" enum:"count,echo,backend" default:"count" placeholder:"NAME" help:"What answers messages: count (numbers them per session), echo, or backend (a service of yours, over HTTP)."`
@@ -35,15 +38,17 @@ type config struct {
 	MaxBuffered    size     `group:"limits" default:"0" placeholder:"SIZE" help:"What all connections may hold in partial messages and unread replies; 0 for a quarter of GOMEMLIMIT or of the cgroup's limit, or else 256MiB."`
 	MaxQueue       size     `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Bytes held for a client that does not read before it is cut off."`
 
-	SessionStore string   `group:"sessions" enum:"memory,redis" default:"memory" placeholder:"NAME" help:"Where counts are kept: memory or redis."`
-	SessionTTL   duration `group:"sessions" name:"session-ttl" default:"1h" placeholder:"TIME" help:"How long an abandoned session is kept."`
-	MaxSessions  count    `group:"sessions" default:"1000000" placeholder:"N" help:"Sessions held in memory; beyond it the one idle for longest is forgotten."`
+	SessionStore   string   `group:"sessions" enum:"memory,redis" default:"memory" placeholder:"NAME" help:"Where counts are kept: memory or redis."`
+	SessionTTL     duration `group:"sessions" name:"session-ttl" default:"1h" placeholder:"TIME" help:"How long an abandoned session is kept."`
+	NewSessionRate count    `group:"sessions" default:"0" placeholder:"N" help:"New sessions a second on each loop; beyond it handshakes get 503. 0 for no limit."`
+	MaxSessions    count    `group:"sessions" default:"1000000" placeholder:"N" help:"Sessions held in memory; beyond it the one idle for longest is forgotten."`
 
 	RedisURL         string `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://user:password@host:port/db, or rediss:// for TLS. A variable keeps the password out of the process list."`
 	RedisClientCache bool   `group:"redis" default:"true" negatable:"" help:"Keep counts of idle sessions in this process by Redis client-side caching."`
 	RedisDurability  string `group:"redis" enum:"strict,warn" default:"warn" placeholder:"NAME" help:"When Redis may lose what it acknowledged (no appendonly, no fsync, or eviction): strict is never ready, warn logs it once."`
 	RedisKeyPrefix   string `group:"redis" default:"sluice:session:" placeholder:"TEXT" help:"What the keys of sessions begin with; gateways with the same prefix share their sessions."`
 
+	DrainDelay   duration `group:"stop" default:"0s" placeholder:"TIME" help:"How long to go on accepting, with readiness off, before a drain: for load balancers to notice."`
 	DrainTimeout duration `group:"stop" default:"10s" placeholder:"TIME" help:"How long a drain may take before what is left is cut off."`
 	DrainSpread  duration `group:"stop" default:"1s" placeholder:"TIME" help:"Time over which a drain spreads its goodbyes."`
 
@@ -110,9 +115,17 @@ func (c *config) check(name func(flag string) string) error {
 		}
 	}
 	for _, o := range c.AllowedOrigins {
-		if err := checkOrigin(o); err != nil {
+		if _, err := gateway.CheckOrigin(o); err != nil {
 			return wrong("allowed-origins", "%v", err)
 		}
+	}
+	for _, h := range c.AllowedHosts {
+		if _, err := gateway.CheckHost(h); err != nil {
+			return wrong("allowed-hosts", "%v", err)
+		}
+	}
+	if time.Duration(c.DrainDelay) > longest {
+		return wrong("drain-delay", "%v is too long (want %v or less)", c.DrainDelay, duration(longest))
 	}
 	for _, d := range []struct {
 		flag      string
@@ -193,21 +206,6 @@ func checkAddress(addr string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("%q is not an address (want host:port, or :port for all interfaces)", addr)
-	}
-	return nil
-}
-
-// checkOrigin accepts what browsers send as Origin: scheme://host[:port].
-func checkOrigin(origin string) error {
-	if origin == "*" || origin == "null" {
-		return nil
-	}
-	u, err := url.Parse(origin)
-	if err == nil && strings.Contains(strings.TrimPrefix(u.Host, "*."), "*") {
-		return fmt.Errorf("%q matches nothing: * stands for the first names of a host, as in https://*.example.com, or alone for any origin", origin)
-	}
-	if err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return fmt.Errorf("%q is not an origin (want scheme://host[:port] without a path, or *)", origin)
 	}
 	return nil
 }

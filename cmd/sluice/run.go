@@ -24,6 +24,8 @@ type commands struct {
 	Serve   serveCommand   `cmd:"" help:"Run the gateway."`
 	Config  configCommand  `cmd:"" help:"Print the effective configuration as YAML, with where each value came from."`
 	Version versionCommand `cmd:"" help:"Print the version."`
+
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 type serveCommand struct {
@@ -58,12 +60,18 @@ func run(args, environ []string, takeSignals func() <-chan os.Signal, stdout, st
 	parser, err := kong.New(&cmds,
 		kong.Name("sluice"), kong.Description(description),
 		kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }),
+		kong.Vars{"version": "sluice " + gateway.ReadBuild().String()},
 		kong.ExplicitGroups(groups), kong.ValueFormatter(helpText),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}))
 	if err != nil {
 		panic(err) // the tags of the structs above are wrong; no input can do this
 	}
 
+	for i := 1; i < len(args); i++ {
+		if flag, value := args[i-1], args[i]; strings.HasPrefix(flag, "--") && !strings.Contains(flag, "=") && negative(value) {
+			return usage(fmt.Errorf("%s: %q is negative", flag, value))
+		}
+	}
 	src, err := findSources(parser, args, environ)
 	if err != nil {
 		return usage(err)
@@ -80,6 +88,11 @@ func run(args, environ []string, takeSignals func() <-chan os.Signal, stdout, st
 		return usage(err)
 	}
 	from := origins(ctx, src)
+	if ctx.Command() == "config" {
+		for _, name := range from.strange {
+			fmt.Fprintf(stderr, "sluice: unknown environment variable %s (see sluice serve --help)\n", name)
+		}
+	}
 	switch ctx.Command() {
 	case "version":
 		fmt.Fprintln(stdout, "sluice", gateway.ReadBuild())
@@ -99,6 +112,11 @@ func run(args, environ []string, takeSignals func() <-chan os.Signal, stdout, st
 		}
 		return serve(cmds.Serve.config, from, takeSignals(), stderr)
 	}
+}
+
+// negative tells a number below zero, which would be taken for a flag.
+func negative(arg string) bool {
+	return len(arg) > 1 && arg[0] == '-' && arg[1] >= '0' && arg[1] <= '9'
 }
 
 // findSources reads the environment and the configuration file for the command that args select, and makes

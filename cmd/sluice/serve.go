@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/net/netutil"
+
 	"sluice/gateway"
 	"sluice/poller"
 	"sluice/sessions"
@@ -119,7 +121,8 @@ func (s *server) run() (status int) {
 	s.log.Info("ready", s.addresses("seconds", time.Since(started).Seconds())...)
 
 	sig := <-stops
-	s.log.Info("drain", "signal", sig.String(), "timeout", s.cfg.DrainTimeout.String(), "spread", s.cfg.DrainSpread.String())
+	s.log.Info("drain", "signal", sig.String(), "delay", s.cfg.DrainDelay.String(),
+		"timeout", s.cfg.DrainTimeout.String(), "spread", s.cfg.DrainSpread.String())
 	drained := make(chan error, 1)
 	go func() { drained <- s.drain() }()
 	select {
@@ -132,7 +135,7 @@ func (s *server) run() (status int) {
 	case sig := <-stops:
 		s.log.Warn("second signal: ending at once", "signal", sig.String())
 		return exitCut
-	case <-time.After(time.Duration(s.cfg.DrainTimeout) + drainSlack):
+	case <-time.After(time.Duration(s.cfg.DrainDelay) + time.Duration(s.cfg.DrainTimeout) + drainSlack):
 		s.log.Error("drain did not end")
 		return exitFailed
 	}
@@ -215,6 +218,7 @@ func (s *server) gatewayConfig() gateway.Config {
 		CloseTimeout:     s.cfg.closeTimeout(),
 		DrainSpread:      offIsNegative(s.cfg.DrainSpread),
 		AllowedOrigins:   s.cfg.AllowedOrigins,
+		AllowedHosts:     s.cfg.AllowedHosts,
 		Logger:           s.log,
 	}
 	if s.store != nil {
@@ -251,7 +255,8 @@ func (s *server) app() gateway.App {
 	case s.store == nil:
 		return gateway.Echo{}
 	}
-	return gateway.Count{Store: s.store, SessionTTL: time.Duration(s.cfg.SessionTTL), NoWelcome: !s.cfg.Welcome}
+	return gateway.Count{Store: s.store, SessionTTL: time.Duration(s.cfg.SessionTTL), NoWelcome: !s.cfg.Welcome,
+		NewSessionRate: int(s.cfg.NewSessionRate)}
 }
 
 func (s *server) serveAdmin(ln net.Listener) {
@@ -261,7 +266,7 @@ func (s *server) serveAdmin(ln net.Listener) {
 	s.admin = gateway.NewAdminServer(gateway.AdminConfig{Ready: s.gateway.Ready, Store: s.store, Logger: s.log})
 	s.admin.Addr = ln.Addr().String() // what it got, when it asked for port 0
 	go func() {
-		if err := s.admin.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.admin.Serve(netutil.LimitListener(ln, gateway.AdminConns)); !errors.Is(err, http.ErrServerClosed) {
 			s.log.Error("admin address stopped", "error", err)
 		}
 	}()
@@ -281,6 +286,8 @@ func (s *server) addresses(more ...any) []any {
 
 // drain tells every client, and lets what they sent be stored. The admin address answers until the end.
 func (s *server) drain() error {
+	s.gateway.Unready()
+	time.Sleep(time.Duration(s.cfg.DrainDelay)) // a second signal ends the process meanwhile
 	began := time.Now()
 	whole, cancel := context.WithTimeout(context.Background(), time.Duration(s.cfg.DrainTimeout))
 	defer cancel()

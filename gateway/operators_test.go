@@ -1,0 +1,178 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// promtool, the tool of Prometheus itself, finds nothing to complain about.
+func TestMetricsPleasePromtool(t *testing.T) {
+	tool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Fatalf("promtool is missing (make test-deps installs it): %v", err)
+	}
+	s := serve(t, Config{}, nil)
+	c := open101(t, s, "/ws")
+	c.welcome(0, false)
+	_, text := adminGet(t, NewAdmin(AdminConfig{}), "GET", "/metrics")
+	for _, name := range []string{"sluice_max_connections", "sluice_build_info", "process_open_fds",
+		"process_max_fds", "sluice_buffered_bytes"} {
+		if !strings.Contains(text, "\n"+name) || !strings.Contains(text, "# TYPE "+name+" ") {
+			t.Errorf("%s is missing, or has no type", name)
+		}
+	}
+	cmd := exec.CommandContext(context.Background(), tool, "check", "metrics")
+	cmd.Stdin = strings.NewReader(text)
+	out, err := cmd.CombinedOutput()
+	var ours []string
+	for _, line := range strings.Split(string(out), "\n") {
+		if strings.HasPrefix(line, "sluice_") {
+			ours = append(ours, line)
+		}
+	}
+	if len(ours) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, strings.Join(ours, "\n"))
+	}
+	if bytes.Contains(out, []byte("error while")) {
+		t.Errorf("promtool cannot read the metrics: %s", out)
+	}
+}
+
+// Ready is false from MaxConns on, and true again when a fiftieth of the room is free.
+func TestReadyWhenFull(t *testing.T) {
+	const most = 100
+	s := serve(t, Config{MaxConns: most, Loops: 1}, Echo{})
+	var conns []*wire
+	open := func(n int) {
+		for len(conns) < n {
+			conns = append(conns, open101(t, s, "/ws"))
+		}
+		for len(conns) > n {
+			conns[len(conns)-1].Close()
+			conns = conns[:len(conns)-1]
+		}
+		await(t, "as many connections", func() bool { return s.Connections() == n })
+	}
+	for _, step := range []struct {
+		held  int
+		ready bool
+	}{{most - 1, true}, {most, false}, {most - 1, false}, {most - 2, false}, {most - 3, true}, {most - 1, true}} {
+		open(step.held)
+		if err := s.Ready(); (err == nil) != step.ready {
+			t.Errorf("with %d of %d connections: got %v, want ready %v", step.held, most, err, step.ready)
+		}
+	}
+	open(most)
+	c := dial(t, s)
+	io.WriteString(c, "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+	if resp, body := c.answer("GET"); resp.StatusCode != 503 || body != "not ready: full\n" {
+		t.Errorf("got %d %q, want 503 and full", resp.StatusCode, body)
+	}
+}
+
+// Unready is for the time before a drain: not ready, and still accepting.
+func TestUnready(t *testing.T) {
+	s := serve(t, Config{}, Echo{})
+	s.Unready()
+	if err := s.Ready(); err != errDraining {
+		t.Errorf("got %v, want %v", err, errDraining)
+	}
+	c := open101(t, s, "/ws")
+	c.Write(text("a"))
+	c.expect("text a")
+}
+
+func TestCheckOrigin(t *testing.T) {
+	for _, tc := range []struct{ given, want string }{
+		{"https://example.com", "https://example.com"},
+		{"https://Example.COM:443", "https://example.com"},
+		{"https://example.com/", ""},
+		{"http://example.com:80", "http://example.com"},
+		{"http://example.com:443", "http://example.com:443"},
+		{"https://münchen.de", "https://xn--mnchen-3ya.de"},
+		{"https://*.münchen.de:8443", "https://*.xn--mnchen-3ya.de:8443"},
+		{"http://[::1]:8000", "http://[::1]:8000"},
+		{"*", "*"}, {"null", "null"},
+		{"https://*.", ""}, {"https://example.com.", ""}, {"https://*.example.com.", ""}, {"https://*.*.com", ""},
+		{"https://a*.example.com", ""}, {"example.com", ""}, {"https://example.com/path", ""}, {"https://u@example.com", ""},
+		{"https://", ""}, {"", ""}, {"https://exa mple.com", ""},
+	} {
+		got, err := CheckOrigin(tc.given)
+		if got != tc.want || (err == nil) != (tc.want != "") {
+			t.Errorf("%q: got %q, %v, want %q", tc.given, got, err, tc.want)
+		}
+	}
+	if _, err := New(Config{Listen: "127.0.0.1:0", AllowedOrigins: []string{"https://*."}}, Echo{}); err == nil {
+		t.Error("an origin that can never match was taken")
+	}
+}
+
+func TestAllowedHosts(t *testing.T) {
+	s := serve(t, Config{AllowedHosts: []string{"Good.example", "port.example:8000", "::1"}}, Echo{})
+	for _, tc := range []struct {
+		host string
+		want int
+	}{
+		{"good.example", 101}, {"GOOD.example:1234", 101}, {"port.example:8000", 101}, {"[::1]:8000", 101}, {"[::1]", 101},
+		{"port.example", 421}, {"port.example:8001", 421}, {"evil.example", 421}, {"good.example.evil.example", 421},
+	} {
+		c := dial(t, s)
+		io.WriteString(c, strings.Replace(handshake(getChat), hostLine, "Host: "+tc.host, 1))
+		if resp, _ := c.answer("GET"); resp.StatusCode != tc.want {
+			t.Errorf("Host %s: got %d, want %d", tc.host, resp.StatusCode, tc.want)
+		}
+	}
+}
+
+// A page of a hostile name that resolves to loopback reads nothing from the admin address.
+func TestAdminHost(t *testing.T) {
+	for _, tc := range []struct {
+		local, host string
+		want        int
+	}{
+		{"127.0.0.1", "127.0.0.1:8001", 200}, {"127.0.0.1", "localhost:8001", 200}, {"127.0.0.1", "LOCALHOST", 200},
+		{"127.0.0.1", "[::1]:8001", 200}, {"127.0.0.1", "evil.example", 421}, {"127.0.0.1", "evil.example:8001", 421},
+		{"127.0.0.1", "localhost.evil.example", 421}, {"192.0.2.1", "gateway.internal:8001", 200},
+	} {
+		r := httptest.NewRequest("GET", "/metrics", nil)
+		r.Host = tc.host
+		local := &net.TCPAddr{IP: net.ParseIP(tc.local), Port: 8001}
+		w := httptest.NewRecorder()
+		NewAdmin(AdminConfig{}).ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(local))))
+		if w.Code != tc.want {
+			t.Errorf("on %s with Host %s: got %d, want %d", tc.local, tc.host, w.Code, tc.want)
+		}
+	}
+}
+
+// No more sessions begin in a second than NewSessionRate allows; a session that is there is not one.
+func TestNewSessionRate(t *testing.T) {
+	const rate = 5
+	s := serve(t, Config{Loops: 1}, Count{Store: memory(t), NewSessionRate: rate})
+	refused := counting(rejected["session_rate"])
+	for time.Now().Nanosecond() > 200_000_000 { // all of it within one second of the clock
+		time.Sleep(10 * time.Millisecond)
+	}
+	accepted := 0
+	for range 3 * rate {
+		c := dial(t, s)
+		io.WriteString(c, handshake(getChat))
+		if resp, _ := c.answer("GET"); resp.StatusCode == 101 {
+			accepted++
+		} else if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+			t.Fatalf("got %d, want 503 with Retry-After", resp.StatusCode)
+		}
+	}
+	// A slow machine may need more than a second.
+	if accepted < rate || uint64(accepted)+refused() != 3*rate || refused() == 0 {
+		t.Errorf("%d began and %d were refused, want %d and %d", accepted, refused(), rate, 2*rate)
+	}
+}
