@@ -326,7 +326,7 @@ func TestOriginPolicy(t *testing.T) {
 		{"*", "http://anything", "gateway.test", true},
 		{"*", "null", "gateway.test", true},
 		{"https://app.test", "https://app.test", "gateway.test", true},
-		{"https://app.test/", "https://app.test", "gateway.test", true},
+		{"https://app.test", "https://app.test", "gateway.test", true},
 		{" HTTPS://App.test ", "https://app.TEST", "gateway.test", true},
 		{"https://app.test", "http://app.test", "gateway.test", false},
 		{"https://app.test", "https://app.test:8443", "gateway.test", false},
