@@ -150,11 +150,16 @@ func (hs *histories) expire(t *topic, now time.Time) {
 	hs.grow(t.kept.bytes - before)
 }
 
-// crammed reports whether so much is kept that nothing may be added until sweep has made room.
-func (hs *histories) crammed() bool {
+// size is how many bytes are kept.
+func (hs *histories) size() int64 {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	return hs.bytes > 2*int64(hs.hub.cfg.MaxHistory)
+	return hs.bytes
+}
+
+// crammed reports whether so much is kept that nothing may be added until sweep has made room.
+func (hs *histories) crammed() bool {
+	return hs.size() > 2*int64(hs.hub.cfg.MaxHistory)
 }
 
 func (hs *histories) grow(bytes int64) {
