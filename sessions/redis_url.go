@@ -21,47 +21,61 @@ var urlParams = []string{"addr", "db", "master_set", "sentinel_user", "sentinel_
 // clientOption turns cfg into rueidis' options. Its errors never repeat the URL, which may hold a
 // password.
 func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
-	bad := func(err error) (rueidis.ClientOption, error) {
-		return rueidis.ClientOption{}, fmt.Errorf("redis URL: %w (set --redis-url to the like of redis://user:password@host:6379/0)", err)
+	o, err := ParseRedisURL(cfg.URL, cfg.Deadline)
+	if err != nil {
+		return o, fmt.Errorf("redis URL: %w (set --redis-url to the like of redis://user:password@host:6379/0)", err)
 	}
-	u, err := url.Parse(cfg.URL)
+	o.DisableCache = !cfg.ClientCache
+	// One connection per server: a barrier then covers every cached read.
+	o.PipelineMultiplex = -1
+	o.OnInvalidations = countInvalidations
+	if !cfg.ClientCache {
+		o.OnInvalidations = nil
+	}
+	return o, nil
+}
+
+// ParseRedisURL reads the URL of a server, a cluster (more addresses by addr=) or sentinels
+// (master_set=) as options for a client that repeats nothing by itself and notices a dead peer within
+// twice the deadline. Its errors never repeat the URL, which may hold a password.
+func ParseRedisURL(raw string, deadline time.Duration) (o rueidis.ClientOption, err error) {
+	u, err := url.Parse(raw)
 	if err != nil {
 		var in *url.Error
 		if errors.As(err, &in) {
 			err = in.Err
 		}
-		return bad(err)
+		return o, err
 	}
 	if u.Host == "" && u.Scheme != "unix" {
-		return bad(errors.New("no host"))
+		return o, errors.New("no host")
 	}
 	q := u.Query()
 	for name := range q {
 		if !slices.Contains(urlParams, name) {
-			return bad(fmt.Errorf("unknown parameter %q, want one of %s", name, strings.Join(urlParams, ", ")))
+			return o, fmt.Errorf("unknown parameter %q, want one of %s", name, strings.Join(urlParams, ", "))
 		}
 	}
-	o, err := rueidis.ParseURL(cfg.URL)
-	if err != nil {
-		return bad(err)
+	if o, err = rueidis.ParseURL(raw); err != nil {
+		return o, err
 	}
 	if o.TLSConfig != nil {
 		// Each server is verified by the name it is dialled by, not all by the first one's.
 		o.TLSConfig.ServerName = ""
 		if err := trust(o.TLSConfig, q.Get("ca")); err != nil {
-			return bad(err)
+			return o, err
 		}
 	} else if q.Has("ca") || q.Has("skip_verify") {
-		return bad(errors.New("ca and skip_verify need rediss://"))
+		return o, errors.New("ca and skip_verify need rediss://")
 	}
 	if o.Dialer.Timeout == 0 {
-		o.Dialer.Timeout = cfg.Deadline
+		o.Dialer.Timeout = deadline
 	}
 	// rueidis pings a connection on which nothing was received for this long, and gives up a
 	// connection that owes an answer for ConnWriteTimeout: together they are how soon a dead peer
 	// is noticed.
-	o.Dialer.KeepAlive = min(time.Second, cfg.Deadline)
-	o.ConnWriteTimeout = cfg.Deadline
+	o.Dialer.KeepAlive = min(time.Second, deadline)
+	o.ConnWriteTimeout = deadline
 	o.Sentinel.Dialer, o.Sentinel.TLSConfig = o.Dialer, o.TLSConfig
 	o.Sentinel.Username, o.Sentinel.Password = q.Get("sentinel_user"), q.Get("sentinel_password")
 	if o.Sentinel.MasterSet != "" {
@@ -72,19 +86,12 @@ func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
 	if o.ClientName == "" {
 		o.ClientName = "sluice"
 	}
-	o.DisableCache = !cfg.ClientCache
-	// Repeating is the committer's business: it must know what it has repeated.
+	// Repeating is the caller's business: it must know what it has repeated.
 	o.DisableRetry = true
-	// One connection per server: a barrier then covers every cached read.
-	o.PipelineMultiplex = -1
 	o.AlwaysPipelining = true
-	// Batches are bounded here; rueidis' own threshold would send large ones on a second
+	// Batches are bounded by who makes them; rueidis' own threshold would send large ones on a second
 	// connection.
 	o.BlockingPipeline = 1 << 20
-	o.OnInvalidations = countInvalidations
-	if !cfg.ClientCache {
-		o.OnInvalidations = nil
-	}
 	return o, nil
 }
 

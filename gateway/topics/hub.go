@@ -23,19 +23,13 @@ var (
 	ErrTooMany = errors.New("topics: the connection is subscribed to too many topics")
 	// ErrTooBig says that a payload is longer than Config.MaxPayload.
 	ErrTooBig = errors.New("topics: the message is too long")
+	// ErrUTF8 says that the payload of a text is not UTF-8.
+	ErrUTF8 = errors.New("topics: the text is not UTF-8")
+	// ErrClose says that a Close has a payload that no Close frame may have.
+	ErrClose = errors.New("topics: a Close has a code that may be sent and a reason of at most 123 bytes of UTF-8, or neither")
 	// ErrClosed says that the connection is closing, or that the Hub is closed.
 	ErrClosed = errors.New("topics: closed")
 )
-
-// Message is what is published.
-type Message struct {
-	// Op is ws.OpText or ws.OpBinary; 0 is text. ws.OpClose closes each subscriber's connection in order:
-	// Payload is then the code in two bytes, big-endian, and a reason of at most 123 bytes, or empty for
-	// a Close without a code.
-	Op ws.OpCode
-	// Payload is copied. That of a text has to be UTF-8, or clients fail the connection.
-	Payload []byte
-}
 
 // Hub holds the topics of one Server: make one, have the Server's App join each of its loops to it
 // (ForLoop), and publish from anywhere. Its methods may be called by any goroutine.
@@ -123,16 +117,16 @@ func (h *Hub) Close() error {
 
 // Publish sends m to the topic's subscribers. It does not block: ErrBusy says that nothing was sent.
 // With Redis the message is on its way when Publish returns, to this process' subscribers too; whether
-// Redis has taken it tells PublishWait.
+// Redis has taken it tells PublishWait. Errors: ErrName, ErrTooBig, ErrUTF8, ErrClose, ErrBusy, ErrFull.
 func (h *Hub) Publish(name string, m Message) error {
-	msg, err := h.newMessage(name, m)
+	err := h.check(name, &m)
 	if err != nil {
 		return err
 	}
 	if h.broker != nil {
-		err = h.broker.publish(name, h.cfg.rulesFor(name).history, msg, nil)
+		err = h.broker.publish(name, h.cfg.rulesFor(name).history, m, nil)
 	} else {
-		_, err = h.deliver(name, msg, nil)
+		_, err = h.deliver(name, encode(m), nil)
 	}
 	return countPublished(err)
 }
@@ -148,14 +142,13 @@ type Receipt struct {
 // PublishWait is Publish that waits until the broker has taken the message. With Redis it is not for
 // loops: it blocks. When ctx ends first the message may still be published.
 func (h *Hub) PublishWait(ctx context.Context, name string, m Message) (r Receipt, err error) {
-	msg, err := h.newMessage(name, m)
-	if err != nil {
+	if err = h.check(name, &m); err != nil {
 		return r, err
 	}
 	if h.broker == nil {
-		r.Position, err = h.deliver(name, msg, nil)
+		r.Position, err = h.deliver(name, encode(m), nil)
 	} else {
-		r.Position, err = h.broker.publishWait(ctx, name, h.cfg.rulesFor(name).history, msg)
+		r.Position, err = h.broker.publishWait(ctx, name, h.cfg.rulesFor(name).history, m)
 	}
 	r.Subscribers = h.Subscribers(name)
 	return r, countPublished(err)
@@ -170,47 +163,30 @@ func countPublished(err error) error {
 	case errors.Is(err, ErrFull):
 		refusedFull.Inc()
 	default:
-		refusedStore.Inc()
+		refusedBroker.Inc()
 	}
 	return err
 }
 
-// newMessage checks and encodes what is to be published.
-func (h *Hub) newMessage(name string, m Message) (*message, error) {
+// check says what cannot be published.
+func (h *Hub) check(name string, m *Message) error {
 	if err := CheckName(name); err != nil {
 		refusedName.Inc()
-		return nil, err
+		return err
 	}
-	switch m.Op {
-	case 0:
+	if m.Op == 0 {
 		m.Op = ws.OpText
-	case ws.OpText, ws.OpBinary:
-	case ws.OpClose:
-		if n := len(m.Payload); n == 1 || n > ws.MaxControlFramePayloadSize {
-			refusedSize.Inc()
-			return nil, fmt.Errorf("publish to %q: a Close has 2 to 125 bytes, or none; not %d", name, n)
-		}
-	default:
-		return nil, fmt.Errorf("publish to %q: opcode %d is not that of a text, a binary message or a Close", name, m.Op)
 	}
-	if len(m.Payload) > h.cfg.MaxPayload {
-		refusedSize.Inc()
-		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooBig, len(m.Payload), h.cfg.MaxPayload)
+	if m.Op != ws.OpText && m.Op != ws.OpBinary && m.Op != ws.OpClose {
+		refusedPayload.Inc()
+		return fmt.Errorf("publish to %q: opcode %d is not that of a text, a binary message or a Close", name, m.Op)
 	}
-	return encode(m), nil
+	if err := checkPayload(m.Op, m.Payload, h.cfg.MaxPayload); err != nil {
+		refusedPayload.Inc()
+		return fmt.Errorf("publish %d bytes to %q: %w", len(m.Payload), name, err)
+	}
+	return nil
 }
-
-// message is a message encoded for all its recipients. It is not changed after it was delivered.
-type message struct {
-	frame
-	offset uint64 // in the topic's history; 0: none
-	gap    bool   // a marker that stands for messages which did not come
-}
-
-// overhead is what a message costs in memory beside its bytes, by and large.
-const overhead = 96
-
-func (m *message) size() int64 { return int64(m.frame.size() + overhead) }
 
 // deliver gives m to the loops with subscribers, and to the topic's history. from is where m comes from
 // when it was published on a loop, which then takes it over at once.

@@ -243,11 +243,10 @@ func (l *Loop) Publish(from *gateway.Conn, name string, m Message) error {
 	if h.broker != nil {
 		return h.Publish(name, m)
 	}
-	msg, err := h.newMessage(name, m)
-	if err != nil {
+	if err := h.check(name, &m); err != nil {
 		return err
 	}
-	if _, err = h.deliver(name, msg, l); countPublished(err) != nil {
+	if _, err := h.deliver(name, encode(m), l); countPublished(err) != nil {
 		return err
 	}
 	l.take()

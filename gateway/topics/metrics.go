@@ -26,11 +26,11 @@ var (
 	received  = metrics.NewCounter(`sluice_topic_received_total`)
 	delivered = metrics.NewCounter(`sluice_topic_delivered_total`)
 
-	refusedBusy  = metrics.NewCounter(`sluice_topic_refused_total{reason="busy"}`)
-	refusedFull  = metrics.NewCounter(`sluice_topic_refused_total{reason="full"}`)
-	refusedSize  = metrics.NewCounter(`sluice_topic_refused_total{reason="size"}`)
-	refusedName  = metrics.NewCounter(`sluice_topic_refused_total{reason="name"}`)
-	refusedStore = metrics.NewCounter(`sluice_topic_refused_total{reason="broker"}`)
+	refusedBusy    = metrics.NewCounter(`sluice_topic_refused_total{reason="busy"}`)
+	refusedFull    = metrics.NewCounter(`sluice_topic_refused_total{reason="full"}`)
+	refusedName    = metrics.NewCounter(`sluice_topic_refused_total{reason="name"}`)
+	refusedPayload = metrics.NewCounter(`sluice_topic_refused_total{reason="payload"}`)
+	refusedBroker  = metrics.NewCounter(`sluice_topic_refused_total{reason="broker"}`)
 
 	// slow counts subscribers that were overtaken, and slowDropped the messages that they did not get.
 	slow        = byPolicy(`sluice_topic_slow_subscribers_total{policy=%q}`)
@@ -38,6 +38,26 @@ var (
 
 	recoveredAll = metrics.NewCounter(`sluice_topic_recoveries_total{result="recovered"}`)
 	recoveredNot = metrics.NewCounter(`sluice_topic_recoveries_total{result="lost"}`)
+)
+
+// What the broker does. A gap is told to the subscribers of one topic; its messages are those that came,
+// and that the loops had no room for.
+var (
+	feedsDown atomic.Int64 // connections that publications come on, and that do not stand
+	_         = metrics.NewGauge(`sluice_broker_up`, func() float64 {
+		if feedsDown.Load() > 0 {
+			return 0
+		}
+		return 1
+	})
+
+	brokerLost     = metrics.NewCounter(`sluice_broker_lost_total`)
+	probesLost     = metrics.NewCounter(`sluice_broker_probes_lost_total`)
+	publishErrors  = metrics.NewCounter(`sluice_broker_errors_total{reason="publish"}`)
+	historyErrors  = metrics.NewCounter(`sluice_broker_errors_total{reason="history"}`)
+	refusedForeign = metrics.NewCounter(`sluice_broker_errors_total{reason="message"}`)
+	gaps           = metrics.NewCounter(`sluice_topic_gaps_total`)
+	missedMessages = metrics.NewCounter(`sluice_topic_missed_total`)
 )
 
 func gauge(name string, n *atomic.Int64) *metrics.Gauge {

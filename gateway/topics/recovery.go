@@ -49,11 +49,13 @@ func (l *Loop) SubscribeFrom(c *gateway.Conn, name string, since Position, done 
 	lo.fallBehind(e)
 	l.recoveries[recoveryKey{c, lo}] = r
 	if b := l.hub.broker; b != nil {
-		b.history(name, lo.topic.rules.history, since, func(past past) {
+		b.history(name, since, func(past past) {
 			l.post(func() {
+				l.take() // all that past has counted is in the log now
 				if l.recoveries[recoveryKey{c, lo}] == r {
 					l.resume(lo, c, r, past)
 				}
+				l.schedule()
 			})
 		})
 		return nil
@@ -61,6 +63,7 @@ func (l *Loop) SubscribeFrom(c *gateway.Conn, name string, since Position, done 
 	past := l.hub.past(lo.topic, since)
 	l.take() // all that past has counted is in the log now
 	l.resume(lo, c, r, past)
+	l.schedule()
 	return nil
 }
 
