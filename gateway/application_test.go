@@ -150,3 +150,63 @@ func TestCork(t *testing.T) {
 	})
 	c.expect("text a", "text b")
 }
+
+func TestFrame(t *testing.T) {
+	s := serve(t, Config{}, Echo{})
+	c := open101(t, s, "/ws")
+	payload := []byte("shared")
+	f := NewFrame(ws.OpText, payload)
+	payload[0] = 'X'
+	if f.Size() != 2+len(payload) {
+		t.Errorf("got %d bytes, want %d", f.Size(), 2+len(payload))
+	}
+	onLoops(s, func(w *worker) {
+		for _, conn := range w.conns {
+			conn.SendFrame(f)
+			conn.Cork(func() {
+				conn.Send(ws.OpText, []byte("before"))
+				conn.SendFrame(f)
+				conn.Close(1000, "")
+			})
+			if err := conn.SendFrame(f); err == nil {
+				t.Error("a frame behind the Close was taken")
+			}
+		}
+	})
+	c.expect("text shared", "text before", "text shared")
+}
+
+// Who sends much waits for OnDrained, and nothing is cut off.
+func TestOnDrained(t *testing.T) {
+	s := serve(t, Config{Loops: 1, Heartbeat: -1, MaxQueue: 20_000}, flood{})
+	c := dialNarrow(t, s)
+	f := NewFrame(ws.OpBinary, make([]byte, 5000))
+	const total = 200
+	sent, waits := 0, 0
+	var more func(conn *Conn)
+	more = func(conn *Conn) {
+		for ; sent < total && conn.Queued() == 0; sent++ {
+			conn.SendFrame(f)
+		}
+		if conn.OnDrained(more) {
+			waits++
+		} else if sent < total {
+			t.Error("nothing waits, and yet not all was sent")
+		}
+	}
+	onLoops(s, func(w *worker) {
+		conn := w.conns[0]
+		if conn.OnDrained(func(*Conn) { t.Error("called, though nothing waited") }) || conn.Queued() != 0 || conn.Closed() {
+			t.Error("a new connection has something queued, or is closed")
+		}
+		more(conn)
+	})
+	if _, err := io.CopyN(io.Discard, c.r, total*int64(f.Size())); err != nil {
+		t.Fatal(err)
+	}
+	onLoops(s, func(w *worker) {
+		if sent != total || waits < 2 || w.conns[0].Queued() != 0 {
+			t.Errorf("sent %d of %d with %d waits, %d bytes queued", sent, total, waits, w.conns[0].Queued())
+		}
+	})
+}

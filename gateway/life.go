@@ -216,6 +216,9 @@ func (c *Conn) RemoteAddr() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// Closed reports whether the transport is gone: Handler.Closed has been called, or is being called.
+func (c *Conn) Closed() bool { return c.state == closed }
+
 // Cork has all that fn sends to the connection leave in one write, as what is sent inside the connection's own
 // events does anyway.
 func (c *Conn) Cork(fn func()) {

@@ -15,6 +15,8 @@ type output struct {
 	since time.Duration // when it last took any, or the peer last acknowledged any
 	acked uint64        // FD.Acked at that time
 	high  bool          // over the high-water mark: nothing is read until it is empty
+
+	drained func(c *Conn) // OnDrained
 }
 
 func (o *output) queued() int { return len(o.buf) - o.sent }
@@ -53,6 +55,52 @@ func (c *Conn) sendFrame(op ws.OpCode, payload []byte) {
 	w.single = appendFrame(w.single[:0], op, payload)
 	c.write(w.single)
 	w.single = spare(w.single)
+}
+
+// Frame is a message that is encoded once and sent to many connections. It is never changed, so all
+// goroutines may share it. The zero Frame is none.
+type Frame struct{ encoded []byte }
+
+// NewFrame encodes a message; op is ws.OpText or ws.OpBinary. payload is copied. Any goroutine.
+func NewFrame(op ws.OpCode, payload []byte) Frame {
+	return Frame{appendFrame(make([]byte, 0, len(payload)+10), op, payload)}
+}
+
+// Size is how many bytes the frame has on the wire.
+func (f Frame) Size() int { return len(f.encoded) }
+
+// SendFrame is Send for a message that was encoded before.
+func (c *Conn) SendFrame(f Frame) error {
+	if c.state != open && c.state != leaving {
+		return errClosed
+	}
+	c.w.counted.messagesSent++
+	if c.w.current == c {
+		c.w.scratch = append(c.w.scratch, f.encoded...)
+	} else {
+		c.write(f.encoded)
+	}
+	return nil
+}
+
+// Queued is how many bytes wait for the client's socket to take them. While it is not 0, whoever sends
+// much should wait for OnDrained: see Config.MaxQueue.
+func (c *Conn) Queued() int {
+	if c.out == nil {
+		return 0
+	}
+	return c.out.queued()
+}
+
+// OnDrained has fn called once, on the loop, when the socket has taken all that waits for it now. It
+// reports false, and does not call fn, when nothing waits. A second call replaces the first. fn is not
+// called when the connection ends before.
+func (c *Conn) OnDrained(fn func(c *Conn)) bool {
+	if c.out == nil {
+		return false
+	}
+	c.out.drained = fn
+	return true
 }
 
 // spare keeps a loop's buffer for the next use, but for one that a large message has made.
@@ -129,6 +177,7 @@ func (c *Conn) writable() {
 	if out.queued() > 0 {
 		return
 	}
+	drained := out.drained
 	c.dropOutput()
 	switch c.state {
 	case lingering:
@@ -137,6 +186,9 @@ func (c *Conn) writable() {
 		c.revive()
 	}
 	c.interest()
+	if drained != nil {
+		drained(c)
+	}
 }
 
 func (c *Conn) dropOutput() {
