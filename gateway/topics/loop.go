@@ -28,9 +28,11 @@ type Loop struct {
 	inbox inbox
 
 	taken     []delivery // inbox.list's other half
-	run       func()     // l.turn, made once
-	receive   func()     // l.take and l.turn, made once
 	delivered int        // counted, and not published as a metric yet
+
+	// Made once: run is turn, receive is take and turn, onDrained is drained.
+	run, receive func()
+	onDrained    func(c *gateway.Conn)
 }
 
 // subscriber is a connection's part: where its subscriptions are.
@@ -64,6 +66,7 @@ func newLoop(h *Hub, post func(fn func()) bool) *Loop {
 		conns: make(map[*gateway.Conn]*subscriber), locals: make(map[string]*local),
 		recoveries: make(map[recoveryKey]*recovery),
 	}
+	l.onDrained = l.drained
 	l.run = func() {
 		l.scheduled = false
 		l.turn()
@@ -92,7 +95,7 @@ var errSubscribed = errors.New("topics: the connection is subscribed to the topi
 
 // add makes a subscription of c to a topic, the last of the topic's entries.
 func (l *Loop) add(c *gateway.Conn, name string) (lo *local, e *entry, err error) {
-	if gone(c) {
+	if c.Closed() {
 		return nil, nil, ErrClosed
 	}
 	sub := l.conns[c]

@@ -4,6 +4,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/gobwas/ws"
+
+	"sluice/gateway"
 )
 
 // Message is what is published.
@@ -18,15 +20,31 @@ type Message struct {
 
 // message is a message encoded for all its recipients. It is not changed after it was delivered.
 type message struct {
-	frame
+	frame  gateway.Frame
+	close  []byte // the payload of a Close
 	offset uint64 // in the topic's history; 0: none
-	gap    bool   // a marker that stands for messages which did not come
+	op     ws.OpCode
+}
+
+// encode encodes m, whose payload is copied.
+func encode(m Message) *message {
+	if m.Op == ws.OpClose {
+		return &message{op: m.Op, close: append([]byte(nil), m.Payload...)}
+	}
+	if m.Op == 0 {
+		m.Op = ws.OpText
+	}
+	return &message{op: m.Op, frame: gateway.NewFrame(m.Op, m.Payload)}
 }
 
 // overhead is what a message costs in memory beside its bytes, by and large.
 const overhead = 96
 
-func (m *message) size() int64 { return int64(m.frame.size() + overhead) }
+// bytes is how many the message has on the wire.
+func (m *message) bytes() int { return m.frame.Size() + len(m.close) }
+
+// size is what the message counts for in bounds of memory.
+func (m *message) size() int64 { return int64(m.bytes() + overhead) }
 
 // checkPayload says why no client may be sent this.
 func checkPayload(op ws.OpCode, payload []byte, most int) error {

@@ -105,7 +105,7 @@ func (l *Loop) resume(lo *local, c *gateway.Conn, r *recovery, past past) {
 		}
 	}
 	key := recoveryKey{c, lo}
-	cork(c, func() {
+	c.Cork(func() {
 		r.done(Recovery{past.at, past.recovered, len(past.messages), past.err})
 		if l.recoveries[key] == r { // done may end the subscription
 			r.read = true
@@ -140,9 +140,9 @@ func (l *Loop) recover(lo *local, e *entry) bool {
 		return false
 	}
 	sent := 0
-	cork(c, func() {
+	c.Cork(func() {
 		for bytes := 0; sent < len(r.rest) && bytes < sendAtMost && !congested(c); sent++ {
-			bytes += r.rest[sent].frame.size()
+			bytes += r.rest[sent].bytes()
 			if r.rest[sent].sendTo(c) == nil {
 				l.delivered++
 			}

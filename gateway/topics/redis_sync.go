@@ -52,7 +52,7 @@ func (f *feed) follows(c *channel, m *message, at Position) bool {
 func (t *track) hold(m *message, at Position) {
 	if len(t.held) < heldAtMost && t.bytes < heldBytes {
 		t.held = append(t.held, arrival{m, at})
-		t.bytes += m.frame.size()
+		t.bytes += m.bytes()
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strconv"
 
+	"github.com/gobwas/ws"
+
 	"sluice/gateway"
 )
 
@@ -46,11 +48,11 @@ func (l *Loop) send(lo *local, e *entry, upto uint32) {
 		}
 		return
 	}
-	cork(c, func() {
+	c.Cork(func() {
 		for bytes := 0; e.next != upto && bytes < sendAtMost; {
 			m := lo.log.at(e.next)
 			e.next++
-			bytes += m.frame.size()
+			bytes += m.bytes()
 			if m.sendTo(c) == nil {
 				l.delivered++
 			}
@@ -84,7 +86,7 @@ func (l *Loop) overtaken(lo *local, e *entry, missed uint32) {
 	case SlowDrop:
 		e.next = lo.log.base
 		if marker := l.hub.cfg.Gap(lo.topic.name, uint64(missed)); marker != nil {
-			_ = sendText(e.conn, marker)
+			_ = e.conn.Send(ws.OpText, marker)
 		}
 	}
 	slowDropped[policy].Add(int(missed))
@@ -122,9 +124,8 @@ func (lo *local) caughtUp(e *entry) {
 func (l *Loop) wait(c *gateway.Conn) {
 	switch sub := l.conns[c]; {
 	case sub.waiting:
-	case congested(c):
+	case c.OnDrained(l.onDrained):
 		sub.waiting = true
-		whenDrained(c, l)
 	default:
 		sub.waiting = true
 		l.late = append(l.late, c)

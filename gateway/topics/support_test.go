@@ -3,16 +3,19 @@ package topics
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gobwas/ws"
+	"golang.org/x/sys/unix"
 
 	"sluice/gateway"
 )
@@ -95,6 +98,9 @@ func start(t testing.TB, cfg Config, gw gateway.Config) (*Hub, *gateway.Server) 
 	if gw.Loops == 0 {
 		gw.Loops = 2
 	}
+	if gw.Heartbeat == 0 {
+		gw.Heartbeat = -1
+	}
 	s, err := gateway.New(gw, app{hub})
 	if err != nil {
 		t.Fatal(err)
@@ -124,9 +130,28 @@ const patience = 20 * time.Second
 
 func dial(t testing.TB, s *gateway.Server) *client {
 	t.Helper()
+	return dialWith(t, s, ws.Dialer{})
+}
+
+// dialNarrow is dial with so small a buffer that little is enough to fill the way to a client that does
+// not read; see narrow for the other end.
+func dialNarrow(t testing.TB, s *gateway.Server) *client {
+	t.Helper()
+	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		failed := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
+		return errors.Join(err, failed)
+	}}
+	return dialWith(t, s, ws.Dialer{NetDial: d.DialContext})
+}
+
+// narrow is a gateway with one loop and small socket buffers.
+var narrow = gateway.Config{Loops: 1, SocketBuffer: 4096}
+
+func dialWith(t testing.TB, s *gateway.Server, d ws.Dialer) *client {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	conn, in, _, err := ws.Dial(ctx, "ws://"+s.Addr().String()+"/ws")
+	conn, in, _, err := d.Dial(ctx, "ws://"+s.Addr().String()+"/ws")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +205,14 @@ func (c *client) sub(names ...string) *client {
 		c.want("subscribed " + n)
 	}
 	return c
+}
+
+// onLoop runs fn on the loop of a Hub that has one loop.
+func onLoop(h *Hub, fn func(l *Loop)) {
+	done := make(chan struct{})
+	l := h.loops[0]
+	l.post(func() { fn(l); close(done) })
+	<-done
 }
 
 // eventually polls for a condition.
