@@ -13,8 +13,8 @@ import (
 	"sluice/gateway"
 )
 
-// numbered is message i, of 500 bytes.
-func numbered(i int) string { return fmt.Sprintf("%d %s", i, strings.Repeat("x", 480)) }
+// numbered is message i, of 4,900 bytes.
+func numbered(i int) string { return fmt.Sprintf("%d %s", i, strings.Repeat("x", 4880)) }
 
 // flood publishes messages first to last-1, no faster than fast reads them.
 func flood(t *testing.T, h *Hub, name string, first, last int, fast *client) {
@@ -32,7 +32,7 @@ func policy(p SlowPolicy, cfg Config) Config {
 
 // Who falls behind by no more than is kept gets all, and does not delay others.
 func TestSlowSubscriberCatchesUp(t *testing.T) {
-	hub, s := start(t, Config{RetainMessages: 2000, RetainBytes: 4 << 20}, narrow)
+	hub, s := start(t, Config{RetainMessages: 2000, RetainBytes: 8 << 20}, narrow)
 	slow, fast := dialNarrow(t, s).sub("room", "also"), dial(t, s).sub("room")
 	fast2 := dial(t, s).sub("also")
 	flood(t, hub, "room", 0, 300, fast)
@@ -104,14 +104,14 @@ func TestSlowLatest(t *testing.T) {
 func TestSlowDrop(t *testing.T) {
 	for name, bounds := range map[string]Config{
 		"messages": {RetainMessages: 10},
-		"bytes":    {RetainBytes: 6000},
-		"in all":   {MaxRetained: 6000},
+		"bytes":    {RetainBytes: 60_000},
+		"in all":   {MaxRetained: 60_000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hub, s := start(t, policy(SlowDrop, bounds), narrow)
 			c, fast := dialNarrow(t, s).sub("room"), dial(t, s).sub("room")
 			flood(t, hub, "room", 0, 300, fast)
-			if n := hub.retained.Load(); n > 6000 {
+			if n := hub.retained.Load(); n > 60_000 {
 				t.Errorf("%d bytes are kept", n)
 			}
 			next, gaps := 0, 0
@@ -142,7 +142,7 @@ func TestSlowDrop(t *testing.T) {
 
 // A client that recovers a long history and reads slowly gets all of it, and then what is new.
 func TestSlowRecovery(t *testing.T) {
-	hub, s := start(t, Config{History: keep(500, 1e12), RetainMessages: 1000, RetainBytes: 4 << 20}, narrow)
+	hub, s := start(t, Config{History: keep(500, 1e12), RetainMessages: 1000, RetainBytes: 8 << 20}, narrow)
 	fast := dial(t, s)
 	begin := fast.position("kept")
 	flood(t, hub, "kept", 0, 400, fast)
@@ -161,7 +161,7 @@ func TestSlowRecovery(t *testing.T) {
 
 // Clients that leave while they are behind, or recovering, leave nothing.
 func TestSlowSubscriberLeaves(t *testing.T) {
-	hub, s := start(t, Config{History: keep(500, 1e12), RetainMessages: 1000, RetainBytes: 4 << 20}, narrow)
+	hub, s := start(t, Config{History: keep(500, 1e12), RetainMessages: 1000, RetainBytes: 8 << 20}, narrow)
 	fast := dial(t, s)
 	begin := fast.position("kept")
 	flood(t, hub, "kept", 0, 200, fast)

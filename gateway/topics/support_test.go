@@ -134,7 +134,7 @@ func dial(t testing.TB, s *gateway.Server) *client {
 }
 
 // dialNarrow is dial with so small a buffer that little is enough to fill the way to a client that does
-// not read; see narrow for the other end.
+// not read.
 func dialNarrow(t testing.TB, s *gateway.Server) *client {
 	t.Helper()
 	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
@@ -144,8 +144,8 @@ func dialNarrow(t testing.TB, s *gateway.Server) *client {
 	return dialWith(t, s, ws.Dialer{NetDial: d.DialContext})
 }
 
-// narrow is a gateway with one loop and small socket buffers.
-var narrow = gateway.Config{Loops: 1, SocketBuffer: 4096}
+// narrow is a gateway with one loop.
+var narrow = gateway.Config{Loops: 1}
 
 func dialWith(t testing.TB, s *gateway.Server, d ws.Dialer) *client {
 	t.Helper()
