@@ -257,6 +257,7 @@ func TestTurnsAreBounded(t *testing.T) {
 			l.Unsubscribe(lo.entries[i].conn, "crowd")
 		}
 	})
+	eventually(t, "the end of the pass", func() bool { return hub.pending.Load() == 0 })
 	got := 0
 	for _, c := range in {
 		c.do("say end")
