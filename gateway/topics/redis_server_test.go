@@ -3,8 +3,10 @@ package topics
 import (
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -19,17 +21,33 @@ type redisServer struct {
 	cmd  *exec.Cmd
 }
 
-const host = "127.0.0.1"
+// host is a loopback address of this process alone, so that nothing of another one is in the way.
+var host = fmt.Sprintf("127.%d.%d.2", 65+os.Getpid()>>8&63, os.Getpid()&255)
+
+var lastPort atomic.Int32
+
+// freePort returns a port of host below those that the kernel gives away, as is the port of the cluster
+// bus, 10,000 more.
+func freePort(t testing.TB) string {
+	t.Helper()
+	for range 10_000 {
+		port := 10_000 + lastPort.Add(1)%12_000
+		if free(port) && free(port+10_000) {
+			return fmt.Sprint(port)
+		}
+	}
+	t.Fatal("no free port on " + host)
+	return ""
+}
+
+func free(port int32) bool {
+	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", host, port))
+	return err == nil && l.Close() == nil
+}
 
 func startRedis(t testing.TB, args ...string) *redisServer {
 	t.Helper()
-	ln, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	ln.Close()
-	r := &redisServer{t: t, dir: t.TempDir(), port: port, args: args}
+	r := &redisServer{t: t, dir: t.TempDir(), port: freePort(t), args: args}
 	r.start()
 	t.Cleanup(r.kill)
 	return r
