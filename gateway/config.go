@@ -60,6 +60,12 @@ type Config struct {
 	// Default 10 s.
 	StallTimeout time.Duration
 
+	// SocketBuffer is the kernel's buffer in each direction of one connection, in bytes; the kernel's
+	// bookkeeping takes as much again. Too small limits a connection's throughput, to about this many
+	// bytes for each round trip; too large lets some hundred clients that do not read exhaust the host's
+	// memory for TCP. Default 96 KiB; negative: the kernel decides (some 20 MiB).
+	SocketBuffer int
+
 	// MaxControl bounds the Ping and Pong frames that one client may send in a second; beyond it the connection ends with
 	// 1008. Default 20.
 	MaxControl int

@@ -25,6 +25,7 @@ var metricHelp = map[string]string{
 	"sluice_slow_consumers_total":             "Clients cut off because they did not read, by reason.",
 	"sluice_errors_total":                     "Connections ended for a fault, and faults of the gateway, by reason.",
 	"sluice_closes_total":                     "WebSockets that ended, by close code; 1006 is none.",
+	"sluice_sockets_lingering":                "Closed sockets that keep unsent bytes for a peer that does not read.",
 	"sluice_loop_lag_seconds":                 "How late a loop came to its timers.",
 	"sluice_sessions":                         "Sessions held in memory; with Redis, connections attached to one.",
 	"sluice_sessions_idle":                    "Sessions in memory that nobody is attached to, by segment.",

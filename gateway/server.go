@@ -26,6 +26,7 @@ type Server struct {
 	workers   []*worker
 	listeners []*poller.Listener
 	loops     sync.WaitGroup
+	failed    chan error // a loop's epoll_wait failed
 
 	conns     atomic.Int64 // sockets held, in whatever state
 	accepting atomic.Int32 // loops that still accept: while there are any, no connection now says nothing about the next moment
@@ -51,7 +52,7 @@ func New(cfg Config, app App) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, emptied: make(chan struct{})}
+	s := &Server{cfg: cfg, emptied: make(chan struct{}), failed: make(chan error, cfg.Loops)}
 	if s.origins, err = newOrigins(cfg.AllowedOrigins); err != nil {
 		return nil, fmt.Errorf("gateway: AllowedOrigins: %w", err)
 	}
@@ -67,7 +68,7 @@ func New(cfg Config, app App) (_ *Server, err error) {
 	}()
 	listen := cfg.Listen
 	for range cfg.Loops {
-		ln, err := poller.Listen(listen, poller.ListenOptions{ReusePort: cfg.Loops > 1})
+		ln, err := poller.Listen(listen, poller.ListenOptions{ReusePort: cfg.Loops > 1, SocketBuffer: cfg.SocketBuffer})
 		if err != nil {
 			return nil, err
 		}
@@ -121,12 +122,17 @@ func (s *Server) Start() error {
 	for _, w := range s.workers {
 		s.loops.Go(func() {
 			if err := w.loop.Run(); err != nil {
-				s.cfg.Logger.Error("loop ended", "error", err)
+				w.fail()
+				s.failed <- err
 			}
 		})
 	}
 	return nil
 }
+
+// Failed gives one error for each loop that cannot go on. Its connections are closed, its share of new
+// ones is refused by the kernel, and the others go on: drain the Server and end the process.
+func (s *Server) Failed() <-chan error { return s.failed }
 
 // Addr is the address listened on, with the port the kernel chose when 0 was asked.
 func (s *Server) Addr() netip.AddrPort { return s.addr }

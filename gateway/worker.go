@@ -212,6 +212,15 @@ func (w *worker) abort() {
 	}
 }
 
+// fail lets go of everything after the loop has failed: nothing would ever report it again.
+func (w *worker) fail() {
+	accepting := !w.draining
+	w.abort()
+	if accepting {
+		w.server.stopped()
+	}
+}
+
 // clipped makes what a client sent short enough for a log line; slog's handlers quote it.
 func clipped(b []byte) string {
 	const limit = 128

@@ -180,8 +180,13 @@ func (f *FD) SetInterest(read, write bool) {
 	}
 }
 
-// touch puts f on the list of what is settled when the round's callbacks have returned.
+// touch puts f on the list of what is settled when the round's callbacks have returned. There is no
+// round any more when Run has ended.
 func (f *FD) touch() {
+	if f.loop.over {
+		f.settle()
+		return
+	}
 	if f.bits&fdDirty == 0 {
 		f.bits |= fdDirty
 		f.loop.dirty = append(f.loop.dirty, f)
@@ -192,10 +197,12 @@ func (f *FD) touch() {
 func (f *FD) settle() {
 	f.bits &^= fdDirty
 	if f.bits&fdClosed != 0 {
-		if f.bits&fdReset != 0 {
-			_ = unix.SetsockoptLinger(int(f.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		switch {
+		case f.bits&fdReset != 0:
+			reset(f.fd)
+		case !f.loop.lingerers.take(f.fd):
+			_ = unix.Close(int(f.fd))
 		}
-		_ = unix.Close(int(f.fd))
 		f.loop.poll.Free(f.op)
 		f.op = nil
 		f.fd = -1 // a Read or Write that comes too late must not reach whoever gets the number next
@@ -289,6 +296,7 @@ func (f *FD) CloseWrite() error { return unix.Shutdown(int(f.fd), unix.SHUT_WR) 
 
 // Close takes the descriptor off the reactor at once and closes it at the end of the round, so that its number cannot
 // come back while events of this round still name it. No callback follows. It may be called any number of times.
+// When the peer's window is full, the loop keeps the descriptor for up to 10 s, and then resets the connection.
 func (f *FD) Close() {
 	if f.bits&fdClosed != 0 {
 		return

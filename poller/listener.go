@@ -21,6 +21,33 @@ type ListenOptions struct {
 
 	// ReusePort (SO_REUSEPORT) lets several listeners share the address, one a loop; the kernel spreads connections over them.
 	ReusePort bool
+
+	// SocketBuffer is SO_RCVBUF and SO_SNDBUF of accepted sockets, in bytes. The kernel allots twice as
+	// much in each direction and so holds at most about 4 times as much for one connection, whatever the
+	// peer does. Too small limits the throughput of one connection, to about SocketBuffer for each round
+	// trip; too large lets a few hundred peers that do not read exhaust net.ipv4.tcp_mem. Default 96 KiB;
+	// negative: the kernel decides, up to net.ipv4.tcp_rmem and tcp_wmem (here some 20 MiB each).
+	SocketBuffer int
+
+	// UserTimeout (TCP_USER_TIMEOUT) is how long accepted sockets wait for the peer to acknowledge what
+	// it was sent, or to open its window, before the kernel ends the connection; it also holds after
+	// close, and after the process was killed. Too short loses mobile peers that change networks, too
+	// long keeps memory for peers that have vanished. Default 20 s; negative: the kernel's, some 15
+	// minutes, and none for a peer that keeps its window closed.
+	UserTimeout time.Duration
+}
+
+func (o ListenOptions) withDefaults() ListenOptions {
+	if o.Backlog == 0 {
+		o.Backlog = 4096
+	}
+	if o.SocketBuffer == 0 {
+		o.SocketBuffer = 96 << 10
+	}
+	if o.UserTimeout == 0 {
+		o.UserTimeout = 20 * time.Second
+	}
+	return o
 }
 
 // Listener is a listening TCP socket that is not bound to a loop yet.
@@ -71,9 +98,7 @@ func parseListenAddr(addr string) (netip.AddrPort, error) {
 const maxUnsent = 128 << 10
 
 func openListener(at netip.AddrPort, o ListenOptions) (fd int, err error) {
-	if o.Backlog == 0 {
-		o.Backlog = 4096
-	}
+	o = o.withDefaults()
 	family, sa := sockaddr(at)
 	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err == unix.EAFNOSUPPORT && at.Addr() == netip.IPv6Unspecified() { // a host without IPv6
@@ -100,9 +125,16 @@ func openListener(at netip.AddrPort, o ListenOptions) (fd int, err error) {
 	if family == unix.AF_INET6 && at.Addr() == netip.IPv6Unspecified() {
 		set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
 	}
-	// Accepted sockets inherit these: two system calls less for each.
+	// Accepted sockets inherit these: five system calls less for each.
 	set(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	set(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
+	if o.SocketBuffer > 0 {
+		set(unix.SOL_SOCKET, unix.SO_RCVBUF, o.SocketBuffer)
+		set(unix.SOL_SOCKET, unix.SO_SNDBUF, o.SocketBuffer)
+	}
+	if o.UserTimeout > 0 {
+		set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(o.UserTimeout/time.Millisecond))
+	}
 	if err != nil {
 		return -1, err
 	}
@@ -198,7 +230,7 @@ func (a *Acceptor) Readable() {
 		case unix.EAGAIN:
 			return
 		case unix.EMFILE, unix.ENFILE:
-			if !a.turnAway(errno) {
+			if !a.loop.lingerers.resetOldest() && !a.turnAway(errno) {
 				return
 			}
 		case unix.EINTR, unix.ECONNABORTED:

@@ -50,7 +50,9 @@ type Loop struct {
 	over    bool  // Run is about to return: the poll's descriptors are closed, and their numbers may be another's
 	dirty   []*FD // interests to settle and sockets to close when the round's callbacks have returned
 	readBuf []byte
-	Buffers Buffers // pooled buffers of this loop, for carrying partial input and unsent output
+
+	lingerers lingerers
+	Buffers   Buffers // pooled buffers of this loop, for carrying partial input and unsent output
 }
 
 // NewLoop opens a reactor. It holds four descriptors until Close. It fails when descriptors are exhausted, or when
@@ -67,6 +69,7 @@ func NewLoop(cfg Config) (*Loop, error) {
 	}
 	l := &Loop{tick: cfg.Tick, readBuf: make([]byte, cfg.ReadBuffer)}
 	l.wheel.init()
+	l.lingerers.init(l)
 	if err := l.startClock(); err != nil {
 		return nil, fmt.Errorf("open loop: clock: %w", err)
 	}
@@ -108,6 +111,8 @@ func (l *Loop) startClock() error {
 }
 
 // Run handles events until Close; the goroutine that calls it is the loop from then on. Call it once.
+// An error means that epoll_wait failed: nothing is reported any more, and the caller, who is still the
+// loop, closes its descriptors.
 func (l *Loop) Run() error {
 	err := l.poll.Wait()
 	l.mail.Lock()
@@ -116,6 +121,7 @@ func (l *Loop) Run() error {
 	l.mail.Unlock()
 	l.over = true
 	l.settle()
+	l.lingerers.leave()
 	l.timerfd.Close()
 	l.settle()
 	if err != nil {

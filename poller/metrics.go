@@ -6,6 +6,9 @@ var (
 	// loopLag is how late the loop came to its timers: the time its callbacks kept everything else waiting.
 	loopLag = NewHistogram(`sluice_loop_lag_seconds`, DurationBuckets)
 
+	// Sockets that were closed but keep unsent bytes for a peer that does not read.
+	_ = metrics.NewGauge(`sluice_sockets_lingering`, func() float64 { return float64(lingering.Load()) })
+
 	acceptErrors = metrics.NewCounter(`sluice_errors_total{reason="accept"}`)
 	acceptNoFile = metrics.NewCounter(`sluice_errors_total{reason="accept_descriptors"}`)
 )

@@ -24,8 +24,13 @@ func (l *Loop) ArmAt(t *Timer, at time.Duration) {
 // Disarm takes t off the wheel; it does not fire, not even when it is already due in this round. O(1). Loop only.
 func (l *Loop) Disarm(t *Timer) { l.wheel.disarm(t) }
 
-// Timers is how many timers are armed. Loop only.
-func (l *Loop) Timers() int { return l.wheel.n }
+// Timers is how many timers are armed, without the loop's own. Loop only.
+func (l *Loop) Timers() int {
+	if l.lingerers.timer.Armed() {
+		return l.wheel.n - 1
+	}
+	return l.wheel.n
+}
 
 // timerFD wakes the loop for the wheel. It is set to the next occupied slot in absolute monotonic time, so an idle loop
 // sleeps and a busy one does not drift.

@@ -38,6 +38,8 @@ type config struct {
 	MaxBuffered    size     `group:"limits" default:"0" placeholder:"SIZE" help:"What all connections may hold in partial messages and unread replies; 0 for a quarter of GOMEMLIMIT or of the cgroup's limit, or else 256MiB."`
 	MaxQueue       size     `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Bytes held for a client that does not read before it is cut off."`
 
+	SocketBuffer size `group:"limits" default:"96KiB" placeholder:"SIZE" help:"Kernel buffer in each direction of one connection, and so its throughput for each round trip; it takes up to 4 times as much kernel memory. 0 lets the kernel decide."`
+
 	SessionStore   string   `group:"sessions" enum:"memory,redis" default:"memory" placeholder:"NAME" help:"Where counts are kept: memory or redis."`
 	SessionTTL     duration `group:"sessions" name:"session-ttl" default:"1h" placeholder:"TIME" help:"How long an abandoned session is kept."`
 	NewSessionRate count    `group:"sessions" default:"0" placeholder:"N" help:"New sessions a second on each loop; beyond it handshakes get 503. 0 for no limit."`
@@ -170,6 +172,9 @@ func (c *config) check(name func(flag string) string) error {
 	}
 	if c.MaxQueue < 1<<10 || c.MaxQueue > 1<<30 {
 		return wrong("max-queue", "%v is out of range (want 1KiB to 1GiB)", c.MaxQueue)
+	}
+	if c.SocketBuffer != 0 && (c.SocketBuffer < 4<<10 || c.SocketBuffer > 64<<20) {
+		return wrong("socket-buffer", "%v is out of range (want 4KiB to 64MiB, or 0 for the kernel's choice)", c.SocketBuffer)
 	}
 	if c.MaxSessions < 1 {
 		return wrong("max-sessions", "must be at least 1")

@@ -120,9 +120,16 @@ func (s *server) run() (status int) {
 	gateway.SetStartup(time.Since(started))
 	s.log.Info("ready", s.addresses("seconds", time.Since(started).Seconds())...)
 
-	sig := <-stops
-	s.log.Info("drain", "signal", sig.String(), "delay", s.cfg.DrainDelay.String(),
-		"timeout", s.cfg.DrainTimeout.String(), "spread", s.cfg.DrainSpread.String())
+	cause := slog.String("cause", "loop failed")
+	select {
+	case sig := <-stops:
+		cause = slog.String("signal", sig.String())
+	case err := <-s.gateway.Failed():
+		// Whatever starts gateways starts another; this one would serve only a part of its clients.
+		s.log.Error("a loop failed, ending", "error", err)
+		status = exitFailed
+	}
+	s.log.Info("drain", cause, "delay", s.cfg.DrainDelay.String(), "timeout", s.cfg.DrainTimeout.String(), "spread", s.cfg.DrainSpread.String())
 	drained := make(chan error, 1)
 	go func() { drained <- s.drain() }()
 	select {
@@ -131,7 +138,7 @@ func (s *server) run() (status int) {
 			s.log.Error("drain was not clean", "error", err)
 			return exitFailed
 		}
-		return exitClean
+		return status
 	case sig := <-stops:
 		s.log.Warn("second signal: ending at once", "signal", sig.String())
 		return exitCut
@@ -213,6 +220,7 @@ func (s *server) gatewayConfig() gateway.Config {
 		MaxHandshake:     int(s.cfg.MaxHeader),
 		MaxBuffered:      s.maxBuffered(),
 		MaxQueue:         int(s.cfg.MaxQueue),
+		SocketBuffer:     socketBuffer(s.cfg.SocketBuffer),
 		Heartbeat:        offIsNegative(s.cfg.Heartbeat),
 		HandshakeTimeout: time.Duration(s.cfg.HandshakeTimeout),
 		CloseTimeout:     s.cfg.closeTimeout(),
@@ -246,6 +254,14 @@ func offIsNegative(d duration) time.Duration {
 		return -1
 	}
 	return time.Duration(d)
+}
+
+// socketBuffer: as offIsNegative.
+func socketBuffer(n size) int {
+	if n == 0 {
+		return -1
+	}
+	return int(n)
 }
 
 func (s *server) app() gateway.App {
