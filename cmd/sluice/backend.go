@@ -138,7 +138,11 @@ func (s *server) openServices() (*services, error) {
 	if err != nil {
 		return nil, err
 	}
-	hub, err := topics.New(s.topicsConfig())
+	topicsCfg, err := s.topicsConfig()
+	if err != nil {
+		return nil, err
+	}
+	hub, err := topics.New(topicsCfg)
 	if err != nil {
 		return nil, err
 	}
@@ -162,8 +166,6 @@ func (s *server) openServices() (*services, error) {
 	}
 	return &services{hub: hub, app: app}, nil
 }
-
-func (s *server) topicsConfig() topics.Config { return topics.Config{Logger: s.log} }
 
 // key is a secret that check has read before.
 func key(text string) []byte {

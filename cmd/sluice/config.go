@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +27,7 @@ type config struct {
 	Heartbeat duration `group:"app" default:"30s" placeholder:"TIME" help:"Time between heartbeats; a peer silent for 2.5 of them is dropped. 0 for none."`
 
 	backendConfig `embed:""`
+	topicsConfig  `embed:""`
 
 	Loops          count    `group:"limits" default:"0" placeholder:"N" help:"Event loops; 0 for one per core."`
 	MaxConns       count    `group:"limits" default:"0" placeholder:"N" help:"Connections held at once; 0 for what the descriptor limit leaves."`
@@ -64,6 +64,7 @@ var configGroups = []struct{ key, title string }{
 	{"app", "Protocol"},
 	{"backend", "Services behind the gateway (--app backend)"},
 	{"control", "Publishing (--app backend)"},
+	{"topics", "Topics (--app backend)"},
 	{"limits", "Limits"},
 	{"sessions", "Sessions"},
 	{"redis", "Sessions in Redis (--session-store redis)"},
@@ -179,6 +180,9 @@ func (c *config) check(name func(flag string) string) error {
 	if c.MaxSessions < 1 {
 		return wrong("max-sessions", "must be at least 1")
 	}
+	if err := c.checkTopics(wrong); err != nil {
+		return err
+	}
 	if err := c.checkBackend(wrong); err != nil {
 		return err
 	}
@@ -196,10 +200,8 @@ func (c *config) checkRedis(name func(flag string) string) error {
 	if c.RedisURL == "" {
 		return fmt.Errorf("%s: redis needs --redis-url (or SLUICE_REDIS_URL, or REDIS_URL), for example redis://127.0.0.1:6379/0", name("session-store"))
 	}
-	u, err := url.Parse(c.RedisURL)
-	// The error of url.Parse quotes the URL with its password, so it is not passed on.
-	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix" || u.Scheme != "unix" && u.Host == "" {
-		return fmt.Errorf("%s: not a Redis URL (want redis://, rediss:// or unix://, for example redis://user:password@host:6379/0)", name("redis-url"))
+	if err := checkRedisURL(c.RedisURL); err != nil {
+		return fmt.Errorf("%s: %w", name("redis-url"), err)
 	}
 	return nil
 }

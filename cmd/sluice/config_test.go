@@ -96,6 +96,14 @@ var samples = map[string][3]string{
 	"control":                 {"127.0.0.1:1", "[::1]:2", "localhost:3"},
 	"control-key":             {"a", "base64:YQ==", "whsec_YQ=="},
 	"control-rate":            {"1", "2", "0"},
+	"slow-policy":             {"drop", "room-*=latest,drop", "*=latest"},
+	"topic-history":           {"10,1m", "room-*=100,5m,20,1h", "a=1,1s"},
+	"broker-url":              {"redis://a:1", "redis://b:2", "rediss://c:3"},
+	"broker-prefix":           {"a:", "b:", "c:"},
+	"max-topics":              {"1", "2", "3"},
+	"topics-per-conn":         {"1", "2", "3"},
+	"topic-retain":            {"1", "2", "3"},
+	"max-publish":             {"1KiB", "2MiB", "65535"},
 
 	"allowed-hosts":      {"a.example", "b.example,c.example:81", "localhost"},
 	"drain-delay":        {"1s", "1m30s", "500ms"},
@@ -188,7 +196,7 @@ func TestPrecedence(t *testing.T) {
 
 // ofServices tells the settings that are for --app backend only.
 func ofServices(f *kong.Flag) bool {
-	return f.Group != nil && (f.Group.Key == "backend" || f.Group.Key == "control")
+	return f.Group != nil && (f.Group.Key == "backend" || f.Group.Key == "control" || f.Group.Key == "topics")
 }
 
 // What `sluice config` prints is a configuration file with the same meaning.
@@ -320,6 +328,15 @@ func TestUsageErrors(t *testing.T) {
 		{"backend key", "", []string{"SLUICE_BACKEND_KEY=base64:?"}, []string{"serve", "--app=backend", "--backend-url=http://h"}, `SLUICE_BACKEND_KEY: what follows base64: or whsec_ is not base64`},
 		{"open control address", "", nil, []string{"serve", "--app=backend", "--backend-url=http://h", "--control=:5561"}, `--control: :5561 can be reached from elsewhere, so it needs --control-key`},
 		{"control address of clients", "", nil, []string{"serve", "--app=backend", "--backend-url=http://h", "--listen=127.0.0.1:1", "--control=127.0.0.1:1"}, `--control: 127.0.0.1:1 is another address of this gateway too; give it another port`},
+		{"slow policy", "", nil, []string{"serve", "--slow-policy=wait"}, `--slow-policy: "wait" is not a policy for slow subscribers (want close, latest or drop)`},
+		{"slow policy of nothing", "", nil, []string{"serve", "--slow-policy==drop"}, `--slow-policy: "=drop" has no pattern before the = (want * for all topics)`},
+		{"history without a time", "", nil, []string{"serve", "--topic-history=100"}, `--topic-history: "100" is not a size and a time, or several (want [PATTERN=]SIZE,TTL, for example room-*=100,5m)`},
+		{"history too long", "", nil, []string{"serve", "--topic-history=a=10001,1m"}, `--topic-history: "a=10001,1m": "10001" is not a number of messages from 1 to 10000 (want [PATTERN=]SIZE,TTL, for example room-*=100,5m)`},
+		{"history too short", "topic-history: a=1,999ms\n", nil, []string{"serve"}, `FILE:1: topic-history: "a=1,999ms": "999ms" is not a time of a second to a year (want [PATTERN=]SIZE,TTL, for example room-*=100,5m)`},
+		{"broker for nothing", "", nil, []string{"serve", "--broker-url=redis://h"}, `--broker-url: --app count has no topics (set --app backend)`},
+		{"broker keeps its secret", "", nil, []string{"serve", "--app=backend", "--backend-url=http://h", "--broker-url=http://u:hunter2@h"}, `--broker-url: not a Redis URL (want redis://, rediss:// or unix://, for example redis://user:password@host:6379/0)`},
+		{"no topics", "", nil, []string{"serve", "--max-topics=0"}, `--max-topics: 0 is out of range (want 1 to 10000000)`},
+		{"publications too long", "", nil, []string{"serve", "--max-publish=65MiB"}, `--max-publish: 65MiB is out of range (want 125 bytes to 64MiB)`},
 		{"no requests", "", nil, []string{"serve", "--backend-requests=0"}, `--backend-requests: 0 is out of range (want 1 to 10000)`},
 		{"redis for nothing", "", nil, []string{"serve", "--session-store=redis", "--redis-url=redis://h", "--app=echo"}, `--session-store: --app echo counts nothing, so there is nothing to keep in Redis; leave out one of the two`},
 		{"message too small", "", nil, []string{"serve", "--max-message=124"}, `--max-message: 124 is out of range (want 125 bytes to 1GiB)`},

@@ -96,6 +96,10 @@ func (s *server) logStart() {
 			attrs = append(attrs, "route", r.Pattern+"="+r.URL)
 		}
 	}
+	if s.cfg.BrokerURL != "" {
+		masked, _ := maskPassword(s.cfg.BrokerURL)
+		attrs = append(attrs, "broker", masked)
+	}
 	s.log.Info("start", attrs...)
 }
 
