@@ -56,6 +56,11 @@
 //     flush-delayed are carried out. session and set-meta, which are about HTTP streams and
 //     filters, and any other are counted and ignored, as by Pushpin. Filters are not offered (there
 //     is no Grip-Feature), and not applied.
+//   - {"type":"subscribe","channel":"room","since":"POSITION"} is our own: the client is sent
+//     {"type":"subscribed","topic":"room","position":"…","recovered":true,"messages":N}, and then the
+//     N messages that it has missed since POSITION, if the topic has a history that goes back so far.
+//     An empty POSITION asks only where the subscription begins. Each message adds 1 to what follows
+//     the colon of a position.
 //   - A keep-alive for silence counts what the backend sends in its answers, not what is published.
 //   - Pooled connections are closed after 1.5 s without use, before most servers do it, and looked
 //     at before each request (fresh.go): of a request that crosses the server's close nobody could

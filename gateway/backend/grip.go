@@ -68,8 +68,9 @@ var controlKinds = map[string]controlKind{
 // control is one control message.
 type control struct {
 	kind     controlKind
-	channel  string // subscribe, unsubscribe
-	filtered bool   // subscribe: filters were asked for
+	channel  string  // subscribe, unsubscribe
+	filtered bool    // subscribe: filters were asked for
+	since    *string // subscribe: the position to go on from, "" for the present; nil: the client is not told any
 
 	// keep-alive and send-delayed
 	op       ws.OpCode
@@ -93,6 +94,7 @@ func parseControl(text []byte) (c control, err error) {
 		Type        string          `json:"type"`
 		Channel     string          `json:"channel"`
 		Filters     []string        `json:"filters"`
+		Since       *string         `json:"since"`
 		Content     *string         `json:"content"`
 		ContentBin  *string         `json:"content-bin"`
 		MessageType *string         `json:"message-type"`
@@ -111,7 +113,7 @@ func parseControl(text []byte) (c control, err error) {
 		if m.Channel == "" {
 			return c, errControlChannel
 		}
-		c.channel, c.filtered = m.Channel, len(m.Filters) > 0
+		c.channel, c.filtered, c.since = m.Channel, len(m.Filters) > 0, m.Since
 	case controlKeepAlive, controlSendDelayed:
 		if c.op, c.content, err = messageOf(m.MessageType, m.Content, m.ContentBin); err != nil {
 			return c, err

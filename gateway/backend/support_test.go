@@ -137,7 +137,9 @@ func newEdgeWith(t testing.TB, g gateway.Config, cfg Config, routes ...string) *
 		cfg.Routes = append(cfg.Routes, r)
 	}
 	cfg.Logger = slog.New(slog.DiscardHandler)
-	hub, err := topics.New(topics.Config{Logger: cfg.Logger})
+	hub, err := topics.New(topics.Config{
+		Logger: cfg.Logger, History: []topics.HistoryRule{{Pattern: "kept*", Size: 10, TTL: time.Hour}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
