@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests start and is missing, with apt-get (as root or through a sudo that asks for no
-# password). A test that finds its program missing fails, so this is not optional, but for Python's websockets:
-# where apt-get cannot get it, its test says so and skips.
+# password). A test that finds its program missing fails, so this is not optional, but for what Python's
+# programs and the comparison with Pushpin need: where apt-get cannot get it, the test says so and skips.
 set -eu -o pipefail
 
 # command:Debian package; gcc and the C library's headers are for the race detector.
@@ -19,9 +19,16 @@ websockets() {
 	python3 -c 'import websockets' 2>/dev/null || /usr/bin/python3 -c 'import websockets' 2>/dev/null
 }
 
+# Those whose absence makes a test skip.
+optional_missing() {
+	websockets || echo python3-websockets
+	command -v pushpin >/dev/null 2>&1 || echo pushpin
+	/usr/bin/python3 -c 'import django' 2>/dev/null || echo python3-django
+	/usr/bin/python3 -c 'import channels_redis' 2>/dev/null || echo python3-channels-redis
+}
+
 mapfile -t packages < <(missing)
-optional=()
-websockets || optional=(python3-websockets)
+mapfile -t optional < <(optional_missing)
 all=("${packages[@]}" "${optional[@]}")
 if [ ${#all[@]} -eq 0 ]; then
 	exit 0
@@ -54,6 +61,7 @@ if [ ${#packages[@]} -ne 0 ]; then
 	give_up "still missing after apt-get install: ${packages[*]}"
 fi
 if [ ${#optional[@]} -ne 0 ]; then
-	"${apt[@]}" install -y --no-install-recommends "${optional[@]}" >/dev/null && websockets ||
-		give_up "no ${optional[*]}: the test with a Python client will skip"
+	"${apt[@]}" install -y --no-install-recommends "${optional[@]}" >/dev/null || true
+	mapfile -t optional < <(optional_missing)
+	[ ${#optional[@]} -eq 0 ] || give_up "no ${optional[*]}: the tests that need them will skip"
 fi

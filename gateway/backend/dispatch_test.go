@@ -300,7 +300,7 @@ func TestDisconnect(t *testing.T) {
 	failures.Store(2)
 	b.answer = func(w http.ResponseWriter, _ *http.Request, body string) {
 		if strings.Contains(body, "DISCONNECT") && failures.Add(-1) >= 0 {
-			w.WriteHeader(500)
+			w.WriteHeader(503)
 			return
 		}
 		echo(w, body)

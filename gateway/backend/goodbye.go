@@ -30,10 +30,9 @@ type goodbye struct {
 }
 
 const (
-	goodbyeShare    = 4 // of a backend's requests in flight, at most one in so many more is a goodbye
-	goodbyeBackoff  = time.Second
-	goodbyeLongest  = time.Minute
-	goodbyeAttempts = 10 // of those that the backend has answered with an error
+	goodbyeShare   = 4 // of a backend's requests in flight, at most one in so many more is a goodbye
+	goodbyeBackoff = time.Second
+	goodbyeLongest = time.Minute
 )
 
 func newGoodbyes(t *target, cfg Config) *goodbyes {
@@ -131,8 +130,8 @@ func (g *goodbyes) work(e *goodbye) {
 	defer g.mu.Unlock()
 	g.workers--
 	switch {
-	case a.outcome == answered && (a.status < 500 || e.attempts+1 >= goodbyeAttempts):
-		g.done(e)
+	case a.outcome == answered && !isUnavailable(a.status):
+		g.done(e) // whatever it says: GRIP's libraries answer DISCONNECT with a 500 that nobody has handled
 	case a.outcome == notHandled:
 		requestRetries.Inc()
 		g.retry(e)

@@ -167,7 +167,7 @@ func TestClose(t *testing.T) {
 	})
 	t.Run("the backend, without a code", func(t *testing.T) {
 		b := scripted(t, "OPEN|CLOSE|")
-		newEdge(t, Config{}, b.URL).dial(t, "/").want("closed 1005")
+		newEdge(t, Config{}, b.URL).dial(t, "/").want("closed 1000")
 	})
 	t.Run("the backend does not know it", func(t *testing.T) {
 		b := scripted(t, "OPEN|", "DISCONNECT|")

@@ -231,6 +231,9 @@ func (s *session) ended(echo ws.StatusCode) {
 	}
 	if echo != 0 && !s.said && !s.told { // the end was in order
 		s.said = true
+		if s.state == open { // it was not the backend's answer that closed it
+			echo = ws.StatusNoStatusRcvd
+		}
 		s.add(eventClose, closeBody(echo, nil))
 	}
 	s.state, s.conn, s.timers = gone, nil, nil

@@ -34,9 +34,8 @@ func (s *session) settle(r *request, a *answer) {
 	default:
 		s.release(r)
 		if r.ends {
-			// An answer, whatever it says, shows that the backend has heard of it; of one that
-			// failed it hears again.
-			s.told = a.outcome == answered && a.status < 500
+			// An answer, whatever it says, shows that the backend has heard of it.
+			s.told = a.outcome == answered && !isUnavailable(a.status)
 			s.said = false
 		}
 		if a.outcome != answered || isUnavailable(a.status) {
@@ -194,14 +193,15 @@ func (s *session) apply(body []byte) {
 	}
 }
 
-// closeContent reads the content of CLOSE. A code that no Close frame can have is none.
+// closeContent reads the content of CLOSE. Without a code, or with one that no Close frame can have, the
+// client is told 1000, as by Pushpin.
 func closeContent(content []byte) (code ws.StatusCode, reason string) {
 	if len(content) < 2 {
-		return ws.StatusNoStatusRcvd, ""
+		return ws.StatusNormalClosure, ""
 	}
 	code = ws.StatusCode(binary.BigEndian.Uint16(content))
 	if !sendable(code) || !utf8.Valid(content[2:]) {
-		return ws.StatusNoStatusRcvd, ""
+		return ws.StatusNormalClosure, ""
 	}
 	return code, string(content[2:])
 }
