@@ -107,7 +107,7 @@ func (c *Conn) rearm() {
 		at = earlier(at, c.in.since+c.w.cfg.MessageTimeout)
 	}
 	if c.out != nil {
-		at = earlier(at, c.out.since+c.w.cfg.StallTimeout)
+		at = earlier(at, c.stallDue())
 	}
 	if c.flags&hungUp != 0 {
 		at = earlier(at, c.nextLook())

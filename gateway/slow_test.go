@@ -175,8 +175,13 @@ func TestSlowConsumerThatTakesALittle(t *testing.T) {
 		if conn.flags&broken != 0 {
 			t.Error("a reader whose kernel has acknowledged bytes since was cut off")
 		}
-		conn.out.since = w.loop.Now() - time.Hour
+		conn.out.since = w.loop.Now() - 3*time.Hour + time.Millisecond
 		conn.out.acked = conn.fd.Acked()
+		conn.due()
+		if conn.flags&broken != 0 {
+			t.Error("a reader that was seen to read was cut off before three times StallTimeout")
+		}
+		conn.out.since = w.loop.Now() - 3*time.Hour
 		conn.due()
 		if conn.flags&broken == 0 {
 			t.Error("a reader was not cut off at StallTimeout")

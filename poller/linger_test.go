@@ -17,7 +17,7 @@ func TestAcceptedSocketsAreBounded(t *testing.T) {
 		buffer   int // what the kernel allots: twice what was asked
 		userTime int
 	}{
-		{"default", ListenOptions{}, 2 * 96 << 10, 20_000},
+		{"default", ListenOptions{}, 2 * 96 << 10, 25_000},
 		{"asked", ListenOptions{SocketBuffer: 32 << 10, UserTimeout: 5 * time.Second}, 2 * 32 << 10, 5000},
 		{"the kernel's", ListenOptions{SocketBuffer: -1, UserTimeout: -1}, 0, 0},
 	} {

@@ -32,7 +32,7 @@ type ListenOptions struct {
 	// UserTimeout (TCP_USER_TIMEOUT) is how long accepted sockets wait for the peer to acknowledge what
 	// it was sent, or to open its window, before the kernel ends the connection; it also holds after
 	// close, and after the process was killed. Too short loses mobile peers that change networks, too
-	// long keeps memory for peers that have vanished. Default 20 s; negative: the kernel's, some 15
+	// long keeps memory for peers that have vanished. Default 25 s; negative: the kernel's, some 15
 	// minutes, and none for a peer that keeps its window closed.
 	UserTimeout time.Duration
 }
@@ -45,7 +45,7 @@ func (o ListenOptions) withDefaults() ListenOptions {
 		o.SocketBuffer = 96 << 10
 	}
 	if o.UserTimeout == 0 {
-		o.UserTimeout = 20 * time.Second
+		o.UserTimeout = 25 * time.Second
 	}
 	return o
 }
