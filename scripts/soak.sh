@@ -52,7 +52,7 @@ round() {
 	local load=()
 	# Open loop where messages are counted; visits and returns as fast as they are answered.
 	[ "$1" != count ] || load=(--rate "$SOAK_RATE")
-	bin/sluice-bench run "$url" --quiet --scenario "$1" --conns "$SOAK_CONNS" --duration "${SOAK_ROUND}s" \
+	bin/sluice-bench run "$url" --quiet --scenario "$1" --allow-behind --conns "$SOAK_CONNS" --duration "${SOAK_ROUND}s" \
 		--server-pid "$gateway" "${load[@]}" || fail "$1 found something wrong"
 	settle
 	fds=$(descriptors) goroutines=$(metric go_goroutines) rss=$(metric process_resident_memory_bytes)

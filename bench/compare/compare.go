@@ -1,7 +1,6 @@
-// Package compare measures sluice and the goroutine-per-connection baselines
-// side by side: the same load on each in turn, each in a fresh process, in
-// several rounds whose order rotates, so that what changes on the machine in
-// between hits all of them.
+// Package compare puts the same load on sluice, on the goroutine-per-connection baselines and on
+// any other servers in turn, each of ours in a fresh process, in several rounds whose order
+// rotates, so that what changes on the machine in between affects all of them.
 //
 // It reports medians with their spread, and says where sluice loses.
 package compare
@@ -11,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"sluice/bench/baseline"
@@ -22,28 +22,40 @@ import (
 // Sluice is the name of the server that the others are compared with.
 const Sluice = "sluice"
 
-// OneLoop is sluice with one event loop, like for like with the floor, whose program has one thread. It takes part where the floor is
-// compared with: in the steps with the most connections.
+// OneLoop is sluice with one event loop, like for like with the floor, which is a program of one
+// thread. It takes part where the floor is compared with: in the steps with the most connections.
 const OneLoop = "sluice-1"
+
+// None, in Options.Only, stands for no baseline.
+const None = "none"
 
 // Options of a comparison. The zero value is the full one, of all servers.
 type Options struct {
-	Sluice  string   // the sluice binary; "" looks beside this program, in ./bin and in PATH
-	Self    string   // a program that knows `baseline NAME --listen A --app count --heartbeat D`; "" is this one
+	Sluice string // the sluice binary; "" looks beside this program, in ./bin and in PATH
+	// Self is a program that knows `baseline NAME --listen A --app APP --heartbeat D`; "" is this
+	// one.
+	Self    string
 	Only    []string // which baselines, and OneLoop; nil is all
+	URLs    []string // servers that run already: NAME=ws://… or NAME=ws://…,pid=N
+	App     string   // what all of them serve: baseline.Count (default) or baseline.Echo
 	Quick   bool     // two minutes instead of eight, at fewer connections
-	Command string   // how the user asked for this, for the report
-	// Log, when set, is called with a line at a time about the progress, by the goroutine that called Run.
+	Command string   // the user's command line, for the report
+	// Log, when set, is called with a line at a time about the progress, by the goroutine that
+	// called Run.
 	Log func(line string)
 
-	try  func(ctx context.Context, r *Report, name string, s Step, round int) error // for tests; nil is trial
-	busy func() float64                                                             // for tests; nil is the load average
-	plan *Plan                                                                      // for tests; nil is chosen by Quick
-	load func(context.Context, load.Spec) (*load.Result, error)                     // for tests; nil is load.Run
+	running map[string]running // from URLs
+	names   []string           // of URLs, in their order
+
+	// For tests; nil is trial, the load average, what Quick says, and load.Run.
+	try  func(ctx context.Context, r *Report, name string, s Step, round int) error
+	busy func() float64
+	plan *Plan
+	load func(context.Context, load.Spec) (*load.Result, error)
 }
 
-// Plan is what is measured. Rounds beyond a step's first are left out when
-// Limit would be passed; the report shows how many there were.
+// Plan is what is measured. Rounds beyond a step's first are left out when Limit would be passed;
+// the report shows how many there were.
 type Plan struct {
 	Steps  []Step        `json:"steps"`
 	Limit  time.Duration `json:"limit_ns"`
@@ -63,7 +75,8 @@ type Step struct {
 // Kind of a step.
 type Kind string
 
-// The kinds: each ramps up as fast as the server accepts, and measures memory idle and after the traffic.
+// The kinds: each ramps up as fast as the server accepts, and measures memory idle and after the
+// traffic.
 const (
 	Closed Kind = "closed" // a window of messages outstanding: CPU per handshake and per message, throughput
 	Open   Kind = "open"   // messages on a fixed schedule: latencies, memory at several sizes
@@ -118,17 +131,27 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Log == nil {
 		o.Log = func(string) {}
 	}
-	if o.Only == nil {
-		o.Only = append([]string{OneLoop}, baseline.Names()...)
+	if o.App == "" {
+		o.App = baseline.Count
 	}
-	known := map[string]bool{OneLoop: true}
-	for _, name := range baseline.Names() {
-		known[name] = true
+	if o.App != baseline.Count && o.App != baseline.Echo {
+		return o, fmt.Errorf("app %q is not known (use %s or %s)", o.App, baseline.Count, baseline.Echo)
+	}
+	known := append([]string{OneLoop}, baseline.Names()...)
+	if o.Only == nil {
+		o.Only = known
+	}
+	if slices.Equal(o.Only, []string{None}) {
+		o.Only = []string{}
 	}
 	for _, name := range o.Only {
-		if !known[name] {
-			return o, fmt.Errorf("baseline %q is not known (use some of %v, or %s)", name, baseline.Names(), OneLoop)
+		if !slices.Contains(known, name) {
+			return o, fmt.Errorf("baseline %q is not known (use some of %v, %s, or %s alone)",
+				name, baseline.Names(), OneLoop, None)
 		}
+	}
+	if err := o.parseURLs(known); err != nil {
+		return o, err
 	}
 	err := o.findPrograms()
 	if o.try == nil {
@@ -137,18 +160,21 @@ func (o Options) withDefaults() (Options, error) {
 	return o, err
 }
 
-// Run makes the comparison. Any goroutine may call it; it starts processes and
-// ends all of them before it returns. When ctx ends it returns what was measured
-// until then, together with ctx's error. A server that cannot be measured is no
-// error but a line in Report.Troubles, unless it is sluice itself.
+// Run makes the comparison. Any goroutine may call it; it starts processes and ends all of them
+// before it returns. When ctx ends it returns what was measured until then, together with ctx's
+// error. A server that cannot be measured is no error but a line in Report.Troubles, unless it is
+// sluice itself.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Started: time.Now(), Command: o.Command, Quick: o.Quick, Plan: *o.plan, Load: o.busy()}
+	r := &Report{Started: time.Now(), Command: o.Command, Quick: o.Quick, App: o.App, Plan: *o.plan,
+		Load: o.busy(), Running: o.names}
 	if busy := float64(runtime.NumCPU()) / 2; r.Load > busy {
-		r.Troubles = append(r.Troubles, fmt.Sprintf("the machine was not idle: its load average was %.1f before the comparison began, so spreads are wide and latencies are not the servers' alone", r.Load))
+		r.Troubles = append(r.Troubles, fmt.Sprintf("the machine was not idle: its load average was %.1f "+
+			"before the comparison began, so spreads are wide and latencies are not the servers' alone",
+			r.Load))
 	}
 	servers := []string{Sluice}
 	for _, name := range o.Only {
@@ -160,6 +186,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 		servers = append(servers, name)
 	}
+	servers = append(servers, o.names...)
 	err = o.rounds(ctx, r, servers)
 	r.Seconds = time.Since(r.Started).Seconds()
 	r.summarise(servers)
@@ -183,19 +210,20 @@ func (o Options) rounds(ctx context.Context, r *Report, servers []string) error 
 				continue
 			}
 			if round > 0 && time.Since(r.Started)+took[i] > o.plan.Limit {
-				r.Troubles = append(r.Troubles, fmt.Sprintf("round %d at %s connections (%s) was left out: time was up",
-					round+1, units.Number(int64(s.Conns)), s.Kind))
+				r.Troubles = append(r.Troubles, fmt.Sprintf(
+					"round %d at %s connections (%s) was left out: time was up",
+					round+1, units.Number(s.Conns), s.Kind))
 				continue
 			}
 			began := time.Now()
 			for n := range servers {
-				name := servers[(n+round+i)%len(servers)] // nobody is always first
+				name := servers[(n+round+i)%len(servers)] // none is always first
 				done++
-				if !o.plan.takesPart(name, s) {
+				if !o.takesPart(name, s) {
 					continue
 				}
 				o.Log(fmt.Sprintf("[%d/%d] %s: %s connections, %s, round %d of %d",
-					done, total, name, units.Number(int64(s.Conns)), s.Kind, round+1, s.Rounds))
+					done, total, name, units.Number(s.Conns), s.Kind, round+1, s.Rounds))
 				if err := o.try(ctx, r, name, s, round); err != nil {
 					return err
 				}
@@ -207,23 +235,26 @@ func (o Options) rounds(ctx context.Context, r *Report, servers []string) error 
 }
 
 // takesPart reports whether a server is measured in a step.
-func (p *Plan) takesPart(name string, s Step) bool {
+func (o Options) takesPart(name string, s Step) bool {
+	if _, ok := o.running[name]; ok {
+		return s.Kind != Beats // its interval is its own
+	}
 	switch name {
 	case baseline.Floor:
 		return s.Kind != Beats // it has none
 	case OneLoop:
-		return s.Kind != Beats && s.Conns == p.main(s.Kind)
+		return s.Kind != Beats && s.Conns == o.plan.main(s.Kind)
 	}
 	return true
 }
 
-// trial measures one fresh server. It fails only when ctx ends or sluice does not start.
+// trial measures one server. It fails only when ctx ends or sluice does not start.
 func (o Options) trial(ctx context.Context, r *Report, name string, s Step, round int) error {
 	beats := usualBeats
 	if s.Kind == Beats {
 		beats = beatEvery
 	}
-	p, err := o.start(ctx, name, beats)
+	server, err := o.serve(ctx, name, beats)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -234,19 +265,19 @@ func (o Options) trial(ctx context.Context, r *Report, name string, s Step, roun
 		r.trouble(name, s, err)
 		return nil
 	}
-	defer p.stop()
+	defer server.stop()
 	spec := load.Spec{
-		Targets: []string{"ws://" + p.addr + "/ws/chat/"}, Scenario: load.Count,
+		Targets: []string{server.url}, Scenario: load.Scenario(o.App),
 		Conns: s.Conns, Ramp: 1e6, Duration: s.Duration, Window: s.Window, Rate: s.Rate, Payload: payload,
-		ServerPID: p.PID(), Settle: o.plan.Settle,
+		ServerPID: server.pid, Settle: o.plan.Settle,
 	}
 	if s.Kind == Beats {
 		spec.Scenario, spec.HeartbeatEvery = load.Idle, beatEvery
 	}
-	var inside inside
+	var in inside
 	spec.OnPhase = func(phase string) {
 		if phase == "after" {
-			inside, err = p.inside(ctx)
+			in, err = server.inside(ctx)
 		}
 	}
 	result, runErr := o.load(ctx, spec)
@@ -254,7 +285,7 @@ func (o Options) trial(ctx context.Context, r *Report, name string, s Step, roun
 		return ctx.Err()
 	}
 	if runErr != nil {
-		r.trouble(name, s, fmt.Errorf("%w%s", runErr, p.lastOutput()))
+		r.trouble(name, s, fmt.Errorf("%w%s", runErr, server.lastOutput()))
 		return nil
 	}
 	if err != nil {
@@ -263,11 +294,15 @@ func (o Options) trial(ctx context.Context, r *Report, name string, s Step, roun
 	for _, f := range result.Failures {
 		r.trouble(name, s, errors.New(f))
 	}
+	if u := result.Server; u != nil && u.MemoryUnknown != "" && s.Conns == o.plan.main(s.Kind) && s.Kind == Closed {
+		r.trouble(name, s, errors.New("its memory is not known: "+u.MemoryUnknown))
+	}
 	r.Machine = result.Machine
-	r.Trials = append(r.Trials, newTrial(name, s, round, result, inside))
+	r.Trials = append(r.Trials, newTrial(name, s, round, result, in))
 	return nil
 }
 
 func (r *Report) trouble(name string, s Step, err error) {
-	r.Troubles = append(r.Troubles, fmt.Sprintf("%s at %s connections (%s): %v", name, units.Number(int64(s.Conns)), s.Kind, err))
+	r.Troubles = append(r.Troubles, fmt.Sprintf("%s at %s connections (%s): %v",
+		name, units.Number(s.Conns), s.Kind, err))
 }

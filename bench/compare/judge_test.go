@@ -42,8 +42,11 @@ func TestJudge(t *testing.T) {
 		if got := len(r.Losses) == 1; got != c.loses {
 			t.Errorf("%s: losses %v", c.name, r.Losses)
 		}
-		if got := len(r.Unclear) == 1; got != c.unclear {
-			t.Errorf("%s: unclear %v", c.name, r.Unclear)
+		if got := len(r.Worse) == 1; got != c.unclear {
+			t.Errorf("%s: worse within the spreads %v", c.name, r.Worse)
+		}
+		if says := strings.Contains(strings.Join(r.words()[0].lines, ""), "worse in those that follow"); says != c.unclear {
+			t.Errorf("%s: sluice is worse within the spreads %t, and the first words say so %t", c.name, c.unclear, says)
 		}
 		if len(r.Floor) != 1 {
 			t.Errorf("%s: the floor is not set apart: %v", c.name, r.Floor)
@@ -52,7 +55,7 @@ func TestJudge(t *testing.T) {
 		if err := r.WriteTable(&table); err != nil {
 			t.Fatal(err)
 		}
-		if says := strings.Contains(table.String(), "Nowhere in this run."); says == c.loses {
+		if says := strings.Contains(table.String(), "In no measure are the spreads apart."); says == c.loses {
 			t.Errorf("%s: the words say the contrary", c.name)
 		}
 	}
@@ -64,9 +67,9 @@ func TestOneLoopIsLikeForLike(t *testing.T) {
 	if len(r.Losses)+len(r.Unclear) > 0 || len(r.Floor) != 2 || !strings.HasPrefix(r.Floor[1], "CPU/message: sluice-1 8.5 µs, floor 7.5 µs (1.13 ×)") {
 		t.Errorf("losses %v, unclear %v, floor %q", r.Losses, r.Unclear, r.Floor)
 	}
-	plan := fullPlan()
-	for _, s := range plan.Steps {
-		if got, want := plan.takesPart(OneLoop, s), s.Kind == Closed || s.Conns == 19_000; got != want {
+	o := Options{plan: fullPlan()}
+	for _, s := range o.plan.Steps {
+		if got, want := o.takesPart(OneLoop, s), s.Kind == Closed || s.Conns == 19_000; got != want {
 			t.Errorf("%s at %d: takes part %t, want %t", s.Kind, s.Conns, got, want)
 		}
 	}

@@ -12,20 +12,23 @@ import (
 	"sluice/bench/units"
 )
 
-// Report is what a comparison found out. It marshals to the JSON file.
+// Report is what a comparison found. It marshals to the JSON file.
 type Report struct {
 	Started  time.Time      `json:"started"`
 	Seconds  float64        `json:"seconds"` // how long it took
 	Command  string         `json:"command"`
 	Quick    bool           `json:"quick"`
+	App      string         `json:"app"`               // what all servers served
+	Running  []string       `json:"running,omitempty"` // servers that were running before
 	Machine  procfs.Machine `json:"machine"`
 	Load     float64        `json:"load_average"` // of the last minute before it began; -1 unknown
 	Plan     Plan           `json:"plan"`
-	Servers  []Server       `json:"servers"` // sluice first, then in the order of the baselines' names
-	Losses   []string       `json:"losses"`  // where sluice is worse than a baseline, one sentence each
-	Unclear  []string       `json:"unclear"` // where the spreads overlap
-	Floor    []string       `json:"floor"`   // what sluice pays above the bare system calls
-	Troubles []string       `json:"troubles"`
+	Servers  []Server       `json:"servers"`  // sluice first, then in the order of the names
+	Losses   []string       `json:"losses"`   // where sluice is worse than another, one sentence each
+	Worse    []string       `json:"worse"`    // where its median is worse and the spreads overlap
+	Unclear  []string       `json:"unclear"`  // where its median is not worse and the spreads overlap
+	Floor    []string       `json:"floor"`    // what sluice costs more than the bare system calls
+	Troubles []string       `json:"troubles"` // what went wrong
 	Trials   []Trial        `json:"trials"`
 }
 
@@ -36,8 +39,10 @@ type Server struct {
 	Stats   map[string]Stat    `json:"stats"`   // by the key of a measure
 	Ratio   map[string]float64 `json:"ratio"`   // sluice's median ÷ this one's
 	Sizes   []Size             `json:"sizes"`
-	Latency load.Latency       `json:"latency"` // open loop, at the most connections; the trial with the median p99
-	Ramp    []load.Point       `json:"ramp"`    // of the same trial
+	// Latency is of the open loop at the most connections: of the trial with the median p99. Ramp is
+	// of the same trial.
+	Latency load.Latency `json:"latency"`
+	Ramp    []load.Point `json:"ramp"`
 }
 
 // Stat is a median with its spread.
@@ -79,7 +84,7 @@ type measure struct {
 	of         func(r *load.Result, in inside) float64 // 0: not known
 }
 
-func server(f func(s *load.ServerUsage) float64) func(*load.Result, inside) float64 {
+func ofServer(f func(s *load.ServerUsage) float64) func(*load.Result, inside) float64 {
 	return func(r *load.Result, _ inside) float64 {
 		if r.Server == nil {
 			return 0
@@ -95,19 +100,19 @@ var measures = []measure{
 	{key: "connections_per_second", title: "connections/s", kind: Closed, work: true, more: true, format: rate,
 		of: func(r *load.Result, _ inside) float64 { return r.ConnectionsPerSecond() }},
 	{key: "user_idle_bytes", title: "memory/conn, idle", kind: Closed, format: size,
-		of: server(func(s *load.ServerUsage) float64 { return s.UserIdlePerConn })},
+		of: ofServer(func(s *load.ServerUsage) float64 { return s.UserIdlePerConn })},
 	{key: "user_after_bytes", title: "memory/conn, after traffic", kind: Closed, format: size,
-		of: server(func(s *load.ServerUsage) float64 { return s.UserAfterPerConn })},
+		of: ofServer(func(s *load.ServerUsage) float64 { return s.UserAfterPerConn })},
 	{key: "kernel_idle_bytes", title: "kernel/conn, both ends", kind: Closed, aside: true, format: size,
-		of: server(func(s *load.ServerUsage) float64 { return s.KernelIdlePerConn })},
+		of: ofServer(func(s *load.ServerUsage) float64 { return s.KernelIdlePerConn })},
 	{key: "kernel_after_bytes", title: "kernel/conn, both ends, after traffic", kind: Closed, aside: true, format: size,
-		of: server(func(s *load.ServerUsage) float64 { return s.KernelAfterPerConn })},
+		of: ofServer(func(s *load.ServerUsage) float64 { return s.KernelAfterPerConn })},
 	{key: "cpu_handshake_us", title: "CPU/handshake", kind: Closed, work: true, format: units.Micros,
-		of: server(func(s *load.ServerUsage) float64 { return s.CPUPerHandshakeUS })},
+		of: ofServer(func(s *load.ServerUsage) float64 { return s.CPUPerHandshakeUS })},
 	{key: "cpu_message_us", title: "CPU/message", kind: Closed, work: true, format: units.Micros,
-		of: server(func(s *load.ServerUsage) float64 { return s.CPUPerMessageUS })},
+		of: ofServer(func(s *load.ServerUsage) float64 { return s.CPUPerMessageUS })},
 	{key: "cpu_beat_us", title: "CPU/heartbeat", kind: Beats, format: units.Micros,
-		of: server(func(s *load.ServerUsage) float64 { return s.CPUPerBeatUS })},
+		of: ofServer(func(s *load.ServerUsage) float64 { return s.CPUPerBeatUS })},
 	{key: "messages_per_second", title: "messages/s", kind: Closed, work: true, more: true, format: rate,
 		of: func(r *load.Result, _ inside) float64 { return r.MessagesPerSecond() }},
 	{key: "p50_us", title: "p50", kind: Open, format: units.Micros,
@@ -119,7 +124,7 @@ var measures = []measure{
 	{key: "p99_9_us", title: "p99.9", kind: Open, format: units.Micros,
 		of: func(r *load.Result, _ inside) float64 { return float64(r.Message.P999US) }},
 	{key: "cpu_message_open_us", title: "CPU/message at a fixed rate", kind: Open, work: true, format: units.Micros,
-		of: server(func(s *load.ServerUsage) float64 { return s.CPUPerMessageUS })},
+		of: ofServer(func(s *load.ServerUsage) float64 { return s.CPUPerMessageUS })},
 	{key: "goroutines", title: "goroutines", kind: Closed, aside: true, format: rate,
 		of: func(_ *load.Result, in inside) float64 { return in.goroutines }},
 	{key: "gc_pause_us", title: "GC pauses, sum", kind: Closed, aside: true, format: units.Micros,
@@ -136,7 +141,8 @@ const (
 )
 
 func newTrial(name string, s Step, round int, r *load.Result, in inside) Trial {
-	t := Trial{Server: name, Kind: s.Kind, Conns: s.Conns, Round: round, Values: make(map[string]float64), message: r.Message}
+	t := Trial{Server: name, Kind: s.Kind, Conns: s.Conns, Round: round,
+		Values: make(map[string]float64), message: r.Message}
 	for _, m := range measures {
 		if m.kind == s.Kind {
 			if v := m.of(r, in); v != 0 {
@@ -144,7 +150,8 @@ func newTrial(name string, s Step, round int, r *load.Result, in inside) Trial {
 			}
 		}
 	}
-	if u := r.Server; u != nil && u.After.Processes > 0 { // else it ended on the way
+	// Not of a server that ended on the way, or that reused memory.
+	if u := r.Server; u != nil && u.After.Processes > 0 && u.MemoryUnknown == "" {
 		t.Values[userIdle] = float64(u.Idle.Anon - u.Before.Anon)
 		t.Values[userAfter] = float64(u.After.Anon - u.Before.Anon)
 		t.Values[kernelIdle] = u.KernelIdlePerConn * float64(s.Conns)
@@ -200,10 +207,12 @@ func (r *Report) stat(server, key string, match func(t *Trial) bool) Stat {
 func (r *Report) summarise(names []string) {
 	versions := libraryVersions()
 	for _, name := range names {
-		s := Server{Name: name, Version: versions[name], Stats: make(map[string]Stat), Ratio: make(map[string]float64)}
+		s := Server{Name: name, Version: versions[name],
+			Stats: make(map[string]Stat), Ratio: make(map[string]float64)}
 		for _, m := range measures {
 			conns := r.Plan.main(m.kind)
-			if st := r.stat(name, m.key, func(t *Trial) bool { return t.Kind == m.kind && t.Conns == conns }); st.N > 0 {
+			of := func(t *Trial) bool { return t.Kind == m.kind && t.Conns == conns }
+			if st := r.stat(name, m.key, of); st.N > 0 {
 				s.Stats[m.key] = st
 			}
 		}
@@ -239,7 +248,8 @@ func (r *Report) sizes(name string) (sizes []Size) {
 	slices.Sort(all)
 	for _, conns := range slices.Compact(all) {
 		at := func(t *Trial) bool { return t.Conns == conns && t.Kind != Beats }
-		s := Size{conns, r.stat(name, userIdle, at), r.stat(name, userAfter, at), r.stat(name, kernelIdle, at)}
+		s := Size{conns, r.stat(name, userIdle, at), r.stat(name, userAfter, at),
+			r.stat(name, kernelIdle, at)}
 		if s.Idle.N > 0 {
 			sizes = append(sizes, s)
 		}
@@ -282,7 +292,8 @@ func libraryVersions() map[string]string {
 	for _, m := range info.Deps {
 		for _, x := range []struct{ path, name string }{
 			{"github.com/gorilla/websocket", "gorilla"},
-			{"github.com/coder/websocket", "coder"}, {"github.com/gobwas/ws", "gobwas"}, {"github.com/lxzan/gws", "gws"},
+			{"github.com/coder/websocket", "coder"}, {"github.com/gobwas/ws", "gobwas"},
+			{"github.com/lxzan/gws", "gws"},
 		} {
 			if m.Path == x.path {
 				versions[x.name] = m.Version
@@ -292,22 +303,22 @@ func libraryVersions() map[string]string {
 	return versions
 }
 
-// clear reports whether two spreads are apart, and by more than a machine's mood.
-func (s Stat) clear(t Stat) bool {
-	apart := s.Max < t.Min || t.Max < s.Min
+// apart reports whether two spreads do not overlap and the medians differ by more than noise.
+func (s Stat) apart(t Stat) bool {
 	lo, hi := min(s.Median, t.Median), max(s.Median, t.Median)
-	if s.N < 2 || t.N < 2 { // one trial has no spread to judge by
+	if s.N < 2 || t.N < 2 { // one trial has no spread
 		return hi > lo*1.25
 	}
-	return apart && hi > lo*1.05
+	return (s.Max < t.Min || t.Max < s.Min) && hi > lo*1.05
 }
 
 // versus sets two servers side by side.
 func (m measure) versus(nameA string, a Stat, nameB string, b Stat) string {
-	return fmt.Sprintf("%s: %s %s, %s %s (%.2f ×)", m.title, nameA, m.format(a.Median), nameB, m.format(b.Median), a.Median/b.Median)
+	return fmt.Sprintf("%s: %s %s, %s %s (%.2f ×)",
+		m.title, nameA, m.format(a.Median), nameB, m.format(b.Median), a.Median/b.Median)
 }
 
-// judge writes down where sluice is worse than a baseline.
+// judge writes down where sluice is worse than another server.
 func (r *Report) judge() {
 	mine, _ := r.server(Sluice)
 	one, _ := r.server(OneLoop)
@@ -333,10 +344,12 @@ func (r *Report) judge() {
 				if like, ok := one.Stats[m.key]; ok {
 					r.Floor = append(r.Floor, m.versus(OneLoop, like, s.Name, b))
 				}
-			case !a.clear(b):
-				r.Unclear = append(r.Unclear, words)
-			case worse:
+			case worse && a.apart(b):
 				r.Losses = append(r.Losses, words)
+			case worse:
+				r.Worse = append(r.Worse, words)
+			case !a.apart(b):
+				r.Unclear = append(r.Unclear, words)
 			}
 		}
 	}

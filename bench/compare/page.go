@@ -5,6 +5,7 @@ import (
 	"html/template"
 	"io"
 	"math"
+	"slices"
 
 	"sluice/bench/baseline"
 	"sluice/bench/report"
@@ -16,14 +17,11 @@ const (
 	chartHeight = 330
 )
 
-// colour of a server is the same in all charts. It depends on the name, not on who took part.
-func colour(name string) int {
-	for i, known := range append(append([]string{Sluice}, baseline.Names()...), OneLoop) {
-		if known == name {
-			return i
-		}
-	}
-	return len(baseline.Names()) + 2
+// colour of a server is the same in all charts of a comparison; that of the baselines does not
+// depend on which of them took part.
+func (r *Report) colour(name string) int {
+	known := append(append([]string{Sluice}, baseline.Names()...), OneLoop)
+	return slices.Index(append(known, r.Running...), name)
 }
 
 // WriteHTML writes the comparison as one page that needs nothing but itself.
@@ -33,8 +31,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		return err
 	}
 	p := report.Page{
-		Title: "Sluice and goroutine-per-connection servers, side by side",
-		Lead:  r.conditions(),
+		Title: "Sluice and other WebSocket servers, side by side",
 		Tiles: r.tiles(),
 		Sections: []report.Section{
 			{Charts: charts},
@@ -45,7 +42,9 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	for _, n := range r.words() {
 		p.Sections = append(p.Sections, report.Section{Title: n.title, Notes: n.lines})
 	}
-	p.Sections = append(p.Sections, report.Section{Title: "Versions", Tables: []report.Table{r.versions()}})
+	p.Sections = append(p.Sections,
+		report.Section{Title: "Conditions", Notes: r.conditions()},
+		report.Section{Title: "Versions", Tables: []report.Table{r.versions()}})
 	return p.Write(w)
 }
 
@@ -65,7 +64,8 @@ func (r *Report) tiles() (tiles []report.Tile) {
 	if !ok {
 		return nil
 	}
-	for _, key := range []string{"user_after_bytes", "cpu_handshake_us", "cpu_message_us", "cpu_beat_us", "connections_per_second", "messages_per_second"} {
+	for _, key := range []string{"user_after_bytes", "cpu_handshake_us", "cpu_message_us",
+		"cpu_beat_us", "connections_per_second", "messages_per_second"} {
 		m := measureOf(key)
 		a, ok := mine.Stats[key]
 		if !ok {
@@ -116,7 +116,7 @@ func (r *Report) charts() ([]template.HTML, error) {
 func (r *Report) bars(c report.Chart, kinds []string, format func(float64) string, keys ...string) report.Bars {
 	b := report.Bars{Chart: c, Kinds: kinds, Format: format}
 	for _, s := range r.Servers {
-		row := report.Bar{Name: s.Name, Color: colour(s.Name), Bold: s.Name == Sluice}
+		row := report.Bar{Name: s.Name, Color: r.colour(s.Name), Bold: s.Name == Sluice}
 		for _, key := range keys {
 			v := report.Value{V: math.NaN()}
 			if st, ok := s.Stats[key]; ok {
@@ -131,37 +131,42 @@ func (r *Report) bars(c report.Chart, kinds []string, format func(float64) strin
 
 func (r *Report) memoryBars(width float64) report.Bars {
 	return r.bars(report.Chart{Title: "Memory for each connection", Width: width,
-		Subtitle: fmt.Sprintf("bytes of the server process, %s connections; less is better", units.Number(int64(r.Plan.main(Closed))))},
+		Subtitle: fmt.Sprintf("bytes of the server process, %s connections; less is better",
+			units.Number(r.Plan.main(Closed)))},
 		[]string{"idle", "after traffic"}, func(v float64) string { return units.Number(int64(v + 0.5)) },
 		"user_idle_bytes", "user_after_bytes")
 }
 
 func (r *Report) cpuBars(width float64) report.Bars {
 	return r.bars(report.Chart{Title: "Server CPU", Width: width,
-		Subtitle: fmt.Sprintf("for each message and each handshake, %s connections; less is better", units.Number(int64(r.Plan.main(Closed))))},
+		Subtitle: fmt.Sprintf("for each message and each handshake, %s connections; less is better",
+			units.Number(r.Plan.main(Closed)))},
 		[]string{"message", "handshake"}, units.Micros, "cpu_message_us", "cpu_handshake_us")
 }
 
 func (r *Report) beatBars(width float64) report.Bars {
 	return r.bars(report.Chart{Title: "Server CPU for each heartbeat", Width: width,
-		Subtitle: fmt.Sprintf("text frame, Ping and Pong; %s connections, one a second each; less is better", units.Number(int64(r.Plan.main(Beats))))},
+		Subtitle: fmt.Sprintf("text frame, Ping and Pong; %s connections, one a second each; less is better",
+			units.Number(r.Plan.main(Beats)))},
 		nil, units.Micros, "cpu_beat_us")
 }
 
 func (r *Report) lineCharts() ([]template.HTML, error) {
-	most := units.Number(int64(r.Plan.main(Open)))
+	most := units.Number(r.Plan.main(Open))
 	chart := func(title, subtitle string) report.Chart {
 		return report.Chart{Title: title, Subtitle: subtitle, Width: chartWidth, Height: chartHeight}
 	}
 	memory := report.Lines{
-		Chart: chart("Memory against connections", "MiB of the server process after traffic, without that of the empty process"),
-		X:     report.Axis{Label: "connections", FromZero: true},
-		Y:     report.Axis{Label: "MiB", FromZero: true},
+		Chart: chart("Memory against connections",
+			"MiB of the server process after traffic, without that of the empty process"),
+		X: report.Axis{Label: "connections", FromZero: true},
+		Y: report.Axis{Label: "MiB", FromZero: true},
 	}
 	latency := report.Lines{
-		Chart: chart("Latency of messages", most+" connections, fixed schedule, from the intended send; each nine takes as much room"),
-		X:     report.Axis{Label: "percentile", Scale: report.Percentiles, Format: units.Percent},
-		Y:     report.Axis{Scale: report.Log, Format: units.Micros},
+		Chart: chart("Latency of messages",
+			most+" connections, fixed schedule, from the intended send; each nine takes as much room"),
+		X: report.Axis{Label: "percentile", Scale: report.Percentiles, Format: units.Percent},
+		Y: report.Axis{Scale: report.Log, Format: units.Micros},
 	}
 	ramp := report.Lines{
 		Chart: chart("Connection ramp", most+" connections, opened as fast as the server accepts them"),
@@ -169,10 +174,12 @@ func (r *Report) lineCharts() ([]template.HTML, error) {
 		Y:     report.Axis{Label: "open connections", FromZero: true},
 	}
 	for _, s := range r.Servers {
-		curve := report.Curve{Name: s.Name, Color: colour(s.Name), Dots: true, Dashed: s.Name == baseline.Floor}
+		curve := report.Curve{Name: s.Name, Color: r.colour(s.Name), Dots: true,
+			Dashed: s.Name == baseline.Floor}
 		for _, at := range s.Sizes {
 			const mib = 1 << 20
-			curve.Points = append(curve.Points, report.XY{X: float64(at.Conns), Y: at.After.Median / mib, Low: at.After.Min / mib, High: at.After.Max / mib})
+			curve.Points = append(curve.Points, report.XY{X: float64(at.Conns),
+				Y: at.After.Median / mib, Low: at.After.Min / mib, High: at.After.Max / mib})
 		}
 		memory.Curves = append(memory.Curves, curve)
 

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,10 +46,66 @@ func (o *Options) findPrograms() error {
 			return nil
 		}
 	}
-	return errors.New("find the sluice binary: it is neither beside this program nor in ./bin nor in PATH (run make, or set --sluice)")
+	return errors.New("find the sluice binary: it is neither beside this program nor in ./bin nor in PATH " +
+		"(run make, or set --sluice)")
 }
 
-// process is a server under test.
+// server is a server under test.
+type server struct {
+	url        string
+	pid        int // 0: not known
+	stop       func()
+	lastOutput func() string
+	inside     func(ctx context.Context) (inside, error)
+}
+
+// serve starts the named server, or finds the one that runs already.
+func (o Options) serve(ctx context.Context, name string, heartbeat time.Duration) (*server, error) {
+	if s, ok := o.running[name]; ok {
+		return &server{url: s.url, pid: s.pid, stop: func() {}, lastOutput: func() string { return "" },
+			inside: func(context.Context) (inside, error) { return inside{}, nil }}, nil
+	}
+	p, err := o.start(ctx, name, heartbeat)
+	if err != nil {
+		return nil, err
+	}
+	return &server{url: "ws://" + p.addr + "/ws/chat/", pid: p.PID(), stop: p.stop,
+		lastOutput: p.lastOutput, inside: p.inside}, nil
+}
+
+// running is a server that was running before the comparison.
+type running struct {
+	url string
+	pid int
+}
+
+// parseURLs fills in running and names.
+func (o *Options) parseURLs(taken []string) error {
+	o.running, o.names = map[string]running{}, nil
+	for _, raw := range o.URLs {
+		name, rest, ok := strings.Cut(raw, "=")
+		var s running
+		var pid string
+		s.url, pid, _ = strings.Cut(rest, ",pid=")
+		u, err := url.Parse(s.url)
+		if !ok || name == "" || err != nil || u.Host == "" || u.Scheme != "ws" && u.Scheme != "wss" {
+			return fmt.Errorf("url %q: must be NAME=ws://host:port/path or NAME=ws://host:port/path,pid=N", raw)
+		}
+		if pid != "" {
+			if s.pid, err = strconv.Atoi(pid); err != nil || s.pid < 1 {
+				return fmt.Errorf("url %q: pid %q is not a process", raw, pid)
+			}
+		}
+		if _, twice := o.running[name]; twice || name == Sluice || slices.Contains(taken, name) {
+			return fmt.Errorf("url %q: the name %q is taken", raw, name)
+		}
+		o.running[name] = s
+		o.names = append(o.names, name)
+	}
+	return nil
+}
+
+// process is a server that the comparison started.
 type process struct {
 	*launch.Process
 	name, addr, admin string
@@ -77,26 +134,28 @@ func (o Options) command(p *process, heartbeat time.Duration) *exec.Cmd {
 	switch p.name {
 	case Sluice, OneLoop:
 		cmd := exec.Command(o.Sluice, "serve", "--listen", p.addr, "--admin", p.admin,
-			"--heartbeat", heartbeat.String(), "--log-level", "warn")
+			"--app", o.App, "--heartbeat", heartbeat.String(), "--log-level", "warn")
 		if p.name == OneLoop {
 			cmd.Args = append(cmd.Args, "--loops", "1")
 		}
 		return cmd
 	}
-	return exec.Command(o.Self, "baseline", p.name, "--listen", p.addr, "--app", baseline.Count,
+	return exec.Command(o.Self, "baseline", p.name, "--listen", p.addr, "--app", o.App,
 		"--heartbeat", heartbeat.String())
 }
 
-// fairEnvironment is ours without what would tune one server's runtime or change sluice's settings.
+// fairEnvironment is ours without what would tune one server's runtime or change sluice's
+// settings.
 func fairEnvironment(env []string) []string {
 	return slices.DeleteFunc(slices.Clone(env), func(e string) bool {
 		name, _, _ := strings.Cut(e, "=")
-		return strings.HasPrefix(name, "SLUICE_") || slices.Contains([]string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG", "REDIS_URL"}, name)
+		return strings.HasPrefix(name, "SLUICE_") ||
+			slices.Contains([]string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG", "REDIS_URL"}, name)
 	})
 }
 
-// freePorts finds n loopback addresses that nobody listens on. Their ports are below those that the kernel gives to clients, of which
-// some could come between here and the server's own listen.
+// freePorts finds n loopback addresses that nobody listens on. Their ports are below those that the
+// kernel gives to clients, or a client could take one before the server listens.
 func freePorts(n int) (addrs []string, err error) {
 	for tried := 0; len(addrs) < n; tried++ {
 		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.N(12_000)))
@@ -143,7 +202,8 @@ func (p *process) awaitReady(ctx context.Context) error {
 		case <-p.Ended():
 			return fmt.Errorf("start %s: it ended: %v%s", p.name, p.Wait(), p.lastOutput())
 		case <-ctx.Done():
-			return fmt.Errorf("start %s: it did not answer /healthz on %s: %w%s", p.name, p.addr, ctx.Err(), p.lastOutput())
+			return fmt.Errorf("start %s: it did not answer /healthz on %s: %w%s",
+				p.name, p.addr, ctx.Err(), p.lastOutput())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -159,7 +219,7 @@ func (p *process) lastOutput() string {
 	return ""
 }
 
-// inside is what only the process itself knows; 0 is what it does not tell.
+// inside is what only the process itself can tell; 0 is what it does not.
 type inside struct {
 	goroutines, gcPauses, gcPauseMax float64 // the latter two in microseconds
 }

@@ -23,8 +23,10 @@ type grid struct {
 }
 
 var grids = []grid{
-	{"What a connection costs", []string{"user_idle_bytes", "user_after_bytes", "kernel_idle_bytes", "cpu_handshake_us", "connections_per_second", "cpu_beat_us", "goroutines"}},
-	{"What a message costs", []string{"cpu_message_us", "messages_per_second", "cpu_message_open_us", "p50_us", "p90_us", "p99_us", "p99_9_us", "gc_pause_us", "gc_pause_max_us"}},
+	{"What a connection costs", []string{"user_idle_bytes", "user_after_bytes", "kernel_idle_bytes",
+		"cpu_handshake_us", "connections_per_second", "cpu_beat_us", "goroutines"}},
+	{"What a message costs", []string{"cpu_message_us", "messages_per_second", "cpu_message_open_us",
+		"p50_us", "p90_us", "p99_us", "p99_9_us", "gc_pause_us", "gc_pause_max_us"}},
 }
 
 func measureOf(key string) measure {
@@ -47,9 +49,10 @@ func (r *Report) table(g grid) report.Table {
 	return t
 }
 
-// ratios is sluice's part of what each baseline takes, measure by measure; and, like for like, that of one loop against the floor.
+// ratios is sluice's figures divided by each other server's; and, like for like, those of one loop
+// by the floor's.
 func (r *Report) ratios() report.Table {
-	t := report.Table{Title: "Sluice ÷ baseline", Head: []string{""}}
+	t := report.Table{Title: "Sluice ÷ other", Head: []string{""}}
 	var keys []string
 	for _, m := range measures {
 		if !m.aside {
@@ -87,7 +90,7 @@ func (r *Report) ratios() report.Table {
 	return t
 }
 
-// cell is a median, with its spread when there was more than one trial and it shows.
+// cell is a median, with its spread when there was more than one trial and the spread shows.
 func cell(m measure, s Stat) string {
 	if s.N == 0 {
 		return "–"
@@ -114,28 +117,37 @@ func (r *Report) conditions() []string {
 	c := []string{
 		fmt.Sprintf("%s; %s. Command: %s. It took %.0f s; the load average before was %.2f.",
 			units.Day(r.Started), report.MachineLine(r.Machine), r.Command, r.Seconds, r.Load),
-		"Server and load generator share the machine. Each figure is from a fresh process; medians, with the least and the greatest of the rounds.",
+		"Server and load generator share the machine. Each figure is from a fresh process; " +
+			"medians, with the least and the greatest of the rounds.",
+	}
+	if len(r.Running) > 0 {
+		c = append(c, fmt.Sprintf("Not a fresh process, but running before and after: %s.",
+			strings.Join(r.Running, ", ")))
 	}
 	for _, s := range p.Steps {
 		if s.Conns != p.main(s.Kind) {
 			continue
 		}
+		conns := units.Number(s.Conns) + " connections"
 		switch s.Kind {
 		case Closed:
-			c = append(c, fmt.Sprintf("Memory, CPU per handshake and per message, throughput: %s connections, %d messages of %d bytes outstanding; %s.",
-				units.Number(int64(s.Conns)), s.Window, payload, rounds(s.Rounds)))
+			c = append(c, fmt.Sprintf("Memory, CPU per handshake and per message, throughput: %s, "+
+				"%d messages of %d bytes outstanding; %s.", conns, s.Window, payload, rounds(s.Rounds)))
 		case Open:
-			c = append(c, fmt.Sprintf("Latencies: %s connections, %s messages/s on a fixed schedule, counted from the intended send time; %s.",
-				units.Number(int64(s.Conns)), units.Number(int64(s.Rate)), rounds(s.Rounds)))
+			c = append(c, fmt.Sprintf("Latencies: %s, %s messages/s on a fixed schedule, "+
+				"counted from the intended send time; %s.",
+				conns, units.Number(int64(s.Rate)), rounds(s.Rounds)))
 		case Beats:
-			c = append(c, fmt.Sprintf("Heartbeats: %s connections, one a second each; %s.", units.Number(int64(s.Conns)), rounds(s.Rounds)))
+			c = append(c, fmt.Sprintf("Heartbeats: %s, one a second each; %s.", conns, rounds(s.Rounds)))
 		}
 	}
 	if _, ok := r.server(OneLoop); ok {
-		c = append(c, OneLoop+" is sluice with --loops 1: the floor is a program of one thread, so that is like for like.")
+		c = append(c, OneLoop+" is sluice with --loops 1: the floor is a program of one thread, "+
+			"so that is like for like.")
 	}
-	return append(c, "Memory is what the process itself has written to (anonymous pages), without that of the empty process. "+
-		"The kernel's share is measured for the whole machine, so it holds both ends of each connection.")
+	return append(c, "Memory is what the process itself has written to (anonymous pages), without that "+
+		"of the empty process. The kernel's share is measured for the whole machine, so it holds both "+
+		"ends of each connection.")
 }
 
 // tables are all there are; none when nothing was measured.
@@ -191,14 +203,15 @@ func transposed(t report.Table) report.Table {
 	return out
 }
 
-// WriteMarkdown writes the report for a README.
+// WriteMarkdown writes the report for a README: tables first, then what they mean and hold for.
 func (r *Report) WriteMarkdown(w io.Writer) error {
 	var b strings.Builder
-	for _, c := range r.conditions() {
-		fmt.Fprintf(&b, "- %s\n", markdown(c))
-	}
-	for _, t := range r.tables() {
-		fmt.Fprintf(&b, "\n**%s**\n\n| %s |\n|---|%s\n", t.Title, strings.Join(t.Head, " | "), strings.Repeat("---:|", len(t.Head)-1))
+	for i, t := range r.tables() {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "**%s**\n\n| %s |\n|---|%s\n",
+			t.Title, strings.Join(t.Head, " | "), strings.Repeat("---:|", len(t.Head)-1))
 		for _, row := range t.Rows {
 			cells := slices.Clone(row.Cells)
 			for i := range cells {
@@ -210,7 +223,7 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 			fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
 		}
 	}
-	for _, n := range r.words() {
+	for _, n := range append(r.words(), note{"Conditions", r.conditions()}) {
 		fmt.Fprintf(&b, "\n%s\n\n", n.title)
 		for _, line := range n.lines {
 			fmt.Fprintf(&b, "- %s\n", markdown(line))
@@ -241,14 +254,20 @@ func (r *Report) words() (notes []note) {
 		}
 	}
 	if _, ok := r.server(Sluice); ok {
-		if len(r.Losses) == 0 {
-			add("Where sluice loses", []string{"Nowhere in this run."})
-		} else {
-			add("Where sluice loses", r.Losses)
+		losses := r.Losses
+		if len(losses) == 0 {
+			losses = []string{"In no measure are the spreads apart."}
+			if len(r.Worse) > 0 {
+				losses[0] += " Its median is worse in those that follow."
+			}
 		}
+		add("Where sluice loses", losses)
 	}
-	add("Too close to call (the spreads overlap, or the difference is within 5 %, or within 25 % of a single round)", r.Unclear)
-	add("Against the floor, which is no service but the price of the system calls ("+baseline.Floor+")", r.Floor)
+	add("Where sluice's median is worse and the spreads overlap (or the difference is within 5 %, "+
+		"or within 25 % of a single round)", r.Worse)
+	add("Where its median is not worse and the spreads overlap, likewise", r.Unclear)
+	add("Against the floor, which is no service but the price of the system calls ("+
+		baseline.Floor+")", r.Floor)
 	add("What went wrong", r.Troubles)
 	return notes
 }

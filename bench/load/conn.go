@@ -24,9 +24,9 @@ const (
 	dead
 )
 
-// place is what survives a connection when its client comes back: which session it is in and what it is owed.
+// place is what survives a connection when its client comes back: its session and what it is owed.
 type place struct {
-	acked  uint64             // messages answered in this session; the total that the server has acknowledged
+	acked  uint64             // messages answered in this session: the total that the server acknowledged
 	id     wsclient.SessionID // zero: the server makes one
 	maybe  uint32             // in flight when the last connection ended: counted or not, nobody knows
 	target uint16
@@ -54,7 +54,7 @@ type Conn struct {
 	x *extra // nil most of the time
 	place
 	sent  inFlight
-	mark  time.Duration // when the present step began: connect, then handshake, then open or the last heartbeat
+	mark  time.Duration // when this step began: connect, handshake, then open or the last heartbeat
 	pos   int32         // in worker.open; -1 when not there
 	todo  uint16        // resume: messages left in this visit
 	state state
@@ -69,7 +69,8 @@ type extra struct {
 	op    ws.OpCode // of whole
 }
 
-// readRounds bounds how often one connection reads in one round, so that a server that floods one cannot starve the rest.
+// readRounds bounds how often one connection reads in one round, so that a server that floods one
+// connection cannot starve the rest.
 const readRounds = 16
 
 // Readable implements poller.Events.
@@ -174,7 +175,11 @@ func (c *Conn) connected() {
 func (c *Conn) begin(now time.Duration) {
 	c.state, c.mark = handshaking, now
 	w := c.w
-	w.scratch = w.targets[c.target].AppendRequest(w.scratch[:0], c.id)
+	id := c.id
+	if !w.spec.returns() {
+		id = wsclient.SessionID{}
+	}
+	w.scratch = w.targets[c.target].AppendRequest(w.scratch[:0], id)
 	c.write(w.scratch)
 }
 
@@ -258,7 +263,10 @@ func (c *Conn) answer(b []byte) int {
 	return used
 }
 
-// keepID remembers the session, where there is going to be a return to it.
+// number is the client's number in the scenario custom, where the place of the session's id holds it.
+func (c *Conn) number() uint64 { return binary.LittleEndian.Uint64(c.id[:]) }
+
+// keepID remembers the session where clients return.
 func (c *Conn) keepID(id wsclient.SessionID) {
 	if c.w.spec.returns() {
 		c.id = id

@@ -13,6 +13,7 @@ type Counters struct {
 
 	Sent       int64 `json:"sent"`       // messages written
 	Replies    int64 `json:"replies"`    // the right reply to one of them
+	Timely     int64 `json:"timely"`     // replies that came before the traffic's end
 	Missing    int64 `json:"missing"`    // no reply came
 	Duplicated int64 `json:"duplicated"` // a reply came twice
 	Overcount  int64 `json:"overcount"`  // messages that the server counted but that were not sent
@@ -21,6 +22,12 @@ type Counters struct {
 	// Unanswered were in flight on a connection that was lost or that the scenario dropped; they
 	// are not Missing.
 	Unanswered int64 `json:"unanswered"`
+	Others     int64 `json:"others"` // messages from the server that are no reply to anything
+
+	// Finished is the units (messages; visits in resume and churn) that were over by the traffic's
+	// end, and Midway those of them that were by its middle.
+	Finished int64 `json:"finished"`
+	Midway   int64 `json:"midway"`
 
 	Welcomes     int64 `json:"welcomes"`
 	Resumed      int64 `json:"resumed"`       // returns that found their session
@@ -67,7 +74,8 @@ func (n *Counters) add(o *Counters) {
 		{&n.ResumeWrong, &o.ResumeWrong}, {&n.Beats, &o.Beats},
 		{&n.BeatsMissing, &o.BeatsMissing}, {&n.Pings, &o.Pings}, {&n.Byes, &o.Byes},
 		{&n.ByesWrong, &o.ByesWrong}, {&n.SlowCut, &o.SlowCut}, {&n.Churned, &o.Churned},
-		{&n.BytesIn, &o.BytesIn}, {&n.BytesOut, &o.BytesOut},
+		{&n.Timely, &o.Timely}, {&n.Others, &o.Others},
+		{&n.Finished, &o.Finished}, {&n.Midway, &o.Midway}, {&n.BytesIn, &o.BytesIn}, {&n.BytesOut, &o.BytesOut},
 	} {
 		*p.to += *p.from
 	}

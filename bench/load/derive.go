@@ -1,6 +1,11 @@
 package load
 
-import "sluice/bench/procfs"
+import (
+	"fmt"
+
+	"sluice/bench/procfs"
+	"sluice/bench/units"
+)
 
 // finish puts the result together.
 func (r *run) finish() *Result {
@@ -58,15 +63,22 @@ func (s *ServerUsage) derive(r *Result) {
 	conns := share * float64(n.Ramped)
 	grown := func(a, b int64) float64 { return ratio(float64(b-a), conns) }
 	kernel := func(a, b procfs.Usage) float64 { // machine-wide: all connections
-		return ratio(float64(b.KernelTCP+b.KernelSlab-a.KernelTCP-a.KernelSlab), float64(n.Ramped))
+		return max(ratio(float64(b.KernelTCP+b.KernelSlab-a.KernelTCP-a.KernelSlab), float64(n.Ramped)), 0)
 	}
-	s.UserIdlePerConn, s.RSSIdlePerConn = grown(s.Before.Anon, s.Idle.Anon), grown(s.Before.RSS, s.Idle.RSS)
+	s.AtMostPerConn = grown(0, s.Idle.Anon)
+	s.MemoryUnknown = s.unknown(conns)
+	known := s.MemoryUnknown == ""
+	if known {
+		s.UserIdlePerConn, s.RSSIdlePerConn = grown(s.Before.Anon, s.Idle.Anon), grown(s.Before.RSS, s.Idle.RSS)
+	}
 	s.KernelIdlePerConn = kernel(s.Before, s.Idle)
 	s.CPUPerHandshakeUS = ratio((s.Idle.CPUSeconds-s.Before.CPUSeconds)*1e6, conns)
 	if s.After.Processes == 0 {
 		return
 	}
-	s.UserAfterPerConn, s.RSSAfterPerConn = grown(s.Before.Anon, s.After.Anon), grown(s.Before.RSS, s.After.RSS)
+	if known {
+		s.UserAfterPerConn, s.RSSAfterPerConn = grown(s.Before.Anon, s.After.Anon), grown(s.Before.RSS, s.After.RSS)
+	}
 	s.KernelAfterPerConn = kernel(s.Before, s.After)
 	traffic := s.After.CPUSeconds - s.Idle.CPUSeconds
 	per := func(count int64) float64 { return ratio(traffic*1e6, share*float64(count)) }
@@ -81,4 +93,31 @@ func (s *ServerUsage) derive(r *Result) {
 		s.CPUPerVisitUS = per(n.Churned)
 	}
 	s.CPUTrafficCores = ratio(traffic, s.After.At.Sub(s.Idle.At).Seconds())
+}
+
+const (
+	// fewConns are too few to divide growth by: what a runtime takes from the system in one piece,
+	// some hundred KiB, would be a kilobyte of each connection.
+	fewConns = 500
+	// leastBytes is less than any server needs for a connection; the bare floor takes 24 B.
+	leastBytes = 16
+)
+
+// unknown says why growth does not show what a connection takes; "" when it does. A process that
+// held connections before serves new ones from memory that it already has.
+func (s *ServerUsage) unknown(conns float64) string {
+	growth := float64(s.Idle.Anon - s.Before.Anon)
+	const restart = "start the server afresh to measure it"
+	switch {
+	case conns < fewConns:
+		return fmt.Sprintf("%.0f connections are too few to divide the growth by; at least %d are needed",
+			conns, fewConns)
+	case growth < leastBytes*conns:
+		return fmt.Sprintf("the server grew by %s only, so it reused memory from before; %s",
+			units.Bytes(growth), restart)
+	case s.Before.Peak > 0 && s.Before.Peak >= s.Idle.RSS:
+		return fmt.Sprintf("the server had been as large as %s before, so it may reuse memory; %s",
+			units.Bytes(float64(s.Before.Peak)), restart)
+	}
+	return ""
 }

@@ -49,7 +49,6 @@ type link struct {
 	commands *json.Encoder
 	process  *launch.Process // nil for a worker in this process
 	stderr   *launch.Tail
-	conns    int // given to it so far
 	last     Counters
 	costs    map[string]*cost
 	over     bool

@@ -139,7 +139,7 @@ func TestObjectives(t *testing.T) {
 	strict, _ := ParseObjective("p50=5ms")
 	easy, _ := ParseObjective("handshake.max=1m")
 	r := load(t, Spec{SLO: []Objective{strict, easy}}, s)
-	wantFailure(t, r, "late: message.p50=5ms was asked for")
+	wantFailure(t, r, "too slow: the objective was message.p50=5ms")
 	beats, _ := ParseObjective("heartbeat.p99=1s")
-	wantFailure(t, load(t, Spec{SLO: []Objective{beats}}, s), "nothing to be measured by")
+	wantFailure(t, load(t, Spec{SLO: []Objective{beats}}, s), "was not measured")
 }

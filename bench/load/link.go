@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"time"
 )
 
@@ -24,11 +26,11 @@ type job struct {
 // command is one step of the run. At is when to begin, on CLOCK_MONOTONIC, so that all processes
 // begin together.
 type command struct {
-	Do string // ramp, traffic, storm, close
+	Do string // ramp, trim, traffic, storm, close
 	At time.Duration
 
 	// ramp: clients First, First+1, …, Conns of them, Rate a second.
-	First, Conns int
+	First, Conns int     // trim: Conns are kept
 	Rate         float64 // traffic: units a second; 0 is the closed loop
 
 	Units    int64         // traffic, open loop: how many in all
@@ -38,17 +40,19 @@ type command struct {
 }
 
 // event is what a worker tells: ready, progress (every reportEvery), ramped, stopped (no more is
-// sent), drained (nothing is in flight), recovered, closing, result (its last), failed.
+// sent), drained (nothing is in flight), recovered, trimmed, closing, result (its last),
+// failed.
 type event struct {
 	Kind     string
-	At       time.Duration // when it happened, on CLOCK_MONOTONIC
+	At       time.Duration // when it happened, on CLOCK_MONOTONIC; drained: the last reply
 	Counters Counters
 	// Hists holds "message" since the last event and, with the result, the others of the whole run.
 	Hists   map[string][]byte
-	Cost    *cost   `json:",omitempty"` // with ready, ramped and drained
-	Seconds float64 `json:",omitempty"` // recovered: how long it took
-	Lost    span    // with the result: from the first to the last connection lost
-	Error   string  `json:",omitempty"` // failed
+	Cost    *cost        `json:",omitempty"` // with ready, ramped and drained
+	Wrong   []WrongReply `json:",omitempty"` // so far
+	Seconds float64      `json:",omitempty"` // recovered: how long it took
+	Lost    span         // with the result: from the first to the last connection lost
+	Error   string       `json:",omitempty"` // failed
 
 	worker int             // set by the parent
 	raw    map[string]hist // what Hists is made from, off the loop
@@ -82,6 +86,12 @@ func (w *worker) tell(kind string) {
 	if kind == "result" {
 		e.raw = w.h.whole()
 		e.Lost = w.gone
+	}
+	for _, kind := range slices.Sorted(maps.Keys(w.wrong)) {
+		e.Wrong = append(e.Wrong, w.wrong[kind])
+	}
+	if kind == "drained" && w.traffic.replied > 0 {
+		e.At = w.mono + w.traffic.replied
 	}
 	if w.h.message.count() > 0 {
 		e.raw["message"] = w.h.message

@@ -5,6 +5,7 @@ import "slices"
 // phase is what a worker is doing. A command of the parent begins one; enter alone changes it.
 //
 //	hold ─ ramp ────────────────────▶ hold
+//	hold ─ trim ────────────────────▶ hold
 //	hold ─ traffic ─ drain ─────────▶ hold
 //	hold ─ count ─ drop ─ recover ──▶ hold      (a storm)
 //	any ── goodbye ─────────────────▶ over
@@ -13,6 +14,7 @@ type phase uint8
 const (
 	phaseHold    phase = iota // connections are held and nothing is started
 	phaseRamp                 // connections are opened
+	phaseTrim                 // connections are closed until fewer are left
 	phaseTraffic              // messages or visits are started
 	phaseDrain                // nothing more is started; the last replies are awaited
 	phaseCount                // storm: each session counts a message, so that it has something to resume
@@ -35,6 +37,8 @@ func (w *worker) enter(next phase) {
 		switch last {
 		case phaseRamp:
 			w.tell("ramped")
+		case phaseTrim:
+			w.tell("trimmed")
 		case phaseDrain:
 			w.tell("drained")
 		case phaseRecover:
@@ -62,6 +66,13 @@ func (w *worker) endOfRound() {
 	switch w.phase {
 	case phaseRamp:
 		if w.ramp.started == w.ramp.step.Conns && w.dialing == 0 {
+			w.enter(phaseHold)
+		}
+	case phaseTrim:
+		switch w.leaveSome(); {
+		case len(w.leaving) > 0:
+			w.anotherRound()
+		case len(w.conns) <= w.keep:
 			w.enter(phaseHold)
 		}
 	case phaseTraffic:
@@ -101,6 +112,8 @@ func (w *worker) obey(c command) {
 	switch c.Do {
 	case "ramp":
 		w.beginRamp(c)
+	case "trim":
+		w.beginTrim(c)
 	case "traffic":
 		w.beginTraffic(c)
 	case "storm":
@@ -108,6 +121,14 @@ func (w *worker) obey(c command) {
 	case "close":
 		w.beginClosing()
 	}
+}
+
+// beginTrim closes all but c.Conns connections.
+func (w *worker) beginTrim(c command) {
+	w.keep = min(c.Conns, len(w.conns))
+	w.leaving = slices.Clone(w.conns[w.keep:])
+	w.enter(phaseTrim)
+	w.anotherRound()
 }
 
 // beginClosing ends the run: every client says goodbye.

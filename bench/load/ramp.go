@@ -1,6 +1,7 @@
 package load
 
 import (
+	"encoding/binary"
 	"math"
 	"slices"
 	"time"
@@ -59,6 +60,9 @@ func (w *worker) newClient(index int) {
 	}
 	if w.spec.returns() && w.spec.SessionIDs == "client" {
 		p.id = uuid.New()
+	}
+	if w.spec.Scenario == Custom {
+		binary.LittleEndian.PutUint64(p.id[:], uint64(index)+1)
 	}
 	w.dialing++
 	w.dial(p)

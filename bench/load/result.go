@@ -17,9 +17,12 @@ type Result struct {
 
 	// RampSeconds is from the first connect to the last connection open or given up.
 	RampSeconds float64 `json:"ramp_seconds"`
-	// TrafficSeconds is from the start of the traffic (or of the hold) to its end, without the
-	// time in which the last replies came.
+	// TrafficSeconds is how long the traffic (or the hold) was to be, or was until the interruption.
 	TrafficSeconds float64 `json:"traffic_seconds"`
+	// SendSeconds and ReplySeconds are from the start of the traffic to the last message sent and to
+	// the last reply.
+	SendSeconds  float64 `json:"send_seconds"`
+	ReplySeconds float64 `json:"reply_seconds"`
 
 	Counters Counters `json:"counters"`
 
@@ -35,6 +38,9 @@ type Result struct {
 	DrainSeconds float64 `json:"drain_seconds,omitempty"`
 
 	Timeline []Point `json:"timeline"`
+
+	// WrongReplies has the first of each kind.
+	WrongReplies []WrongReply `json:"wrong_replies,omitempty"`
 
 	Server *ServerUsage `json:"server,omitempty"` // with Spec.ServerPID
 	Tool   ToolUsage    `json:"tool"`
@@ -52,9 +58,10 @@ func (r *Result) ConnectionsPerSecond() float64 {
 	return ratio(float64(r.Counters.Ramped), r.RampSeconds)
 }
 
-// MessagesPerSecond is the rate of right replies over the traffic phase.
+// MessagesPerSecond is the rate of right replies during the traffic; those that came after its end
+// do not count.
 func (r *Result) MessagesPerSecond() float64 {
-	return ratio(float64(r.Counters.Replies), r.TrafficSeconds)
+	return ratio(float64(r.Counters.Timely), r.TrafficSeconds)
 }
 
 func ratio(a, b float64) float64 {
@@ -111,6 +118,10 @@ type ServerUsage struct {
 	Idle   procfs.Usage `json:"idle"`   // all connections open, before traffic
 	After  procfs.Usage `json:"after"`  // traffic is over, all connections still open
 
+	// MemoryUnknown says why the next four are not known, and therefore 0. AtMostPerConn is then all
+	// that can be said: the whole of Anon at Idle, divided by the connections.
+	MemoryUnknown    string  `json:"memory_unknown,omitempty"`
+	AtMostPerConn    float64 `json:"at_most_per_conn"`
 	UserIdlePerConn  float64 `json:"user_idle_per_conn"`  // of Anon
 	UserAfterPerConn float64 `json:"user_after_per_conn"` // of Anon
 	RSSIdlePerConn   float64 `json:"rss_idle_per_conn"`

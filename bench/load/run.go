@@ -166,7 +166,6 @@ func (r *run) ramp(ctx context.Context, shares []int) error {
 	r.fleet.tell(func(i int, l *link) command {
 		c := command{Do: "ramp", At: r.at + time.Duration(float64(i)/r.spec.Ramp*float64(time.Second)),
 			First: r.clients, Conns: shares[i], Rate: r.spec.Ramp * float64(shares[i]) / float64(total)}
-		l.conns += shares[i]
 		r.clients += shares[i]
 		return c
 	})
@@ -175,6 +174,21 @@ func (r *run) ramp(ctx context.Context, shares []int) error {
 		r.result.RampSeconds = r.soFar()
 	}
 	return err
+}
+
+// trim closes connections until conns of open ones are left.
+func (r *run) trim(ctx context.Context, conns, open int) error {
+	r.enter("trim", 0)
+	keep := conns
+	r.fleet.tell(func(i int, l *link) command {
+		n := int(l.last.Open) * conns / open
+		if i == len(r.fleet.workers)-1 {
+			n = min(keep, int(l.last.Open))
+		}
+		keep -= n
+		return command{Do: "trim", Conns: n}
+	})
+	return r.await(ctx, "trimmed")
 }
 
 // soFar is how many seconds of the ramp or the traffic at hand are over when it is cut short.
@@ -198,8 +212,9 @@ func (r *run) traffic(ctx context.Context, d time.Duration) error {
 		return c
 	})
 	err := r.await(ctx, "drained")
-	if r.result.TrafficSeconds == 0 {
-		r.result.TrafficSeconds = r.soFar()
+	r.result.TrafficSeconds = d.Seconds()
+	if err != nil {
+		r.result.TrafficSeconds = min(r.soFar(), d.Seconds())
 	}
 	return err
 }
@@ -307,6 +322,7 @@ func (r *run) handle(e *event) error {
 	if e.Cost != nil {
 		l.costs[e.Kind] = e.Cost
 	}
+	r.result.WrongReplies = mergeWrong(r.result.WrongReplies, e.Wrong)
 	for name, b := range e.Hists {
 		h, err := decodeHist(b)
 		if err != nil {
@@ -324,10 +340,12 @@ func (r *run) handle(e *event) error {
 		// A point is made of one report of each worker: on a clock of its own it would show old
 		// reports of some of them.
 		if r.reports++; r.reports >= len(r.fleet.workers) {
-			r.tick()
+			r.tick(time.Now())
 		}
 	case "stopped":
-		r.result.TrafficSeconds = max(r.result.TrafficSeconds, (e.At - r.at).Seconds())
+		r.result.SendSeconds = max(r.result.SendSeconds, (e.At - r.at).Seconds())
+	case "drained":
+		r.result.ReplySeconds = max(r.result.ReplySeconds, (e.At - r.at).Seconds())
 	case "recovered":
 		r.recovery = max(r.recovery, e.Seconds)
 	case "result":

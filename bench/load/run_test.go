@@ -100,6 +100,7 @@ func TestSpansOfSeveralProcesses(t *testing.T) {
 	for _, e := range []event{
 		{Kind: "ramped", At: 101 * time.Second, worker: 0}, {Kind: "ramped", At: 103 * time.Second, worker: 1},
 		{Kind: "stopped", At: 110 * time.Second, worker: 1}, {Kind: "stopped", At: 108 * time.Second, worker: 0},
+		{Kind: "drained", At: 111 * time.Second, worker: 1}, {Kind: "drained", At: 118 * time.Second, worker: 0},
 		{Kind: "result", Lost: span{130 * time.Second, 150 * time.Second}, worker: 0},
 		{Kind: "result", worker: 1},
 		{Kind: "result", Lost: span{120 * time.Second, 131 * time.Second}, worker: 2},
@@ -108,8 +109,10 @@ func TestSpansOfSeveralProcesses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := [3]float64{r.result.RampSeconds, r.result.TrafficSeconds, r.result.DrainSeconds}; got != [3]float64{3, 10, 30} {
-		t.Errorf("got ramp, traffic and drain of %v s, want 3, 10 and 30", got)
+	res := r.result
+	got := [4]float64{res.RampSeconds, res.SendSeconds, res.ReplySeconds, res.DrainSeconds}
+	if got != [4]float64{3, 10, 18, 30} {
+		t.Errorf("got ramp, sending, replies and drain of %v s, want 3, 10, 18 and 30", got)
 	}
 }
 

@@ -40,8 +40,8 @@ func (w *worker) answered(c *Conn) {
 	w.comeBack(c.place)
 }
 
-// visitorOpened goes on with a visit whose client is connected again. Its total is confirmed by the welcome
-// frame; servers without one are asked with a message.
+// visitorOpened goes on with a visit whose client is connected again. The welcome frame confirms its
+// total; a server without one must answer a message.
 func (w *worker) visitorOpened(c *Conn) {
 	switch {
 	case w.spec.Scenario == Churn:
@@ -51,7 +51,7 @@ func (w *worker) visitorOpened(c *Conn) {
 	}
 }
 
-// returned is told when the total of a client that came back is confirmed.
+// returned goes on when the total of a client that came back is confirmed.
 func (w *worker) returned(c *Conn) {
 	c.flags &^= returning
 	w.confirmed(c)
@@ -66,6 +66,7 @@ func (w *worker) visitOver(c *Conn) {
 	if c != nil {
 		c.flags &^= visiting
 		w.n.Churned++
+		w.finished(w.now())
 	}
 	w.again()
 }
@@ -109,15 +110,16 @@ func (w *worker) comeBackSome() {
 	}
 }
 
-// slowBurst is how many messages the clients that do not read send in slowEvery, all together: 25,600 a second, enough to
-// fill the buffers of a few dozen of them in ten seconds and too few to be a load that the others would suffer from.
+// slowBurst is how many messages the clients that do not read send in slowEvery, all together:
+// 25,600 a second, enough to fill the buffers of a few dozen of them in ten seconds and too few to
+// be a load for the others.
 const (
 	slowBurst = 256
 	slowEvery = 10 * time.Millisecond
 )
 
-// blastSlow has the clients that do not read send all the same, so that the replies pile up at the server: one after the
-// other, each until its socket takes no more.
+// blastSlow has the clients that do not read send all the same, so that the replies pile up at the
+// server: one after the other, each until its socket takes no more.
 func (w *worker) blastSlow() {
 	for _, c := range w.slow {
 		c.SetInterest(false, false)

@@ -2,154 +2,136 @@ package load
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
+	"slices"
 	"time"
 )
 
 // Scenario is what the clients do.
 type Scenario string
 
+// The scenarios. Idle, Echo, Churn and Custom work with any server; Count, Resume and Storm need
+// the counting service (Storm also runs unverified); Slow needs a server that counts or echoes.
 const (
-	Idle   Scenario = "idle"   // hold the connections, answer pings, look at the heartbeats
-	Count  Scenario = "count"  // send messages; every reply's count must be the next one of its session
-	Echo   Scenario = "echo"   // send messages; every reply must be the message
-	Resume Scenario = "resume" // count, leave, come back with ?session_id=; the total must be what was acknowledged
+	Idle   Scenario = "idle"   // hold the connections, answer pings, measure heartbeats
+	Count  Scenario = "count"  // send messages; each reply's count must be the session's next
+	Echo   Scenario = "echo"   // send messages; each reply must be the message
+	Custom Scenario = "custom" // send Spec.Message; each reply must match Spec.Expect
+	Resume Scenario = "resume" // count, leave, come back with ?session_id=; compare the total
 	Churn  Scenario = "churn"  // close and open connections at a steady rate
 	Storm  Scenario = "storm"  // drop all connections and come back at once
 	Slow   Scenario = "slow"   // some clients stop reading; the others must not suffer
 )
 
 // Scenarios lists them all, in the order of the documentation.
-var Scenarios = []Scenario{Idle, Count, Echo, Resume, Churn, Storm, Slow}
+var Scenarios = []Scenario{Idle, Count, Echo, Custom, Resume, Churn, Storm, Slow}
+
+// ExpectNone, as Spec.Expect, says that the server does not reply.
+const ExpectNone = "none"
 
 // Spec says what load to make. The zero value of every field but Targets is a sensible default.
 type Spec struct {
-	Targets  []string `json:"targets"`  // ws:// or wss:// URLs; connections are dealt to them in turn
-	Scenario Scenario `json:"scenario"` // default Count
+	Targets []string `json:"targets"` // ws:// or wss:// URLs; connections are dealt to them in turn
+	// Scenario is Count by default, and Custom where Message or Expect is set.
+	Scenario Scenario `json:"scenario"`
 
-	Conns int     `json:"conns"` // connections over all targets; default 1000
-	Ramp  float64 `json:"ramp"`  // connects started per second, over all; default 2000. Too fast overflows the server's accept queue
+	Conns int `json:"conns"` // connections over all targets; default 1000
+	// Ramp is connects started per second, over all; default 2000. Too fast overflows the server's
+	// accept queue.
+	Ramp float64 `json:"ramp"`
 
-	// Rate is the open loop: messages per second over all connections, each with an intended send time on a
-	// fixed schedule from which its latency counts, whether or not earlier ones were answered. In resume and
-	// churn it is visits per second. 0 is the closed loop.
+	// Rate is the open loop: messages per second over all connections, each with an intended send
+	// time on a fixed schedule from which its latency counts, whether or not earlier ones were
+	// answered. In resume and churn it is visits per second. 0 is the closed loop.
 	Rate float64 `json:"rate"`
-	// Window is the closed loop: so many messages (resume, churn: visits) are outstanding over all
-	// connections, the next is sent when one is answered. Default 64, at most Conns. Ignored when Rate is set.
+	// Window is the closed loop: this many messages (resume, churn: visits) are outstanding over
+	// all connections, and the next is sent when one is answered. Default 64, at most Conns.
+	// Ignored when Rate is set.
 	Window int `json:"window"`
+	// AllowBehind accepts that the server, or the load generator, falls behind the schedule of
+	// Rate. Without it that is a failure.
+	AllowBehind bool `json:"allow_behind,omitempty"`
 
 	Duration time.Duration `json:"duration_ns"` // of the traffic, after the ramp; default 10 s
-	Payload  int           `json:"payload"`     // bytes of a message; default 32; at most 1 MiB; -1 is an empty message
-	Think    time.Duration `json:"think_ns"`    // closed loop: pause between a reply and the next message that takes its place
+	Payload  int           `json:"payload"`     // bytes of a message; default 32; -1 for none; at most 1 MiB
+	Think    time.Duration `json:"think_ns"`    // closed loop: pause between a reply and the next message
 	Messages int           `json:"messages"`    // resume: messages counted per visit; default 5
 
-	Heartbeats     string        `json:"heartbeats"`         // "ignore" (default) or "expect": a missing one is a failure
-	HeartbeatEvery time.Duration `json:"heartbeat_every_ns"` // the interval that jitter is measured against; default 30 s
+	// Message is Custom's message: {{id}} becomes the client's number, {{seq}} the message's number
+	// on its connection, both from 1. Without it the message is Payload bytes.
+	Message string `json:"message,omitempty"`
+	// Expect is a regular expression that Custom's replies match; what does not match is counted
+	// and is not a reply. {{id}} and {{seq}} stand for the numbers of the message that it answers.
+	// Default: every message that comes is a reply. ExpectNone: there are no replies.
+	Expect string `json:"expect,omitempty"`
+
+	Heartbeats string `json:"heartbeats"` // "ignore" (default) or "expect": a missing one is a failure
+	// HeartbeatEvery is the interval that heartbeats are measured against; default 30 s.
+	HeartbeatEvery time.Duration `json:"heartbeat_every_ns"`
 
 	ServerPID int `json:"server_pid"` // process to measure, with its children; 0: none
 
-	Sources     []string    `json:"sources"` // local addresses to connect from; default: 127.0.0.1… for loopback targets, else the kernel's choice
+	// Sources are local addresses to connect from; default: as many of 127.0.0.0/8 as loopback
+	// targets need, else the kernel's choice.
+	Sources     []string    `json:"sources"`
 	Headers     http.Header `json:"headers,omitempty"`
 	Subprotocol string      `json:"subprotocol,omitempty"`
 	Insecure    bool        `json:"insecure,omitempty"` // wss: do not check the certificate
 
-	SLO         []Objective `json:"slo,omitempty"`          // latencies that make the run fail
-	NoVerify    bool        `json:"no_verify,omitempty"`    // do not compare counts, payloads and totals with what they should be
-	Welcome     bool        `json:"welcome,omitempty"`      // a connection without a welcome frame is a failure
-	SessionIDs  string      `json:"session_ids,omitempty"`  // resume, storm: who makes the id: "server" (default) or "client" (servers that tell nobody)
-	Reconnect   bool        `json:"reconnect,omitempty"`    // connections that the server ends come back, with their session, and are verified
-	ExpectClose []int       `json:"expect_close,omitempty"` // close codes from the server that are no failure, e.g. 1001 when it is drained on purpose
+	SLO      []Objective `json:"slo,omitempty"`       // latencies that make the run fail
+	NoVerify bool        `json:"no_verify,omitempty"` // do not check counts, payloads and totals
+	Welcome  bool        `json:"welcome,omitempty"`   // a connection without a welcome frame is a failure
+	// SessionIDs says who makes the ids of resume and storm: "server" (default), or "client" for
+	// servers that do not tell theirs.
+	SessionIDs string `json:"session_ids,omitempty"`
+	// Reconnect has connections that the server ends come back to their session, whose total is
+	// checked.
+	Reconnect bool `json:"reconnect,omitempty"`
+	// ExpectClose are close codes from the server that are no failure, such as 1001 when it is
+	// drained on purpose.
+	ExpectClose []int `json:"expect_close,omitempty"`
 
 	Storms       int     `json:"storms,omitempty"`        // storm: how many, one after the other; default 1
 	SlowFraction float64 `json:"slow_fraction,omitempty"` // slow: share of clients that stop reading; default 0.1
 
-	Timeout time.Duration `json:"timeout_ns"` // of a connect with its handshake; also how long to wait for the last replies; default 10 s
-	Retries int           `json:"retries"`    // attempts after the first before a connection is given up; default 5; -1: none
-	Settle  time.Duration `json:"settle_ns"`  // pause after the ramp and after the traffic, before the server is measured; default 1 s with ServerPID, else 0
+	// Timeout is for a connect with its handshake, and for the last replies; default 10 s.
+	Timeout time.Duration `json:"timeout_ns"`
+	Retries int           `json:"retries"` // attempts after the first; default 5; -1: none
+	// Settle is the pause before each measurement of the server; default 1 s with ServerPID.
+	Settle time.Duration `json:"settle_ns"`
 
 	Processes int `json:"processes"` // of the load generator; default: as many as descriptors need
 
 	// Progress, when set, is called with each Point of the timeline by one goroutine of Run.
 	Progress func(Progress) `json:"-"`
-	// OnPhase, when set, is called synchronously by Run, and the run goes on when it returns: "before" (nothing
-	// is open), "idle" (all open), "after" (traffic is over, all still open), "closed"; without the middle two when none could be opened. For
-	// those who measure the server themselves.
+	// OnPhase, when set, is called by Run, which goes on when it returns: "before" (nothing is
+	// open), "idle" (all are open), "after" (traffic is over, all are still open), "closed";
+	// without the middle two when no connection could be opened. It is for callers that measure the
+	// server themselves.
 	OnPhase func(phase string) `json:"-"`
 }
 
 // Progress is how a run stands.
 type Progress struct {
 	Point
-	Total    int           `json:"total"`    // connections wanted
+	Total    int           `json:"total"`    // connections asked for
 	Sent     int64         `json:"sent"`     // messages so far
 	Fraction float64       `json:"fraction"` // of the phase, 0 to 1
 	ETA      time.Duration `json:"eta_ns"`   // until the end of the phase
 	Elapsed  time.Duration `json:"elapsed_ns"`
 }
 
-// Objective is one latency that must hold: `p99=5ms`, or `handshake.p99=50ms`.
-type Objective struct {
-	Metric     string        `json:"metric"`     // connect, handshake, message (default) or heartbeat
-	Percentile float64       `json:"percentile"` // 0 to 100; 100 is the maximum
-	Limit      time.Duration `json:"limit_ns"`
-}
-
-// ParseObjective reads `p99=5ms`, `p99.9=20ms`, `max=1s`, each with an optional `connect.`, `handshake.`,
-// `message.` or `heartbeat.` before it.
-func ParseObjective(s string) (Objective, error) {
-	o := Objective{Metric: "message"}
-	bad := func(why string) (Objective, error) {
-		return Objective{}, fmt.Errorf("objective %q: %s (write p99=5ms, max=1s or handshake.p99=50ms)", s, why)
-	}
-	what, limit, ok := strings.Cut(s, "=")
-	if !ok {
-		return bad("no '='")
-	}
-	for _, m := range []string{"connect", "handshake", "message", "heartbeat"} {
-		if rest, found := strings.CutPrefix(what, m+"."); found {
-			o.Metric, what = m, rest
-			break
-		}
-	}
-	switch {
-	case what == "max":
-		o.Percentile = 100
-	case strings.HasPrefix(what, "p"):
-		if n, err := fmt.Sscanf(what[1:]+" ", "%g ", &o.Percentile); n != 1 || err != nil {
-			return bad("no percentile")
-		}
-	default:
-		return bad("no percentile")
-	}
-	if !(o.Percentile > 0 && o.Percentile <= 100) {
-		return bad("the percentile is not in (0, 100]")
-	}
-	d, err := time.ParseDuration(limit)
-	if err != nil || d <= 0 {
-		return bad("no positive duration")
-	}
-	o.Limit = d
-	return o, nil
-}
-
-func (o Objective) String() string {
-	p := "max"
-	if o.Percentile < 100 {
-		p = fmt.Sprintf("p%g", o.Percentile)
-	}
-	return o.Metric + "." + p + "=" + o.Limit.String()
-}
-
-// maxPayload bounds Spec.Payload: the reply of an echo has to fit a connection's carry buffer.
+// maxPayload bounds Spec.Payload, Spec.Message and what is accepted from a server as one message,
+// in bytes.
 const maxPayload = 1 << 20
 
-// withDefaults fills in the defaults and says what cannot be.
+// withDefaults fills in the defaults and refuses what cannot be.
 func (s Spec) withDefaults() (Spec, error) {
 	if len(s.Targets) == 0 {
-		return s, fmt.Errorf("no target: give at least one ws:// or wss:// URL")
+		return s, errors.New("no target: give at least one ws:// or wss:// URL")
 	}
 	for _, t := range s.Targets {
 		u, err := url.Parse(t)
@@ -157,8 +139,11 @@ func (s Spec) withDefaults() (Spec, error) {
 			return s, fmt.Errorf("target %q: %w", t, err)
 		}
 		if (u.Scheme != "ws" && u.Scheme != "wss") || u.Host == "" {
-			return s, fmt.Errorf("target %q: want ws://host:port/path or wss://host:port/path", t)
+			return s, fmt.Errorf("target %q: must be ws://host:port/path or wss://host:port/path", t)
 		}
+	}
+	if s.Message != "" || s.Expect != "" {
+		s.Scenario = cmp.Or(s.Scenario, Custom)
 	}
 	s.Scenario = cmp.Or(s.Scenario, Count)
 	s.Conns = cmp.Or(s.Conns, 1000)
@@ -183,37 +168,43 @@ func (s Spec) withDefaults() (Spec, error) {
 
 // returns reports whether clients come back to their sessions, so that the ids are kept.
 func (s *Spec) returns() bool {
-	return s.Scenario == Resume || s.Scenario == Storm || s.Reconnect
+	return s.Scenario == Resume || s.Scenario == Storm || s.Reconnect && s.Scenario != Custom
 }
 
+// replies reports whether the server answers messages.
+func (s *Spec) replies() bool { return s.Scenario != Custom || s.Expect != ExpectNone }
+
 func (s *Spec) check() error {
-	known := false
-	for _, k := range Scenarios {
-		known = known || k == s.Scenario
-	}
 	switch {
-	case !known:
-		return fmt.Errorf("scenario %q: want one of %v", s.Scenario, Scenarios)
+	case !slices.Contains(Scenarios, s.Scenario):
+		return fmt.Errorf("scenario %q: must be one of %v", s.Scenario, Scenarios)
+	case s.Scenario != Custom && (s.Message != "" || s.Expect != ""):
+		return fmt.Errorf("scenario %s: a message and what to expect are for the scenario custom",
+			s.Scenario)
+	case !s.replies() && s.Rate == 0:
+		return errors.New("expect none: set a rate, because no reply says when to send the next message")
 	case s.Conns < 1 || s.Conns > 10_000_000:
-		return fmt.Errorf("conns %d: want 1 to 10,000,000", s.Conns)
+		return fmt.Errorf("conns %d: must be 1 to 10,000,000", s.Conns)
 	case !(s.Ramp > 0) || s.Rate < 0 || s.Rate != s.Rate || s.Rate > 1e8 || s.Ramp > 1e8:
-		return fmt.Errorf("ramp %g, rate %g: want positive numbers per second", s.Ramp, s.Rate)
+		return fmt.Errorf("ramp %g, rate %g: must be positive numbers per second", s.Ramp, s.Rate)
 	case s.Window < 1:
-		return fmt.Errorf("window %d: want at least 1", s.Window)
+		return fmt.Errorf("window %d: must be at least 1", s.Window)
 	case s.Duration < 0 || s.Think < 0 || s.Timeout < 0 || s.Settle < 0 || s.HeartbeatEvery < 0:
-		return fmt.Errorf("durations must not be negative")
-	case s.Payload < -1 || s.Payload > maxPayload:
-		return fmt.Errorf("payload %d: want up to %d bytes (-1 for empty messages)", s.Payload, maxPayload)
+		return errors.New("durations must not be negative")
+	case s.Payload < -1 || s.Payload > maxPayload || len(s.Message) > maxPayload/2:
+		return fmt.Errorf("payload %d, message of %d bytes: must be up to %d and %d bytes "+
+			"(payload -1 for empty messages)", s.Payload, len(s.Message), maxPayload, maxPayload/2)
 	case s.Messages < 1 || s.Storms < 1:
-		return fmt.Errorf("messages %d, storms %d: want at least 1", s.Messages, s.Storms)
+		return fmt.Errorf("messages %d, storms %d: must be at least 1", s.Messages, s.Storms)
 	case s.Heartbeats != "ignore" && s.Heartbeats != "expect":
-		return fmt.Errorf("heartbeats %q: want ignore or expect", s.Heartbeats)
+		return fmt.Errorf("heartbeats %q: must be ignore or expect", s.Heartbeats)
 	case s.SessionIDs != "server" && s.SessionIDs != "client":
-		return fmt.Errorf("session ids %q: want server or client", s.SessionIDs)
+		return fmt.Errorf("session ids %q: must be server or client", s.SessionIDs)
 	case !(s.SlowFraction >= 0 && s.SlowFraction < 1):
-		return fmt.Errorf("slow fraction %g: want 0 to less than 1", s.SlowFraction)
+		return fmt.Errorf("slow fraction %g: must be 0 to less than 1", s.SlowFraction)
 	case s.Processes < 0 || s.Processes > 1000:
-		return fmt.Errorf("processes %d: want 0 (automatic) to 1000", s.Processes)
+		return fmt.Errorf("processes %d: must be 0 (automatic) to 1000", s.Processes)
 	}
-	return nil
+	_, err := newTemplate(s)
+	return err
 }

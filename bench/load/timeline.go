@@ -12,23 +12,25 @@ const maxPoints = 600
 // tickIfSilent adds a point when the workers have not made one for a while.
 func (r *run) tickIfSilent() {
 	if !r.began.IsZero() && time.Since(r.began).Seconds()-r.point.Seconds > 3*reportEvery.Seconds() {
-		r.tick()
+		r.tick(time.Now())
 	}
 }
 
-// tick adds a point to the timeline and tells the progress.
-func (r *run) tick() {
-	if r.began.IsZero() {
+// tick adds a point to the timeline and shows the progress. A point too close to the last one is
+// left to the next: a few replies within a millisecond would be millions a second.
+func (r *run) tick(now time.Time) {
+	if r.began.IsZero() || now.Sub(r.began).Seconds()-r.point.Seconds < reportEvery.Seconds()/2 {
 		return
 	}
 	r.reports = 0
-	n, now := r.fleet.sum(), time.Now()
+	n := r.fleet.sum()
 	failed := int64(0)
 	for _, v := range n.Reasons {
 		failed += v
 	}
 	p := Point{
-		Seconds: now.Sub(r.began).Seconds(), Phase: r.phase, Open: n.Open, Opened: n.Opened, Failed: failed, Replies: n.Replies,
+		Seconds: now.Sub(r.began).Seconds(), Phase: r.phase,
+		Open: n.Open, Opened: n.Opened, Failed: failed, Replies: n.Replies,
 		P50US: r.interval.quantile(50), P99US: r.interval.quantile(99), MaxUS: r.interval.quantile(100),
 	}
 	since := p.Seconds - r.point.Seconds
@@ -53,12 +55,18 @@ func (r *run) tick() {
 	}
 }
 
+// halve makes one point of each two. Rates are weighed by the time that each stands for.
 func halve(points []Point) []Point {
+	start := 0.0
 	for i := 0; i+1 < len(points); i += 2 {
 		a, b := points[i], points[i+1]
-		b.RateHz, b.BeatsHz, b.ServerCP = (a.RateHz+b.RateHz)/2, (a.BeatsHz+b.BeatsHz)/2, (a.ServerCP+b.ServerCP)/2
-		b.P50US, b.P99US, b.MaxUS = max(a.P50US, b.P50US), max(a.P99US, b.P99US), max(a.MaxUS, b.MaxUS)
-		points[i/2] = b
+		first, second := a.Seconds-start, b.Seconds-a.Seconds
+		mean := func(x, y float64) float64 { return ratio(x*first+y*second, first+second) }
+		b.RateHz, b.BeatsHz = mean(a.RateHz, b.RateHz), mean(a.BeatsHz, b.BeatsHz)
+		b.ServerCP = mean(a.ServerCP, b.ServerCP)
+		b.P50US, b.P99US = max(a.P50US, b.P50US), max(a.P99US, b.P99US)
+		b.MaxUS = max(a.MaxUS, b.MaxUS)
+		points[i/2], start = b, b.Seconds
 	}
 	return points[:len(points)/2]
 }

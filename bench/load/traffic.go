@@ -9,19 +9,21 @@ import (
 	"sluice/poller"
 )
 
-// traffic decides when the next unit starts. A unit is a message, in resume and churn a visit.
+// traffic decides when the next unit starts. A unit is a message; in resume and churn, a visit.
 //
-// In the open loop the k-th unit is due at k × interval, whether or not the earlier ones are over, and however late the
-// loop is: its latency counts from there. In the closed loop a unit starts when another is over.
+// In the open loop the k-th unit is due at k × interval, whether or not the earlier ones are over,
+// and however late the loop is: its latency counts from there. In the closed loop a unit starts
+// when another is over.
 type traffic struct {
-	began, until time.Duration
+	began, middle, until time.Duration
 
 	next, total int64         // open loop: units started, and in all
 	interval    float64       // open loop: nanoseconds between units; 0 is the closed loop
 	ready       int           // closed loop: units that may start now
 	thinking    queue         // closed loop: when those may start that wait for Spec.Think
-	quiet       time.Duration // draining: since when nothing was answered
-	settled     int64         // draining: what was answered by then
+	replied     time.Duration // the last unit that was over
+	quiet       time.Duration // drain: since when nothing was answered
+	settled     int64         // drain: what was answered by then
 }
 
 // queue is a FIFO of times.
@@ -29,7 +31,7 @@ type queue struct{ due []time.Duration }
 
 func (w *worker) beginTraffic(c command) {
 	t := traffic{began: max(w.now(), c.At-w.mono)}
-	t.until = t.began + c.Duration
+	t.middle, t.until = t.began+c.Duration/2, t.began+c.Duration
 	switch {
 	case w.spec.Scenario == Idle || w.spec.Scenario == Storm:
 	case c.Rate > 0:
@@ -43,6 +45,21 @@ func (w *worker) beginTraffic(c command) {
 	w.enter(phaseTraffic)
 	w.pacer.at(min(t.began, t.until)) // a slow schedule may have nothing for this worker
 	w.blastSlow()
+}
+
+// timely reports whether something happened before the traffic's end. Storms have none.
+func (t *traffic) timely(at time.Duration) bool { return t.until == 0 || at <= t.until }
+
+// finished counts a unit that is over.
+func (w *worker) finished(at time.Duration) {
+	t := &w.traffic
+	t.replied = at
+	if t.timely(at) {
+		w.n.Finished++
+		if at <= t.middle {
+			w.n.Midway++
+		}
+	}
 }
 
 // pace starts what is due and sets the pacer to what is next.
@@ -71,7 +88,8 @@ func (w *worker) pace() {
 	w.pacer.at(next)
 }
 
-// startDue starts the units of the open loop that are due, a bounded number so that replies are read in between.
+// startDue starts the units of the open loop that are due, a bounded number of them so that
+// replies are read in between.
 func (w *worker) startDue(now time.Duration) (next time.Duration) {
 	t := &w.traffic
 	for range 256 {
@@ -92,8 +110,8 @@ func (w *worker) startDue(now time.Duration) (next time.Duration) {
 	return now
 }
 
-// refill starts what the closed loop has room for. It runs at the end of a round: starting a unit can end one (a
-// broken socket), and so the two never nest.
+// refill starts what the closed loop has room for. It runs at the end of a round, because starting
+// a unit can end one (a broken socket) and the two must not nest.
 func (w *worker) refill() {
 	t := &w.traffic
 	if t.ready == 0 || w.now() < t.began {
@@ -122,7 +140,7 @@ func (w *worker) again() {
 	}
 }
 
-// messageOver is told of each message that has been answered or given up.
+// messageOver follows each message that has been answered or given up.
 func (w *worker) messageOver(c *Conn) {
 	switch {
 	case c.flags&swept != 0:
@@ -156,12 +174,23 @@ func (w *worker) startUnit(intended time.Duration) bool {
 // send sends the next message of c's session. Its latency counts from the intended time.
 func (c *Conn) send(intended time.Duration) {
 	w := c.w
-	number(w.payload, c.acked+uint64(c.sent.n)+1)
-	c.sent.push(intended)
+	p, seq := w.payload, c.acked+uint64(c.sent.n)+1
+	if w.spec.Message != "" {
+		w.message = w.template.append(w.message[:0], c.number(), seq)
+		p = w.message
+	} else {
+		number(p, seq)
+	}
 	c.flags |= asked
-	w.outstanding++
 	w.n.Sent++
-	c.sendFrame(ws.OpText, w.payload)
+	if w.spec.replies() {
+		c.sent.push(intended)
+		w.outstanding++
+	} else {
+		c.acked++
+		w.finished(w.now())
+	}
+	c.sendFrame(ws.OpText, p)
 }
 
 // sweepTraffic gives up waiting where there is nothing to wait for.
@@ -177,7 +206,9 @@ func (w *worker) sweepTraffic(now time.Duration) {
 			}
 		}
 	case w.phase == phaseDrain:
-		if done := w.n.Replies + w.n.Missing + w.n.Corrupt + w.n.Unanswered + w.n.Churned + w.n.Opened; done != t.settled {
+		n := &w.n
+		done := n.Replies + n.Missing + n.Corrupt + n.Unanswered + n.Churned + n.Opened
+		if done != t.settled {
 			t.settled, t.quiet = done, now
 		}
 	}
@@ -197,8 +228,8 @@ func (w *worker) drained() bool {
 	return true
 }
 
-// pacer wakes the loop at exact times. The loop's wheel has a resolution of a millisecond, and that would show in every
-// latency of an open loop.
+// pacer wakes the loop at exact times. The loop's wheel has a resolution of a millisecond, which
+// would show in every latency of an open loop.
 type pacer struct {
 	poller.FD
 	w *worker

@@ -31,6 +31,10 @@ type worker struct {
 	tlsGate chan struct{} // bounds the TLS handshakes under way
 	payload []byte        // of every message; the number at its front changes
 
+	template *template             // custom: of messages and replies
+	message  []byte                // custom: the message made from it
+	wrong    map[string]WrongReply // the first of each kind
+
 	start   time.Time
 	mono    time.Duration // start on CLOCK_MONOTONIC, which all processes share
 	readAt  time.Duration // when the read in hand returned
@@ -42,7 +46,8 @@ type worker struct {
 	ramp    ramp
 	traffic traffic
 	storm   storm
-	leaving []*Conn // phaseGoodbye: connections that are still to be closed
+	leaving []*Conn // trim, goodbye: connections that are still to be closed
+	keep    int     // trim: connections that are kept
 
 	n           Counters
 	h           hists
@@ -100,7 +105,7 @@ func newWorker(j job, out chan<- event) (*worker, error) {
 		return nil, err
 	}
 	w := &worker{
-		job: j, spec: &j.Spec, loop: loop, out: out, key: wsclient.NewKey(), n: newCounters(),
+		job: j, spec: &j.Spec, loop: loop, out: out, key: wsclient.NewKey(), n: newCounters(), wrong: map[string]WrongReply{},
 		tls:     &tls.Config{InsecureSkipVerify: j.Spec.Insecure, MinVersion: tls.VersionTLS12},
 		tlsGate: make(chan struct{}, 64),
 		start:   time.Now(), mono: monotonic(), mask: rand.Uint32() | 1,
@@ -111,6 +116,9 @@ func newWorker(j job, out chan<- event) (*worker, error) {
 			return nil, err
 		}
 		w.targets = append(w.targets, t)
+	}
+	if w.template, err = newTemplate(w.spec); err != nil {
+		return nil, err
 	}
 	w.payload = make([]byte, max(j.Spec.Payload, 0))
 	for i := range w.payload {

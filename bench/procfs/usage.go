@@ -17,6 +17,7 @@ const clockTick = 100
 type Usage struct {
 	CPUSeconds float64 `json:"cpu_seconds"` // user + system, of all these processes, since they began
 	RSS        int64   `json:"rss"`
+	Peak       int64   `json:"peak"` // VmHWM: the largest RSS since they began
 	PSS        int64   `json:"pss"`  // shared pages divided among those who share them
 	USS        int64   `json:"uss"`  // Private_Clean + Private_Dirty: what an exit would free
 	Anon       int64   `json:"anon"` // Anonymous: heap and stacks, without the pages of the binary
@@ -51,6 +52,7 @@ func Sample(pid int) (Usage, error) {
 		if fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p)); err == nil {
 			u.FDs += len(fds)
 		}
+		u.Peak += statusField(p, "VmHWM") << 10
 		u.Threads += int(statusField(p, "Threads"))
 	}
 	u.KernelTCP = sockstatTCP()

@@ -16,7 +16,7 @@ import (
 // at their ends; so it needs no axis. Its height follows from its rows.
 type Bars struct {
 	Chart
-	Kinds  []string               // names of a row's values, when there are more than one; the first is drawn in full colour
+	Kinds  []string               // names of a row's values; the first is drawn in full colour
 	Rows   []Bar                  // from top to bottom
 	Format func(v float64) string // of the values; nil is units.Compact
 }
@@ -86,7 +86,7 @@ func (b Bars) fixedHeight() float64 {
 	h := 2*margin + 20.0
 	if b.Subtitle != "" {
 		style := letters(11, false, paint(muted), draw.XLeft, draw.YTop)
-		h += 15*float64(len(wrap(style, b.Subtitle, vg.Length(b.Width)-2*margin))) + 5
+		h += 15*float64(len(wrap(style, b.Subtitle, (vg.Length(b.Width)-2*margin)*subtitleShare))) + 5
 	}
 	if len(b.Kinds) > 1 {
 		h += 22

@@ -34,6 +34,10 @@ type canvas struct {
 
 const margin = 14 // around everything
 
+// subtitleShare is the part of the width that a subtitle may take: text is measured in Liberation
+// Sans, and the fonts of some readers are a fifth wider.
+const subtitleShare = 0.8
+
 func (c Chart) begin() *canvas {
 	svg := vgsvg.New(vg.Length(c.Width), vg.Length(c.Height))
 	d := draw.New(svg)
@@ -43,7 +47,7 @@ func (c Chart) begin() *canvas {
 	d = draw.Crop(d, 0, 0, 0, -20)
 	if c.Subtitle != "" {
 		style := letters(11, false, paint(muted), draw.XLeft, draw.YTop)
-		for _, line := range wrap(style, c.Subtitle, d.Size().X) {
+		for _, line := range wrap(style, c.Subtitle, d.Size().X*subtitleShare) {
 			d.FillText(style, vg.Point{X: d.Min.X, Y: d.Max.Y}, line)
 			d = draw.Crop(d, 0, 0, 0, -15)
 		}
@@ -118,7 +122,7 @@ func Standalone(charts ...template.HTML) string {
 		if width > 0 {
 			width += gap
 		}
-		head = strings.Replace(head, `class="chart"`, fmt.Sprintf(`x="%g" width="%g" height="%g"`, width, w, h), 1)
+		head = strings.Replace(head, `class="chart"`, fmt.Sprintf(`x="%g" width="%g" height="%g" overflow="visible"`, width, w, h), 1)
 		body.WriteString(head + ">" + rest)
 		width, height = width+w, math.Max(height, h)
 	}

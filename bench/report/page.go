@@ -1,10 +1,12 @@
 package report
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"html/template"
 	"io"
+	"maps"
 	"slices"
 
 	"sluice/bench/procfs"
@@ -15,9 +17,9 @@ import (
 // Its texts may hold anything; they are escaped.
 type Page struct {
 	Title    string
-	Lead     []string // a paragraph each
 	Verdict  *Verdict
 	Tiles    []Tile
+	Lead     []string // a paragraph each, below the tiles: the figures come first
 	Sections []Section
 	Foot     []string
 }
@@ -88,24 +90,14 @@ func DrawAll(charts ...drawing) ([]template.HTML, error) {
 
 // MachineLine describes where a run was made, in one line.
 func MachineLine(m procfs.Machine) string {
-	return fmt.Sprintf("%d × %s, %s memory, Linux %s, %s", m.CPUs, m.CPU, units.Bytes(float64(m.MemoryB)), m.Kernel, m.GoVersion)
+	return fmt.Sprintf("%d × %s, %s memory, Linux %s, %s",
+		m.CPUs, m.CPU, units.Bytes(float64(m.MemoryB)), m.Kernel, m.GoVersion)
 }
 
 // pairs makes the rows of a two-column table from a map, the largest first.
 func pairs(m map[string]int64) (rows []Row) {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, func(a, b string) int {
-		if m[a] != m[b] {
-			return int(min(max(m[b]-m[a], -1), 1))
-		}
-		if a < b {
-			return -1
-		}
-		return 1
-	})
+	names := slices.Sorted(maps.Keys(m))
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(m[b], m[a]) })
 	for _, name := range names {
 		rows = append(rows, Row{Cells: []string{name, units.Number(m[name])}})
 	}

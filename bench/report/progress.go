@@ -16,8 +16,8 @@ import (
 // plainEvery is how often a line is written where out is not a terminal.
 const plainEvery = 5 * time.Second
 
-// ShowProgress returns a function for load.Spec.Progress: on a terminal it rewrites one line, with a
-// bar; elsewhere it writes a line every few seconds. done ends the line.
+// ShowProgress returns a function for load.Spec.Progress: on a terminal it rewrites one line, with
+// a bar; elsewhere it writes a line every few seconds. done ends the line.
 func ShowProgress(out *os.File) (show func(load.Progress), done func()) {
 	if !term.IsTerminal(int(out.Fd())) {
 		return plainProgress(out), func() {}
@@ -53,12 +53,15 @@ func bar(fraction float64, width int) string {
 
 // line is the state in one line.
 func line(p *load.Progress) string {
-	s := fmt.Sprintf("%-7s %5.1fs  open %s/%s", p.Phase, p.Elapsed.Seconds(), units.Number(p.Open), units.Number(p.Total))
+	s := fmt.Sprintf("%-7s %5.1fs  open %s/%s", p.Phase, p.Elapsed.Seconds(),
+		units.Number(p.Open), units.Number(p.Total))
 	if p.Failed > 0 {
 		s += "  failed " + units.Number(p.Failed)
 	}
 	if p.RateHz > 0 {
-		s += fmt.Sprintf("  %s/s  p50 %s p99 %s max %s", units.Number(int64(p.RateHz)), units.Micros(float64(p.P50US)), units.Micros(float64(p.P99US)), units.Micros(float64(p.MaxUS)))
+		us := func(v int64) string { return units.Micros(float64(v)) }
+		s += fmt.Sprintf("  %s/s  p50 %s p99 %s max %s",
+			units.Number(int64(p.RateHz)), us(p.P50US), us(p.P99US), us(p.MaxUS))
 	}
 	if p.BeatsHz > 0 {
 		s += fmt.Sprintf("  beats %.0f/s", p.BeatsHz)
@@ -66,7 +69,7 @@ func line(p *load.Progress) string {
 	if p.ServerMB > 0 {
 		s += fmt.Sprintf("  server %.2f cores %.0f MiB", p.ServerCP, p.ServerMB)
 	}
-	if p.ETA > 0 {
+	if p.ETA >= time.Second { // less is a guess: the last connections may be waiting to try again
 		s += fmt.Sprintf("  %.0fs left", p.ETA.Seconds())
 	}
 	return s

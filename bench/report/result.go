@@ -1,5 +1,5 @@
-// Package report draws what the load generator found out: charts as SVG, and
-// one HTML page that needs nothing but itself.
+// Package report writes what package load found: as text, JSON, charts in SVG, and HTML pages that
+// need nothing but themselves. It also shows the progress of a run.
 package report
 
 import (
@@ -16,28 +16,30 @@ import (
 // The size of a chart on the page, in CSS pixels before it is scaled.
 const chartWidth, chartHeight = 560, 320
 
-// WriteHTML writes the page of one run. It fails when w does, or when a
-// histogram of r cannot be read.
+// WriteHTML writes the page of one run. It fails when w does, or when a histogram of r cannot be
+// decoded.
 func WriteHTML(w io.Writer, r *load.Result) error {
 	charts, err := resultCharts(r)
 	if err != nil {
 		return err
 	}
 	p := Page{
-		Title: fmt.Sprintf("sluice-bench: %s, %s connections", r.Spec.Scenario, units.Number(int64(r.Spec.Conns))),
-		Lead: []string{
-			strings.Join(r.Spec.Targets, " "),
-			units.Day(r.Started) + " · " + MachineLine(r.Machine),
-		},
+		Title: fmt.Sprintf("sluice-bench: %s, %s connections",
+			r.Spec.Scenario, units.Number(r.Spec.Conns)),
 		Verdict: verdict(r),
 		Tiles:   resultTiles(r),
+		Lead: []string{
+			some(r.Spec.Targets),
+			units.Day(r.Started) + " · " + MachineLine(r.Machine),
+		},
 		Sections: []Section{
 			{Charts: charts, Tables: []Table{latencyTable(r)}},
 			{Title: "What was counted", Tables: counterTables(r)},
 			{Title: "What it cost", Tables: costTables(r)},
-			{Title: "What was asked for", Tables: []Table{specTable(r.Spec)}},
+			{Title: "What was asked for", Tables: []Table{specTable(&r.Spec)}},
 		},
-		Foot: []string{"Latencies of messages count from the intended send time when a rate was set, and from the send otherwise."},
+		Foot: []string{"Latencies of messages count from the intended send time when a rate was set, " +
+			"and from the send otherwise."},
 	}
 	return p.Write(w)
 }
@@ -61,21 +63,31 @@ func verdict(r *load.Result) *Verdict {
 
 func resultTiles(r *load.Result) []Tile {
 	tiles := []Tile{
-		{"connections", units.Number(r.Counters.Open), fmt.Sprintf("of %s, open at the end", units.Number(int64(r.Spec.Conns)))},
+		{"connections", units.Number(r.Counters.Open),
+			fmt.Sprintf("of %s, open at the end", units.Number(r.Spec.Conns))},
 		{"ramp", units.Compact(r.ConnectionsPerSecond()) + "/s", fmt.Sprintf("%.1f s in all", r.RampSeconds)},
 	}
 	if r.Counters.Sent > 0 {
-		tiles = append(tiles, Tile{"messages", units.Compact(r.MessagesPerSecond()) + "/s", units.Number(r.Counters.Replies) + " right replies"})
+		note := units.Number(r.Counters.Timely) + " right replies in " + units.Seconds(r.TrafficSeconds)
+		if r.Spec.Rate > 0 {
+			note += ", at " + units.Compact(r.Spec.Rate) + "/s asked"
+		}
+		tiles = append(tiles, Tile{"messages", units.Compact(r.MessagesPerSecond()) + "/s", note})
 	}
 	if m := r.Message; m.Count > 0 {
-		tiles = append(tiles, Tile{"message p99", units.Micros(float64(m.P99US)), "p50 " + units.Micros(float64(m.P50US)) + ", max " + units.Micros(float64(m.MaxUS))})
+		tiles = append(tiles, Tile{"message p99", units.Micros(float64(m.P99US)),
+			"p50 " + units.Micros(float64(m.P50US)) + ", max " + units.Micros(float64(m.MaxUS))})
 	}
 	if h := r.Heartbeat; h.Count > 0 {
-		tiles = append(tiles, Tile{"heartbeat jitter p99", units.Micros(float64(h.P99US)), units.Number(r.Counters.Beats) + " heartbeats"})
+		tiles = append(tiles, Tile{"heartbeat jitter p99", units.Micros(float64(h.P99US)),
+			units.Number(r.Counters.Beats) + " heartbeats"})
 	}
 	if s := r.Server; s != nil {
-		tiles = append(tiles,
-			Tile{"server memory", orDash(s.UserIdlePerConn, units.Bytes), "a connection, after traffic " + orDash(s.UserAfterPerConn, units.Bytes)},
+		note := "a connection, after traffic " + orDash(s.UserAfterPerConn, units.Bytes)
+		if s.MemoryUnknown != "" {
+			note = "a connection: " + s.MemoryUnknown
+		}
+		tiles = append(tiles, Tile{"server memory", orDash(s.UserIdlePerConn, units.Bytes), note},
 			Tile{"server CPU", orDash(s.CPUPerHandshakeUS, units.Micros), "a handshake"})
 		if s.CPUPerMessageUS > 0 {
 			tiles = append(tiles, Tile{"server CPU", units.Micros(s.CPUPerMessageUS), "a message"})
@@ -84,17 +96,17 @@ func resultTiles(r *load.Result) []Tile {
 	return tiles
 }
 
-// named are the latencies of r that have any values.
-func named(r *load.Result) (all []struct {
+// namedLatency is a latency with its name in tables and charts.
+type namedLatency struct {
 	name string
 	load.Latency
-}) {
-	for _, l := range []struct {
-		name string
-		load.Latency
-	}{
+}
+
+// named are the latencies of r that have any values.
+func named(r *load.Result) (all []namedLatency) {
+	for _, l := range []namedLatency{
 		{"message", r.Message}, {"handshake", r.Handshake}, {"connect", r.Connect},
-		{"heartbeat jitter", r.Heartbeat}, {"tool's own lag", r.Lag},
+		{"heartbeat jitter", r.Heartbeat}, {"sent late by", r.Lag},
 	} {
 		if l.Count > 0 {
 			all = append(all, l)
@@ -103,13 +115,16 @@ func named(r *load.Result) (all []struct {
 	return all
 }
 
+// latencyTable begins with the columns that a narrow screen shows without scrolling.
 func latencyTable(r *load.Result) Table {
-	t := Table{Title: "Latencies", Head: []string{"", "count", "min", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"}}
+	t := Table{Title: "Latencies", Head: []string{"", "p50", "p99", "max", "p90", "p99.9", "p99.99",
+		"min", "mean", "count"}}
 	for _, l := range named(r) {
-		cells := []string{l.name, units.Number(l.Count), units.Micros(float64(l.MinUS)), units.Micros(l.MeanUS)}
-		for _, us := range []int64{l.P50US, l.P90US, l.P99US, l.P999US, l.P9999, l.MaxUS} {
+		cells := []string{l.name}
+		for _, us := range []int64{l.P50US, l.P99US, l.MaxUS, l.P90US, l.P999US, l.P9999, l.MinUS} {
 			cells = append(cells, units.Micros(float64(us)))
 		}
+		cells = append(cells, units.Micros(l.MeanUS), units.Number(l.Count))
 		t.Rows = append(t.Rows, Row{Cells: cells})
 	}
 	return t
@@ -132,16 +147,18 @@ func PercentileCurve(l load.Latency) ([]XY, error) {
 func resultCharts(r *load.Result) ([]template.HTML, error) {
 	var charts []drawing
 	latency := Lines{
-		Chart: Chart{Title: "Latency", Subtitle: "by percentile; each nine takes as much room as the one before", Width: chartWidth, Height: chartHeight},
-		X:     Axis{Label: "percentile", Scale: Percentiles, Format: units.Percent},
-		Y:     Axis{Scale: Log, Format: units.Micros},
+		Chart: Chart{Title: "Latency", Width: chartWidth, Height: chartHeight,
+			Subtitle: "by percentile; each nine takes as much room as the one before"},
+		X: Axis{Label: "percentile", Scale: Percentiles, Format: units.Percent},
+		Y: Axis{Scale: Log, Format: units.Micros},
 	}
 	for i, l := range named(r) {
 		points, err := PercentileCurve(l.Latency)
 		if err != nil {
 			return nil, err
 		}
-		latency.Curves = append(latency.Curves, Curve{Name: l.name, Color: i, Points: points, Dashed: l.name == "tool's own lag"})
+		latency.Curves = append(latency.Curves,
+			Curve{Name: l.name, Color: i, Points: points, Dashed: l.name == "sent late by"})
 	}
 	if len(latency.Curves) > 0 {
 		charts = append(charts, latency)
@@ -152,14 +169,20 @@ func resultCharts(r *load.Result) ([]template.HTML, error) {
 	return DrawAll(charts...)
 }
 
-// over makes a chart of the run's course.
-func over(r *load.Result, title, subtitle string, y Axis, curves ...courseOf) Lines {
+// course is one curve of the timeline.
+type course struct {
+	name  string
+	value func(p load.Point) float64
+}
+
+// over makes a chart of the timeline.
+func over(r *load.Result, title, subtitle string, y Axis, courses ...course) Lines {
 	l := Lines{
 		Chart: Chart{Title: title, Subtitle: subtitle, Width: chartWidth, Height: chartHeight},
 		X:     Axis{Label: "seconds since the start", FromZero: true},
 		Y:     y,
 	}
-	for i, c := range curves {
+	for i, c := range courses {
 		curve := Curve{Name: c.name, Color: i}
 		for _, p := range r.Timeline {
 			curve.Points = append(curve.Points, XY{X: p.Seconds, Y: c.value(p)})
@@ -169,41 +192,36 @@ func over(r *load.Result, title, subtitle string, y Axis, curves ...courseOf) Li
 	return l
 }
 
-type courseOf struct {
-	name  string
-	value func(p load.Point) float64
-}
-
 func timelineCharts(r *load.Result) (charts []drawing) {
-	open := []courseOf{{"open", func(p load.Point) float64 { return float64(p.Open) }}}
-	if r.Timeline[len(r.Timeline)-1].Failed > 0 {
-		open = append(open, courseOf{"failed attempts", func(p load.Point) float64 { return float64(p.Failed) }})
-	}
-	charts = append(charts, over(r, "Connections", "open at each moment, from the first connect to the last close", Axis{FromZero: true}, open...))
-	if r.Counters.Replies > 0 {
-		charts = append(charts,
-			over(r, "Messages", "right replies per second", Axis{FromZero: true},
-				courseOf{"", func(p load.Point) float64 { return p.RateHz }}),
-			over(r, "Latency over time", "of the messages of each moment", Axis{Scale: Log, Format: units.Micros},
-				courseOf{"p50", func(p load.Point) float64 { return float64(p.P50US) }},
-				courseOf{"p99", func(p load.Point) float64 { return float64(p.P99US) }},
-				courseOf{"max", func(p load.Point) float64 { return float64(p.MaxUS) }}))
-	}
-	if r.Server != nil {
-		charts = append(charts,
-			over(r, "Server memory", "resident, all of its processes", Axis{FromZero: true, Format: func(v float64) string { return units.Trim(v) + " MiB" }},
-				courseOf{"", func(p load.Point) float64 { return p.ServerMB }}),
-			over(r, "Server CPU", "cores in use, all of its processes", Axis{FromZero: true},
-				courseOf{"", func(p load.Point) float64 { return p.ServerCP }}))
-	}
-	// What the tool's clock did not reach has nothing to show.
-	kept := charts[:0]
-	for _, c := range charts {
-		if l := c.(Lines); l.Shows() {
-			kept = append(kept, c)
+	add := func(l Lines) {
+		if l.Shows() { // an interrupted run has not measured everything
+			charts = append(charts, l)
 		}
 	}
-	return kept
+	open := []course{{"open", func(p load.Point) float64 { return float64(p.Open) }}}
+	if r.Timeline[len(r.Timeline)-1].Failed > 0 {
+		failed := func(p load.Point) float64 { return float64(p.Failed) }
+		open = append(open, course{"failed attempts", failed})
+	}
+	add(over(r, "Connections", "open at each moment, from the first connect to the last close",
+		Axis{FromZero: true}, open...))
+	if r.Counters.Replies > 0 {
+		add(over(r, "Messages", "right replies per second", Axis{FromZero: true},
+			course{"", func(p load.Point) float64 { return p.RateHz }}))
+		add(over(r, "Latency over time", "of the messages of each moment",
+			Axis{Scale: Log, Format: units.Micros},
+			course{"p50", func(p load.Point) float64 { return float64(p.P50US) }},
+			course{"p99", func(p load.Point) float64 { return float64(p.P99US) }},
+			course{"max", func(p load.Point) float64 { return float64(p.MaxUS) }}))
+	}
+	if r.Server != nil {
+		mib := func(v float64) string { return units.Trim(v) + " MiB" }
+		add(over(r, "Server memory", "resident, all of its processes", Axis{FromZero: true, Format: mib},
+			course{"", func(p load.Point) float64 { return p.ServerMB }}))
+		add(over(r, "Server CPU", "cores in use, all of its processes", Axis{FromZero: true},
+			course{"", func(p load.Point) float64 { return p.ServerCP }}))
+	}
+	return charts
 }
 
 // Shows reports whether there is any point to draw.
@@ -215,28 +233,48 @@ func (l Lines) Shows() bool {
 	return !xs.empty()
 }
 
-func specTable(s load.Spec) Table {
+func specTable(s *load.Spec) Table {
 	t := Table{}
 	add := func(name, value string) { t.Rows = append(t.Rows, Row{Cells: []string{name, value}}) }
-	for _, target := range s.Targets {
+	const most = 8
+	for _, target := range s.Targets[:min(most, len(s.Targets))] {
 		add("target", target)
 	}
+	if n := len(s.Targets) - most; n > 0 {
+		add("target", fmt.Sprintf("… and %d more", n))
+	}
 	add("scenario", string(s.Scenario))
-	add("connections", units.Number(int64(s.Conns)))
+	add("connections", units.Number(s.Conns))
 	add("ramp", units.Compact(s.Ramp)+"/s")
 	if s.Rate > 0 {
 		add("open loop", units.Compact(s.Rate)+" messages/s")
 	} else {
-		add("closed loop", units.Number(int64(s.Window))+" outstanding")
+		add("closed loop", units.Number(s.Window)+" outstanding")
 	}
 	add("duration", s.Duration.Round(time.Millisecond).String())
-	add("payload", fmt.Sprintf("%d bytes", s.Payload))
+	if s.Message != "" {
+		add("message", s.Message)
+	} else {
+		add("payload", fmt.Sprintf("%d bytes", max(s.Payload, 0)))
+	}
+	if s.Expect != "" {
+		add("expected reply", s.Expect)
+	}
 	for _, o := range s.SLO {
 		add("objective", o.String())
 	}
-	// Headers may carry credentials, and a report is passed around: their names must do.
+	// Headers may carry credentials, and reports are passed around: show their names only.
 	for name := range s.Headers {
 		add("header", name)
 	}
 	return t
+}
+
+// some lists a few of many targets.
+func some(targets []string) string {
+	const most = 4
+	if len(targets) <= most {
+		return strings.Join(targets, " ")
+	}
+	return fmt.Sprintf("%s … (%d URLs)", strings.Join(targets[:most-1], " "), len(targets))
 }

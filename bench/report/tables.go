@@ -1,18 +1,21 @@
 package report
 
 import (
-	"fmt"
-
 	"sluice/bench/load"
 	"sluice/bench/procfs"
 	"sluice/bench/units"
 )
 
-// counts makes rows of names and numbers, without those that are zero.
-func counts(list ...any) (rows []Row) {
-	for i := 0; i < len(list); i += 2 {
-		if n := list[i+1].(int64); n != 0 {
-			rows = append(rows, Row{Cells: []string{list[i].(string), units.Number(n)}})
+// named counts become rows, without those that are zero.
+type namedCount struct {
+	name string
+	n    int64
+}
+
+func counts(list ...namedCount) (rows []Row) {
+	for _, c := range list {
+		if c.n != 0 {
+			rows = append(rows, Row{Cells: []string{c.name, units.Number(c.n)}})
 		}
 	}
 	return rows
@@ -21,16 +24,24 @@ func counts(list ...any) (rows []Row) {
 func counterTables(r *load.Result) []Table {
 	c := r.Counters
 	tables := []Table{
-		{Title: "Connections", Rows: counts(
-			"connects started", c.Attempts, "opened", c.Opened, "open at the end", c.Open, "given up", c.Abandoned,
-			"lost", c.Lost, "closed and opened again on purpose", c.Churned, "slow readers cut off", c.SlowCut,
-			"welcomes", c.Welcomes, "sessions resumed", c.Resumed, "resumed with a wrong total", c.ResumeWrong,
-			"heartbeats", c.Beats, "heartbeats missing", c.BeatsMissing, "pings answered", c.Pings,
-			"byes", c.Byes, "byes with a wrong total", c.ByesWrong)},
-		{Title: "Messages", Rows: counts(
-			"sent", c.Sent, "right replies", c.Replies, "missing", c.Missing, "twice", c.Duplicated, "counted but never sent", c.Overcount,
-			"corrupt", c.Corrupt, "not sent, for lack of a connection", c.Unsent, "unanswered on connections that ended", c.Unanswered,
-			"bytes sent", c.BytesOut, "bytes received", c.BytesIn)},
+		{Title: "Connections", Rows: counts([]namedCount{
+			{"connects started", c.Attempts}, {"opened", c.Opened}, {"open at the end", c.Open},
+			{"given up", c.Abandoned}, {"lost", c.Lost},
+			{"closed and opened again on purpose", c.Churned},
+			{"slow readers that the server cut off", c.SlowCut}, {"welcomes", c.Welcomes},
+			{"sessions resumed", c.Resumed}, {"resumed with a wrong total", c.ResumeWrong},
+			{"heartbeats", c.Beats}, {"heartbeats missing", c.BeatsMissing},
+			{"pings answered", c.Pings}, {"byes", c.Byes}, {"byes with a wrong total", c.ByesWrong},
+		}...)},
+		{Title: "Messages", Rows: counts([]namedCount{
+			{"sent", c.Sent}, {"right replies", c.Replies}, {"of these, before the end", c.Timely},
+			{"missing", c.Missing}, {"twice", c.Duplicated}, {"counted but never sent", c.Overcount},
+			{"corrupt", c.Corrupt}, {"not sent: no connection was free", c.Unsent},
+			{"unanswered on connections that ended", c.Unanswered},
+			{"from the server, no reply to anything", c.Others},
+			{"bytes sent", c.BytesOut}, {"bytes received", c.BytesIn},
+		}...)},
+		wrongTable(r),
 		{Title: "Attempts that failed, by reason", Rows: pairs(c.Reasons)},
 		{Title: "Closed by the server, by code", Rows: pairs(c.Closes)},
 		{Title: "Faults of the server", Rows: pairs(c.Faults)},
@@ -44,54 +55,79 @@ func counterTables(r *load.Result) []Table {
 	return kept
 }
 
+// wrongTable has the first wrong reply of each kind.
+func wrongTable(r *load.Result) Table {
+	t := Table{Title: "Wrong replies, the first of each kind", Head: []string{"", "came", "expected", ""}}
+	for _, e := range r.WrongReplies {
+		t.Rows = append(t.Rows, Row{Cells: []string{e.Kind, e.Got, e.Want, e.Hint}})
+	}
+	return t
+}
+
 func costTables(r *load.Result) (tables []Table) {
 	if s := r.Server; s != nil {
-		usage := Table{Title: "Server", Head: []string{"", "before", "idle", "after traffic"}}
-		for _, row := range []struct {
-			name string
-			of   func(u procfs.Usage) string
-		}{
-			{"memory of its own (heap, stacks)", func(u procfs.Usage) string { return units.Bytes(float64(u.Anon)) }},
-			{"resident", func(u procfs.Usage) string { return units.Bytes(float64(u.RSS)) }},
-			{"resident, shared pages divided", func(u procfs.Usage) string { return units.Bytes(float64(u.PSS)) }},
-			{"kernel: socket buffers, whole machine", func(u procfs.Usage) string { return units.Bytes(float64(u.KernelTCP)) }},
-			{"kernel: objects, whole machine", func(u procfs.Usage) string { return units.Bytes(float64(u.KernelSlab)) }},
-			{"CPU time", func(u procfs.Usage) string { return fmt.Sprintf("%.2f s", u.CPUSeconds) }},
-			{"descriptors", func(u procfs.Usage) string { return units.Number(int64(u.FDs)) }},
-			{"threads", func(u procfs.Usage) string { return units.Number(int64(u.Threads)) }},
-			{"processes", func(u procfs.Usage) string { return units.Number(int64(u.Processes)) }},
-		} {
-			cells := []string{row.name}
-			for _, u := range []procfs.Usage{s.Before, s.Idle, s.After} {
-				if u.Processes == 0 {
-					cells = append(cells, "–")
-				} else {
-					cells = append(cells, row.of(u))
-				}
-			}
-			usage.Rows = append(usage.Rows, Row{Cells: cells})
-		}
-		tables = append(tables, usage, Table{Title: "Server, for each", Rows: []Row{
-			{Cells: []string{"connection, idle: memory of its own", orDash(s.UserIdlePerConn, units.Bytes)}},
-			{Cells: []string{"connection, after traffic: memory of its own", orDash(s.UserAfterPerConn, units.Bytes)}},
-			{Cells: []string{"connection, idle: kernel, whole machine", orDash(s.KernelIdlePerConn, units.Bytes)}},
-			{Cells: []string{"handshake: CPU", orDash(s.CPUPerHandshakeUS, units.Micros)}},
-			{Cells: []string{"message: CPU", orDash(s.CPUPerMessageUS, units.Micros)}},
-			{Cells: []string{"heartbeat: CPU", orDash(s.CPUPerBeatUS, units.Micros)}},
-			{Cells: []string{"visit: CPU", orDash(s.CPUPerVisitUS, units.Micros)}},
-		}})
+		tables = append(tables, usageTable(s), serverTable(s))
 	}
 	t := r.Tool
 	return append(tables, Table{Title: "The load generator itself", Rows: []Row{
-		{Cells: []string{"processes", units.Number(int64(t.Processes))}},
-		{Cells: []string{"CPU time", fmt.Sprintf("%.2f s", t.CPUSeconds)}},
+		{Cells: []string{"processes", units.Number(t.Processes)}},
+		{Cells: []string{"CPU time", units.Seconds(t.CPUSeconds)}},
 		{Cells: []string{"handshake: CPU", orDash(t.CPUPerHandshakeUS, units.Micros)}},
 		{Cells: []string{"message: CPU", orDash(t.CPUPerMessageUS, units.Micros)}},
 		{Cells: []string{"connection: memory", orDash(t.RSSPerConn, units.Bytes)}},
 	}})
 }
 
-// orDash writes what is known; a run that was cut short has not come to every figure.
+func usageTable(s *load.ServerUsage) Table {
+	t := Table{Title: "Server", Head: []string{"", "before", "idle", "after traffic"}}
+	size := func(of func(u *procfs.Usage) int64) func(u *procfs.Usage) string {
+		return func(u *procfs.Usage) string { return units.Bytes(float64(of(u))) }
+	}
+	for _, row := range []struct {
+		name string
+		of   func(u *procfs.Usage) string
+	}{
+		{"memory of its own (heap, stacks)", size(func(u *procfs.Usage) int64 { return u.Anon })},
+		{"resident", size(func(u *procfs.Usage) int64 { return u.RSS })},
+		{"resident, shared pages divided", size(func(u *procfs.Usage) int64 { return u.PSS })},
+		{"kernel: socket buffers, whole machine", size(func(u *procfs.Usage) int64 { return u.KernelTCP })},
+		{"kernel: objects, whole machine", size(func(u *procfs.Usage) int64 { return u.KernelSlab })},
+		{"CPU time", func(u *procfs.Usage) string { return units.Seconds(u.CPUSeconds) }},
+		{"descriptors", func(u *procfs.Usage) string { return units.Number(u.FDs) }},
+		{"threads", func(u *procfs.Usage) string { return units.Number(u.Threads) }},
+		{"processes", func(u *procfs.Usage) string { return units.Number(u.Processes) }},
+	} {
+		cells := []string{row.name}
+		for _, u := range []*procfs.Usage{&s.Before, &s.Idle, &s.After} {
+			if u.Processes == 0 {
+				cells = append(cells, "–")
+			} else {
+				cells = append(cells, row.of(u))
+			}
+		}
+		t.Rows = append(t.Rows, Row{Cells: cells})
+	}
+	return t
+}
+
+func serverTable(s *load.ServerUsage) Table {
+	t := Table{Title: "Server, for each"}
+	add := func(name, value string) { t.Rows = append(t.Rows, Row{Cells: []string{name, value}}) }
+	add("connection, idle: memory of its own", orDash(s.UserIdlePerConn, units.Bytes))
+	add("connection, after traffic: memory of its own", orDash(s.UserAfterPerConn, units.Bytes))
+	if s.MemoryUnknown != "" {
+		add("connection: its memory at most", orDash(s.AtMostPerConn, units.Bytes))
+	}
+	add("connection, idle: kernel, whole machine", orDash(s.KernelIdlePerConn, units.Bytes))
+	add("handshake: CPU", orDash(s.CPUPerHandshakeUS, units.Micros))
+	add("message: CPU", orDash(s.CPUPerMessageUS, units.Micros))
+	add("heartbeat: CPU", orDash(s.CPUPerBeatUS, units.Micros))
+	add("visit: CPU", orDash(s.CPUPerVisitUS, units.Micros))
+	return t
+}
+
+// orDash writes what is known, and a dash for 0: a run that was cut short has not measured
+// everything.
 func orDash(v float64, format func(float64) string) string {
 	if v == 0 {
 		return "–"

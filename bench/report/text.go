@@ -26,8 +26,9 @@ func WriteText(w io.Writer, r *load.Result) error {
 	fmt.Fprintf(&b, "  opened    %s of %s in %s, %s/s\n", units.Number(n.Ramped),
 		units.Number(r.Spec.Conns), units.Seconds(r.RampSeconds), perSecond(r.ConnectionsPerSecond()))
 	if n.Sent > 0 {
-		fmt.Fprintf(&b, "  messages  %s sent, %s answered in %s, %s/s\n", units.Number(n.Sent),
-			units.Number(n.Replies), units.Seconds(r.TrafficSeconds), perSecond(r.MessagesPerSecond()))
+		fmt.Fprintf(&b, "  messages  %s sent, %s answered in %s, %s/s%s\n", units.Number(n.Sent),
+			units.Number(n.Timely), units.Seconds(r.TrafficSeconds), perSecond(r.MessagesPerSecond()),
+			later(r))
 	} else {
 		fmt.Fprintf(&b, "  held      %s\n", units.Seconds(r.TrafficSeconds))
 	}
@@ -51,6 +52,15 @@ func WriteText(w io.Writer, r *load.Result) error {
 	return err
 }
 
+// later is what came after the traffic's end.
+func later(r *load.Result) string {
+	if n := r.Counters.Replies - r.Counters.Timely; n > 0 {
+		return fmt.Sprintf("; %s more after that, the last after %s",
+			units.Number(n), units.Seconds(r.ReplySeconds))
+	}
+	return ""
+}
+
 func perSecond(v float64) string { return units.Number(int64(v + 0.5)) }
 
 // writeCounts writes what else was counted.
@@ -61,7 +71,8 @@ func writeCounts(out io.Writer, r *load.Result) {
 		name string
 	}{
 		{n.Churned, "visits"}, {n.Resumed, "resumed"}, {n.Beats, "beats"}, {n.Pings, "pings"},
-		{n.Byes, "byes"}, {n.Unanswered, "in flight when their connection ended"},
+		{n.Byes, "byes"}, {n.Others, "other messages from the server"},
+		{n.Unanswered, "in flight when their connection ended"},
 	} {
 		if l.n > 0 {
 			fmt.Fprintf(out, "  %-9s %s\n", l.name, units.Number(l.n))
@@ -84,15 +95,11 @@ func writeCounts(out io.Writer, r *load.Result) {
 	if len(n.Faults) > 0 {
 		fmt.Fprintf(out, "  faults of the server: %s\n", load.ListCounts(n.Faults))
 	}
-}
-
-// some lists a few of many targets.
-func some(targets []string) string {
-	const most = 4
-	if len(targets) <= most {
-		return strings.Join(targets, " ")
+	for _, e := range r.WrongReplies {
+		if e.Kind == load.NotExpected && n.Missing == 0 { // else a failure says so
+			fmt.Fprintf(out, "  %s: the first was %s, expected %s\n", e.Kind, e.Got, e.Want)
+		}
 	}
-	return fmt.Sprintf("%s … (%d URLs)", strings.Join(targets[:most-1], " "), len(targets))
 }
 
 // writeTool writes what is known: an interrupted run has not made every measurement.
@@ -112,13 +119,13 @@ func writeTool(out io.Writer, t *load.ToolUsage) {
 
 func writeLatencies(out io.Writer, r *load.Result) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(w, "  \tcount\tp50\tp90\tp99\tp99.9\tp99.99\tmax\t\n")
+	fmt.Fprint(w, "  \tp50\tp90\tp99\tp99.9\tp99.99\tmax\tcount\t\n")
 	for _, l := range named(r) {
-		fmt.Fprintf(w, "  %s\t%s\t", l.name, units.Number(l.Count))
+		fmt.Fprintf(w, "  %s\t", l.name)
 		for _, us := range []int64{l.P50US, l.P90US, l.P99US, l.P999US, l.P9999, l.MaxUS} {
 			fmt.Fprintf(w, "%s\t", units.Micros(float64(us)))
 		}
-		fmt.Fprintln(w)
+		fmt.Fprintf(w, "%s\t\n", units.Number(l.Count))
 	}
 	w.Flush()
 	fmt.Fprintln(out)
@@ -148,13 +155,17 @@ func writeServer(out io.Writer, s *load.ServerUsage) {
 		fmt.Fprintln(out)
 		return
 	}
-	fmt.Fprintf(out, "  growth per connection: %s idle", units.Bytes(s.UserIdlePerConn))
-	kernel := units.Bytes(s.KernelIdlePerConn)
+	memory := "memory per connection: " + orDash(s.UserIdlePerConn, units.Bytes) + " idle"
+	kernel := orDash(s.KernelIdlePerConn, units.Bytes)
 	if s.After.Processes > 0 {
-		fmt.Fprintf(out, ", %s after traffic", units.Bytes(s.UserAfterPerConn))
-		kernel += ", " + units.Bytes(s.KernelAfterPerConn)
+		memory += ", " + orDash(s.UserAfterPerConn, units.Bytes) + " after traffic"
+		kernel += ", " + orDash(s.KernelAfterPerConn, units.Bytes)
 	}
-	fmt.Fprintf(out, "; kernel %s (machine-wide, %s)\n", kernel, s.Idle.SlabSource)
+	fmt.Fprintf(out, "  %s; kernel %s (machine-wide, %s)\n", memory, kernel, s.Idle.SlabSource)
+	if s.MemoryUnknown != "" {
+		fmt.Fprintf(out, "  – because %s; at most %s each\n",
+			s.MemoryUnknown, units.Bytes(s.AtMostPerConn))
+	}
 	fmt.Fprintf(out, "  CPU: %.1f µs a handshake", s.CPUPerHandshakeUS)
 	for _, c := range []struct {
 		us   float64
@@ -185,34 +196,4 @@ func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
-}
-
-// WriteCapacityText writes what a search for the limit found, for a terminal.
-func WriteCapacityText(w io.Writer, c *load.Capacity) error {
-	var b strings.Builder
-	fmt.Fprintln(&b)
-	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(tw, "  connections\topen\tramp\tp50\tp99\tmax\tCPU in use\tmemory left\t"+
-		"server RSS\tdescriptors\t\n")
-	for _, s := range c.Steps {
-		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%s\t%.0f %%\t%s\t%s\t%d\t\n", units.Number(s.Conns),
-			units.Number(s.Open), units.Seconds(s.RampSeconds), units.Micros(float64(s.Message.P50US)),
-			units.Micros(float64(s.Message.P99US)), units.Micros(float64(s.Message.MaxUS)), 100*s.CPU,
-			units.Bytes(float64(s.Available)), units.Bytes(float64(s.Server.RSS)), s.Server.FDs)
-	}
-	tw.Flush()
-	fmt.Fprintf(&b, "\n  held: %s connections\n  gave: %s. %s\n", units.Number(c.Held), c.Gave, c.Why)
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-// WriteCapacityJSON writes what a search for the limit found, as indented JSON, without the values
-// of request headers.
-func WriteCapacityJSON(w io.Writer, c *load.Capacity) error {
-	shown := *c
-	shown.Spec.Headers = make(http.Header, len(c.Spec.Headers))
-	for name := range c.Spec.Headers {
-		shown.Spec.Headers[name] = []string{"…"}
-	}
-	return writeJSON(w, &shown)
 }

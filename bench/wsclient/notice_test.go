@@ -2,9 +2,10 @@ package wsclient
 
 import (
 	"bytes"
-	"github.com/google/uuid"
 	"strings"
 	"testing"
+
+	"github.com/google/uuid"
 )
 
 func TestParseNotice(t *testing.T) {

@@ -8,8 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/gobwas/ws"
 
 	"sluice/bench"
 	"sluice/bench/baseline"
@@ -51,7 +54,7 @@ func run(t *testing.T, args ...string) (code int, out, errs string) {
 func TestRunReports(t *testing.T) {
 	url, dir := serveBaseline(t, baseline.Count), t.TempDir()
 	js, html := filepath.Join(dir, "r.json"), filepath.Join(dir, "r.html")
-	code, out, errs := run(t, "run", url, "-c", "20", "-d", "200ms", "-r", "200", "--json", js, "--html", html, "--slo", "p99=1m")
+	code, out, errs := run(t, "run", url, "-c", "20", "-d", "200ms", "-r", "200", "--allow-behind", "--json", js, "--html", html, "--slo", "p99=1m")
 	if code != 0 || errs != "" {
 		t.Fatalf("exit %d, %s%s", code, out, errs)
 	}
@@ -70,33 +73,130 @@ func TestRunReports(t *testing.T) {
 	}
 }
 
+// slow is an echo server that answers 250 messages a second.
+func slow(t *testing.T) (url string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var one sync.Mutex
+	var conns sync.WaitGroup
+	serve := func(c net.Conn) {
+		defer conns.Done()
+		defer c.Close()
+		if _, err := ws.Upgrade(c); err != nil {
+			return
+		}
+		for {
+			f, err := ws.ReadFrame(c)
+			if err != nil {
+				return
+			}
+			f = ws.UnmaskFrameInPlace(f)
+			if f.Header.OpCode == ws.OpClose {
+				_ = ws.WriteFrame(c, ws.NewCloseFrame(f.Payload))
+				return
+			}
+			one.Lock()
+			time.Sleep(4 * time.Millisecond)
+			one.Unlock()
+			_ = ws.WriteFrame(c, ws.NewTextFrame(f.Payload))
+		}
+	}
+	conns.Add(1)
+	go func() {
+		defer conns.Done()
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Add(1)
+			go serve(c)
+		}
+	}()
+	t.Cleanup(func() { ln.Close(); conns.Wait() })
+	return "ws://" + ln.Addr().String()
+}
+
+func TestCapacityReports(t *testing.T) {
+	url, dir := serveBaseline(t, baseline.Count), t.TempDir()
+	js, html := filepath.Join(dir, "c.json"), filepath.Join(dir, "c.html")
+	code, out, errs := run(t, "capacity", url, "--max", "10", "--step", "5", "--probe", "50ms", "--limit", "1m",
+		"--json", js, "--html", html)
+	if code != 0 || errs != "" || strings.Contains(out, "RSS") {
+		t.Errorf("exit %d; the server was not measured, so nothing is said of its memory: %s%s", code, out, errs)
+	}
+	b, err := os.ReadFile(js)
+	var c bench.Capacity
+	if err != nil || json.Unmarshal(b, &c) != nil || c.Held != 10 || len(c.Steps) != 2 {
+		t.Errorf("the JSON has %+v (%v)", c, err)
+	}
+	if b, err = os.ReadFile(html); err != nil || !bytes.Contains(b, []byte("<svg")) || !bytes.Contains(b, []byte("held: 10 connections")) {
+		t.Errorf("the page has no chart or no result (%v)", err)
+	}
+}
+
+// A check of a path before the run leaves nothing behind, and harms nothing that is there.
+func TestPathsAreChecked(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "f")
+	if err := checkPath(name); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(name); err == nil {
+		t.Error("a file was left behind")
+	}
+	if err := os.WriteFile(name, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkPath(name); err != nil {
+		t.Error(err)
+	}
+	if b, _ := os.ReadFile(name); string(b) != "x" {
+		t.Errorf("the file became %q", b)
+	}
+}
+
 func TestExitStatus(t *testing.T) {
-	url := serveBaseline(t, baseline.Count)
+	url, echo := serveBaseline(t, baseline.Count), serveBaseline(t, baseline.Echo)
 	for _, tc := range []struct {
 		name string
 		args []string
 		code int
 		says string
 	}{
-		{"too late", []string{"run", url, "-c", "5", "-d", "100ms", "--slo", "p50=1us"}, 1, "FAILED: late: message.p50=1µs was asked for"},
+		{"too late", []string{"run", url, "-c", "5", "-d", "100ms", "--slo", "p50=1us"}, 1, "FAILED: too slow: the objective was message.p50=1µs"},
 		{"wrong scenario for the server", []string{"run", url, "-c", "5", "-d", "100ms", "-s", "echo"}, 1, "replies were corrupt"},
 		{"refused", []string{"run", "ws://127.0.0.1:1", "-c", "5", "--retries", "0"}, 1, "connection refused 5×"},
 		{"no target", []string{"run"}, 2, "<url>"},
-		{"not a WebSocket", []string{"run", "http://127.0.0.1"}, 1, "want ws://"},
+		{"not a WebSocket", []string{"run", "http://127.0.0.1"}, 1, "must be ws://"},
 		{"unknown command", []string{"walk"}, 2, "walk"},
 		{"bad objective", []string{"run", url, "--slo", "fast"}, 1, "--slo"},
 		{"bad header", []string{"run", url, "--header", "x"}, 1, "NAME:VALUE"},
-		{"no connections", []string{"run", url, "-c", "0"}, 1, "--conns 0: want more than nothing"},
-		{"no step", []string{"capacity", url, "--step", "0"}, 1, "--step 0: want more than nothing"},
+		{"no connections", []string{"run", url, "-c", "0"}, 1, "--conns 0: must be greater than 0"},
+		{"no step", []string{"capacity", url, "--step", "0"}, 1, "--step 0: must be greater than 0"},
 		{"no number", []string{"capacity", url, "--rate", "NaN"}, 1, "rate NaN"},
 		{"no time", []string{"run", url, "--timeout", "0s"}, 1, "--timeout 0"},
 		{"not our address", []string{"run", url, "--source", "192.0.2.1"}, 1, "source 192.0.2.1: "},
 		{"address of another kind", []string{"run", url, "--source", "::1"}, 1, "one is IPv4 and the other IPv6"},
+		{"not writable", []string{"run", url, "--json", "/nonexistent/r.json"}, 1, "/nonexistent/r.json"},
+		{"capacity, not writable", []string{"capacity", url, "--html", "/nonexistent/r.html"}, 1, "/nonexistent/r.html"},
+		{"capacity of a server that echoes", []string{"capacity", echo, "--max", "10", "--step", "5", "--probe", "50ms"},
+			1, "limit: wrong replies. "},
+		{"capacity where nobody listens", []string{"capacity", "ws://127.0.0.1:1", "--max", "10", "--step", "5"},
+			1, "held: no connections"},
+		{"custom", []string{"run", echo, "-c", "5", "-d", "100ms", "--message", "hi {{id}}", "--expect", "^hi {{id}}$"}, 0, "ok"},
+		{"custom, another reply", []string{"run", url, "-c", "2", "-d", "50ms", "--timeout", "300ms", "--message", "hi", "--expect", "^ho$"},
+			1, `the first was "{\"session_id`},
+		{"a message without custom", []string{"run", url, "-s", "echo", "--message", "hi"}, 1, "are for the scenario custom"},
+		{"behind", []string{"run", slow(t), "-s", "echo", "-c", "20", "-r", "1000", "-d", "500ms"}, 1, "did not keep the schedule of 1k/s"},
+		{"behind, allowed", []string{"run", slow(t), "-s", "echo", "-c", "20", "-r", "1000", "-d", "500ms", "--allow-behind"}, 0, "more after that"},
 		{"unknown baseline", []string{"baseline", "nothing"}, 1, "nothing"},
 		{"help", []string{"--help"}, 0, "capacity"},
 		{"help of run", []string{"run", "--help"}, 0, "--heartbeats"},
 		{"version", []string{"version"}, 0, "sluice-bench "},
-		{"capacity", []string{"capacity", url, "--max", "10", "--step", "5", "--probe", "50ms", "--limit", "1m"}, 0, "gave: nothing"},
+		{"capacity", []string{"capacity", url, "--max", "10", "--step", "5", "--probe", "50ms", "--limit", "1m"}, 0, "limit: none. Every step up to 10 connections passed."},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			code, out, errs := run(t, tc.args...)
