@@ -242,7 +242,8 @@ func (c *CapacitySpec) judge(r *run, s *CapacityStep, before, now *Counters) (wh
 	if late <= c.Limit && missing == 0 {
 		return "", ""
 	}
-	slow := fmt.Sprintf("p99 was %v at %g messages a second", late, c.Rate)
+	slow := fmt.Sprintf("p99 was %s at %s messages a second",
+		units.Micros(float64(s.Message.P99US)), units.Compact(c.Rate))
 	if missing > 0 {
 		slow += fmt.Sprintf(" and %d got no reply", missing)
 	}

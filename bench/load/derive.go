@@ -112,6 +112,8 @@ func (s *ServerUsage) unknown(conns float64) string {
 	case conns < fewConns:
 		return fmt.Sprintf("%.0f connections are too few to divide the growth by; at least %d are needed",
 			conns, fewConns)
+	case growth <= 0:
+		return "the server did not grow, so it reused memory from before; " + restart
 	case growth < leastBytes*conns:
 		return fmt.Sprintf("the server grew by %s only, so it reused memory from before; %s",
 			units.Bytes(growth), restart)
