@@ -1,11 +1,23 @@
 #!/usr/bin/env bash
-# Loads one gateway for SOAK_DURATION seconds (300), a scenario after the other, every reply checked by the
+# Loads one gateway for SOAK_DURATION (5m), a scenario after the other, every reply checked by the
 # load generator. Fails when a reply is wrong, or when descriptors, goroutines or memory stay behind.
-#   SOAK_DURATION=3600 SOAK_CONNS=15000 SOAK_RATE=20000 scripts/soak.sh [flags of sluice serve]
+#   SOAK_DURATION=1h SOAK_CONNS=15000 SOAK_RATE=20000 scripts/soak.sh [flags of sluice serve]
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 
 : "${SOAK_DURATION:=300}" "${SOAK_CONNS:=5000}" "${SOAK_RATE:=10000}" "${SOAK_ROUND:=20}"
+# seconds turns 300, 300s, 5m or 1h into a number of seconds.
+seconds() {
+	local n=${1%[smh]} unit=1
+	case "$1" in *m) unit=60 ;; *h) unit=3600 ;; esac
+	if ! [[ $n =~ ^[1-9][0-9]{0,6}$ ]]; then
+		echo "soak: $2=$1 is not a time (want for example 300, 300s, 5m or 1h)" >&2
+		exit 2
+	fi
+	echo $((n * unit))
+}
+SOAK_DURATION=$(seconds "$SOAK_DURATION" SOAK_DURATION)
+SOAK_ROUND=$(seconds "$SOAK_ROUND" SOAK_ROUND)
 if ! command -v curl >/dev/null; then
 	echo "soak: curl is not installed; it reads the gateway's metrics" >&2
 	exit 1

@@ -10,7 +10,7 @@ import (
 
 // TestReadmeNamesEverySetting keeps the table of settings complete.
 func TestReadmeNamesEverySetting(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestReadmeNamesEverySetting(t *testing.T) {
 			row += "`" + flag.Default + "` |"
 		}
 		if !strings.Contains(string(readme), row) {
-			t.Errorf("README.md has no row that begins with %s", row)
+			t.Errorf("cmd/sluice/README.md has no row that begins with %s", row)
 		}
 	}
 }
