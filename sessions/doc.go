@@ -106,6 +106,13 @@
 // are here when the answer is. A storm of idle sessions costs Redis one PING for up to 256 of
 // them. The cache holds up to 128 MiB a server, the least recently used sessions going first.
 //
+// On a Cluster the question is CLUSTER INFO and CLUSTER NODES, asked of all servers, and a cached
+// entry is used only if its own server says in that answer that it is master, in a majority, and
+// owns the slot, which does not move, and no other server claims the slot. Otherwise the session
+// is read from the servers: in a failover or a migration writes go to a server of which this one
+// hears late or never, even "no such session" is cached. While a server does not answer, nothing
+// is served from the cache. Behind Sentinel the question is ROLE.
+//
 // If Redis does not answer, resumes are refused (ErrUnavailable), also those that the cache
 // knows. It would know them for the three seconds after which rueidis gives a silent connection
 // up and forgets its entries, and a process that alone is cut off cannot tell its outage from
@@ -128,5 +135,6 @@
 //	+client|tracking +client|caching +multi +exec +pttl      with the client-side cache
 //	+config|get                                              to look at its durability; strict insists on it
 //	+cluster|slots +cluster|shards                           on a cluster
+//	+cluster|info +cluster|nodes                             on a cluster with the client-side cache
 //	+role                                                    behind Sentinel
 package sessions

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/redis/rueidis"
 )
@@ -145,37 +144,67 @@ func (s *Redis) read(ctx context.Context, ids []ID) []found {
 		}
 		return out
 	}
-	if s.cfg.ClientCache && s.barrier(ctx, c) {
-		s.readCached(ctx, c, ids, out)
-		return out
-	}
-	commands := make([]rueidis.Completed, len(ids))
-	for i, id := range ids {
-		commands[i] = c.B().Hgetall().Key(s.key(id)).Build()
-	}
-	direct, cancel := context.WithTimeout(ctx, s.cfg.Deadline)
-	defer cancel()
-	for i, r := range c.DoMulti(direct, commands...) {
-		out[i] = s.parse(r)
+	switch {
+	case s.cfg.ClientCache && c.Mode() == rueidis.ClientModeCluster:
+		s.readCluster(ctx, c, ids, out)
+	case s.cfg.ClientCache && s.barrier(ctx, c):
+		s.readCached(ctx, c, ids, out, nil)
+	default:
+		s.readDirect(ctx, c, ids, out, nil)
 	}
 	return out
 }
 
-func (s *Redis) readCached(ctx context.Context, c rueidis.Client, ids []ID, out []found) {
+// readDirect reads sessions from the servers: those at which, or all.
+func (s *Redis) readDirect(ctx context.Context, c rueidis.Client, ids []ID, out []found, which []int) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Deadline)
 	defer cancel()
-	commands := make([]rueidis.CacheableTTL, len(ids))
-	for i, id := range ids {
-		commands[i] = rueidis.CT(c.B().Hgetall().Key(s.key(id)).Cache(), s.cfg.TTL)
+	which = orAll(which, len(ids))
+	commands := make([]rueidis.Completed, len(which))
+	for j, i := range which {
+		commands[j] = c.B().Hgetall().Key(s.key(ids[i])).Build()
 	}
-	for i, r := range c.DoMultiCache(ctx, commands...) {
+	for j, r := range c.DoMulti(ctx, commands...) {
+		out[which[j]] = s.parse(r)
+	}
+}
+
+// readCached reads sessions through the client-side cache. Those whose server sent us elsewhere
+// are returned.
+func (s *Redis) readCached(
+	ctx context.Context, c rueidis.Client, ids []ID, out []found, which []int,
+) (redirected []int) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Deadline)
+	defer cancel()
+	which = orAll(which, len(ids))
+	commands := make([]rueidis.CacheableTTL, len(which))
+	for j, i := range which {
+		commands[j] = rueidis.CT(c.B().Hgetall().Key(s.key(ids[i])).Cache(), s.cfg.TTL)
+	}
+	for j, r := range c.DoMultiCache(ctx, commands...) {
 		if r.IsCacheHit() {
 			redisCacheHits.Inc()
 		} else {
 			redisCacheMisses.Inc()
 		}
-		out[i] = s.parse(r)
+		if answer, ok := rueidis.IsRedisErr(r.Error()); ok && errorWord(answer.Error(), "MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN", "EXECABORT") != "" {
+			redirected = append(redirected, which[j])
+			continue
+		}
+		out[which[j]] = s.parse(r)
 	}
+	return redirected
+}
+
+// orAll is which or, without it, 0 to n-1.
+func orAll(which []int, n int) []int {
+	if which == nil {
+		which = make([]int, n)
+		for i := range which {
+			which[i] = i
+		}
+	}
+	return which
 }
 
 func (s *Redis) parse(r rueidis.RedisResult) (f found) {
@@ -197,34 +226,23 @@ func (s *Redis) parse(r rueidis.RedisResult) (f found) {
 	return f
 }
 
-// barrier waits for one answer from each server on the connection that carries its invalidations.
-// Redis sends those in the order of the writes they belong to, before it confirms the write to
-// the writer or right after; so what comes before our answer covers everything confirmed before
-// we asked. A server that fails at once has lost its connection, and with it its cached entries:
-// nothing of it can be stale.
+// barrier waits for an answer on the connection that carries the invalidations. Redis sends those
+// in the order of the writes they belong to, before it confirms the write to the writer or right
+// after; so what comes before our answer covers everything confirmed before we asked. A server
+// that fails at once has lost its connection, and with it its cached entries: nothing of it can
+// be stale. One that Sentinel has demoted hears of writes late.
 func (s *Redis) barrier(ctx context.Context, c rueidis.Client) bool {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Deadline/2)
 	defer cancel()
-	nodes := c.Nodes()
-	if len(nodes) == 1 {
-		for _, n := range nodes {
-			return !unanswered(n.Do(ctx, n.B().Ping().Build()).Error())
-		}
+	if s.option.Sentinel.MasterSet == "" {
+		return !unanswered(c.Do(ctx, c.B().Ping().Build()).Error())
 	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	ok := true
-	for _, n := range nodes {
-		wg.Go(func() {
-			if unanswered(n.Do(ctx, n.B().Ping().Build()).Error()) {
-				mu.Lock()
-				ok = false
-				mu.Unlock()
-			}
-		})
+	role, err := c.Do(ctx, c.B().Role().Build()).ToArray()
+	if err != nil || len(role) == 0 {
+		return !unanswered(err)
 	}
-	wg.Wait()
-	return ok
+	name, err := role[0].ToString()
+	return err == nil && name == "master"
 }
 
 // unanswered says that nobody waits any more: the time is up, or who asked has given up.
