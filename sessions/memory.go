@@ -10,28 +10,31 @@ import (
 
 // MemoryConfig configures a Memory. The zero value is the default.
 type MemoryConfig struct {
-	// TTL is how long a session is kept after its last connection left. Default 1 h. Too short and clients
-	// that reconnect after a break begin at 0; too long and MaxSessions decides instead.
+	// TTL is how long a session is kept after its last connection left. Default 1 h. Too short
+	// and clients that reconnect after a break begin at 0; too long and MaxSessions decides
+	// instead.
 	TTL time.Duration
-	// MaxSessions bounds the sessions that have counted a message, attached or idle. Above it the longest
-	// idle of those that nobody ever came back to, and that counted three messages at most, is evicted;
-	// so a flood of sessions that are used once pushes out its own kind. The others are evicted when
-	// there is none of these, or when they are four fifths of all. It also bounds the attached ones: beyond it Attach answers ErrFull. Default
-	// 1,000,000 (about 110 MB). Too small and idle sessions are forgotten before their TTL.
+	// MaxSessions bounds the sessions that have counted a message, attached or idle. Above it the
+	// longest idle of those that nobody ever came back to, and that counted three messages at
+	// most, is evicted; so a flood of sessions that are used once pushes out its own kind. The
+	// longest idle of the others is evicted when there is none of these, or when the idle others
+	// are more than four fifths of MaxSessions. It also bounds the attached ones: beyond it Attach
+	// answers ErrFull. Default 1,000,000 (about 110 MB). Too small and idle sessions are forgotten
+	// before their TTL.
 	MaxSessions int
 
 	now func() time.Duration // monotonic; tests put their own here
 }
 
-// shardCount is a power of two well above the number of loops, so that two loops rarely want one lock.
-// Locks are taken at attach and detach only.
+// shardCount is a power of two well above the number of loops, so that two loops rarely want one
+// lock. Locks are taken at attach and detach only.
 const shardCount = 64
 
 // never is the idle time of a shard that has no idle session.
 const never = math.MaxInt64
 
-// Memory is a Store in this process's memory: nothing to install, gone with the process. A count is
-// stored as soon as it is added, so there is never anything pending.
+// Memory is a Store in this process's memory: nothing to install, gone with the process. A count
+// is stored as soon as it is added, so there is never anything pending.
 type Memory struct {
 	ttl      time.Duration
 	max      int64
@@ -55,8 +58,8 @@ type shard struct {
 	store *Memory
 }
 
-// segment is one of the two queues of a segmented LRU: a session that was used once is evicted before
-// one that was used again, however many of the former there are.
+// segment is one of the two queues of a segmented LRU: a session that was used once is evicted
+// before one that was used again, however many of the former there are.
 type segment uint8
 
 const (
@@ -68,15 +71,16 @@ const (
 // usedOnce is how many messages a session may count and still be fresh.
 const usedOnce = 3
 
-// idleList holds idle sessions of one segment, longest idle first: the order in which they go idle is
-// the order in which they expire, so its head is all that expiry must look at.
+// idleList holds idle sessions of one segment, longest idle first: the order in which they go idle
+// is the order in which they expire, so its head is all that expiry must look at.
 type idleList struct {
-	oldest     atomic.Int64 // head's idleSince, or never; read without the lock to find the longest idle of all
 	head, tail *session
+	// oldest is head's idleSince, or never; read without the lock to find the longest idle of all.
+	oldest atomic.Int64
 }
 
-// session is one count. It is also the Attachment of each of its connections: attaching to a session that
-// is there allocates nothing. 64 bytes, and it should stay in that size class.
+// session is one count. It is also the Attachment of each of its connections: attaching to a
+// session that is there allocates nothing. 64 bytes, and it should stay in that size class.
 type session struct {
 	n     atomic.Uint64
 	id    ID
@@ -94,7 +98,8 @@ var (
 	_ Attachment = (*session)(nil)
 )
 
-// NewMemory returns an empty store and starts the goroutine that removes expired sessions; Close ends it.
+// NewMemory returns an empty store and starts the goroutine that removes expired sessions; Close
+// ends it.
 func NewMemory(cfg MemoryConfig) *Memory {
 	if cfg.TTL <= 0 {
 		cfg.TTL = time.Hour
@@ -182,8 +187,9 @@ func (m *Memory) Close(context.Context) error {
 	return nil
 }
 
-// shard picks by the id's last byte, which is random in every common UUID version. Clients may choose their ids, and so crowd a shard: that costs them
-// and the others lock contention at attach, and nothing else.
+// shard picks by the id's last byte, which is random in every common UUID version. Clients may
+// choose their ids, and so crowd a shard: that costs them and the others lock contention at
+// attach, and nothing else.
 func (m *Memory) shard(id ID) *shard {
 	return &m.shards[id[15]%shardCount]
 }

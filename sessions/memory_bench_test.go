@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// BenchmarkMemoryFootprint reports the heap bytes that an attached session costs, map slot included, at
-// sizes between which the map grows.
+// BenchmarkMemoryFootprint reports the heap bytes that an attached session costs, map slot
+// included, at sizes between which the map grows.
 func BenchmarkMemoryFootprint(b *testing.B) {
 	for _, size := range []int{10_000, 19_000, 100_000, 1_000_000} {
 		b.Run(sizeName(size), func(b *testing.B) {

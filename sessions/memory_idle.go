@@ -2,8 +2,8 @@ package sessions
 
 import "time"
 
-// attach adds a connection to session id, making the session if need be. held says that it was there. It
-// returns nil when as many sessions are attached as may be.
+// attach adds a connection to session id, making the session if need be. held says that it was
+// there. It returns nil when as many sessions are attached as may be.
 func (sh *shard) attach(id ID) (s *session, held bool) {
 	m := sh.store
 	sh.mu.Lock()
@@ -35,8 +35,8 @@ func (sh *shard) attach(id ID) (s *session, held bool) {
 	return s, held
 }
 
-// detach removes a connection. With the last one a session that counted goes idle; one that never did is
-// dropped, so that connections which say nothing cannot push out sessions.
+// detach removes a connection. With the last one a session that counted goes idle; one that never
+// did is dropped, so that connections which say nothing cannot push out sessions.
 func (sh *shard) detach(s *session) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -106,11 +106,12 @@ func (sh *shard) expired(s *session) bool {
 	return s.refs == 0 && sh.store.now()-s.idleSince >= sh.store.ttl
 }
 
-// expireBudget is how many sessions one call of expire forgets: some 20 µs. Clients can have many of one
-// shard expire at one time, and loops wait for its lock.
+// expireBudget is how many sessions one call of expire forgets: some 20 µs. Clients can have many
+// of one shard expire at one time, and loops wait for its lock.
 const expireBudget = 64
 
-// expire forgets what has been idle for the TTL, and reports whether there may be more. Under sh.mu.
+// expire forgets what has been idle for the TTL, and reports whether there may be more. Under
+// sh.mu.
 func (sh *shard) expire() (more bool) {
 	budget := expireBudget
 	for seg := range sh.idle {
@@ -126,12 +127,12 @@ func (sh *shard) expire() (more bool) {
 	return false
 }
 
-// trim evicts while more sessions have counted than may. It holds one shard's lock at a time; finding
-// the shard reads 64 words.
+// trim evicts while more sessions have counted than may. It holds one shard's lock at a time;
+// finding the shard reads 64 words.
 func (m *Memory) trim() {
 	for m.counted.Load() > m.max {
 		first, second := fresh, kept
-		if m.kept.Load() > m.max-m.max/5 {
+		if 5*m.kept.Load() > 4*m.max {
 			first, second = kept, fresh
 		}
 		if !m.evict(first) && !m.evict(second) {

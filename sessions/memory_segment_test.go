@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// A flood of sessions that are used once pushes out its own kind, and not who counted more or came back.
+// A flood of sessions that are used once pushes out its own kind, and not who counted more or came
+// back.
 func TestFloodDoesNotEvictOthers(t *testing.T) {
 	const most = 2000
 	m := NewMemory(MemoryConfig{MaxSessions: most})
@@ -62,7 +63,8 @@ func TestKeptSessionsLeaveRoom(t *testing.T) {
 	}
 }
 
-// Expiry does a bounded amount of work at a time, and a session that it has not come to is gone all the same.
+// Expiry does a bounded amount of work at a time, and a session that it has not come to is gone all
+// the same.
 func TestExpiryIsBounded(t *testing.T) {
 	var now time.Duration
 	m := NewMemory(MemoryConfig{TTL: time.Hour, now: func() time.Duration { return now }})

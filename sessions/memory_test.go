@@ -16,8 +16,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(patiently{m}) }
 
-// patiently is a run of tests after which goroutines that only need time to end have it: goleak alone waits for less than half a second,
-// which is too little on a loaded machine, and for a client of Redis that sleeps for a second after it has read a cluster's slots.
+// patiently is a run of tests after which goroutines that only need time to end have it: goleak
+// alone waits for less than half a second, which is too little on a loaded machine, and for a
+// client of Redis that sleeps for a second after it has read a cluster's slots.
 type patiently struct{ *testing.M }
 
 func (m patiently) Run() (status int) {
@@ -244,88 +245,143 @@ func TestMemoryFromManyLoops(t *testing.T) {
 	}
 }
 
-// modelSession and the test below say what Memory does, as naively as possible.
+// modelSession and model say what MemoryConfig documents, as naively as possible.
 type modelSession struct {
-	n     uint64
-	refs  int
-	since time.Duration
-	order int // of going idle
+	n        uint64
+	refs     int
+	cameBack bool
+	since    time.Duration // went idle
+}
+
+// usedOnce is the documented one: nobody ever came back to it, and it counted three messages at
+// most.
+func (s *modelSession) usedOnce() bool { return !s.cameBack && s.n <= 3 }
+
+type model struct {
+	ttl      time.Duration
+	limit    int
+	sessions map[ID]*modelSession
+}
+
+func (m *model) expire(now time.Duration) {
+	for id, s := range m.sessions {
+		if s.refs == 0 && now-s.since >= m.ttl {
+			delete(m.sessions, id)
+		}
+	}
+}
+
+func (m *model) attached() (n int) {
+	for _, s := range m.sessions {
+		n += min(s.refs, 1)
+	}
+	return n
+}
+
+// trim evicts until no more have counted than may.
+func (m *model) trim() {
+	for {
+		counted, others := 0, 0
+		longest := map[bool]ID{} // idle of all, by usedOnce
+		for id, s := range m.sessions {
+			if s.n > 0 {
+				counted++
+			}
+			if s.refs > 0 {
+				continue
+			}
+			if !s.usedOnce() {
+				others++
+			}
+			if l, ok := longest[s.usedOnce()]; !ok || s.since < m.sessions[l].since {
+				longest[s.usedOnce()] = id
+			}
+		}
+		if counted <= m.limit || len(longest) == 0 {
+			return
+		}
+		victim, ok := longest[5*others <= 4*m.limit]
+		if !ok {
+			for _, victim = range longest { // the only one
+			}
+		}
+		delete(m.sessions, victim)
+	}
 }
 
 func TestMemoryAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		const ttl, limit = 100, 4
+		const ttl, ids = 200, 14
+		limit := rapid.IntRange(1, 10).Draw(t, "MaxSessions")
 		clk := new(clock)
 		m := NewMemory(MemoryConfig{TTL: ttl, MaxSessions: limit, now: clk.now})
 		defer func() { _ = m.Close(context.Background()) }()
-		model := map[ID]*modelSession{}
+		model := model{ttl: ttl, limit: limit, sessions: map[ID]*modelSession{}}
 		type conn struct {
 			id ID
 			a  Attachment
 		}
 		var conns []conn
-		idle := 0
-		expire := func() {
-			for id, s := range model {
-				if s.refs == 0 && clk.now()-s.since >= ttl {
-					delete(model, id)
+		attachOne := func(t *rapid.T, id ID, resume bool) (c conn, ok bool) {
+			model.expire(clk.now())
+			s, held := model.sessions[id]
+			full := (!held || s.refs == 0) && model.attached() == limit
+			w := attach(m, id, resume)
+			if full {
+				if !errors.Is(w.err, ErrFull) {
+					t.Fatalf("%d attached: got %v, want ErrFull", limit, w.err)
+				}
+				return c, false
+			}
+			if !held {
+				s = &modelSession{}
+				model.sessions[id] = s
+			}
+			s.cameBack = s.cameBack || held && s.refs == 0
+			s.refs++
+			model.trim()
+			if w.err != nil || w.resumed != held || w.total != s.n {
+				t.Fatalf("attach: got total %d, resumed %v, %v, want %d, %v", w.total, w.resumed, w.err, s.n, held)
+			}
+			return conn{id, w.a}, true
+		}
+		add := func(t *rapid.T, c conn, messages int) {
+			for range messages {
+				s := model.sessions[c.id]
+				s.n++
+				if n, ok := c.a.Add(); !ok || n != s.n {
+					t.Fatalf("Add = %d, %v, want %d", n, ok, s.n)
 				}
 			}
 		}
-		trim := func() {
-			for {
-				counted, oldest := 0, ID{}
-				var victim *modelSession
-				for id, s := range model {
-					if s.n > 0 {
-						counted++
-					}
-					if s.refs == 0 && (victim == nil || s.order < victim.order) {
-						oldest, victim = id, s
-					}
+		detach := func(t *rapid.T, c conn) {
+			model.expire(clk.now())
+			s := model.sessions[c.id]
+			if s.refs--; s.refs == 0 {
+				s.since = clk.now()
+				if s.n == 0 {
+					delete(model.sessions, c.id)
 				}
-				if counted <= limit || victim == nil {
-					return
-				}
-				delete(model, oldest)
+			}
+			want := s.n
+			model.trim()
+			w := new(answer)
+			if c.a.Detach(w); w.detached != 1 || w.last != want {
+				t.Fatalf("Detached %d times with %d, want once with %d", w.detached, w.last, want)
 			}
 		}
+		drawID := func(t *rapid.T) ID { return testID(rapid.IntRange(0, ids-1).Draw(t, "id")) }
 		t.Repeat(map[string]func(*rapid.T){
 			"attach": func(t *rapid.T) {
-				id := testID(rapid.IntRange(0, 7).Draw(t, "id"))
-				expire()
-				attached := 0
-				for _, s := range model {
-					attached += min(s.refs, 1)
+				if c, ok := attachOne(t, drawID(t), rapid.Bool().Draw(t, "resume")); ok {
+					conns = append(conns, c)
 				}
-				s, held := model[id]
-				w := attach(m, id, rapid.Bool().Draw(t, "resume"))
-				if (!held || s.refs == 0) && attached == limit {
-					if !errors.Is(w.err, ErrFull) {
-						t.Fatalf("%d attached: got %v, want ErrFull", attached, w.err)
-					}
-					return
-				}
-				if !held {
-					s = &modelSession{}
-					model[id] = s
-				}
-				s.refs++
-				trim()
-				if w.err != nil || w.resumed != held || w.total != s.n {
-					t.Fatalf("attach: got total %d, resumed %v, %v, want %d, %v", w.total, w.resumed, w.err, s.n, held)
-				}
-				conns = append(conns, conn{id, w.a})
 			},
 			"add": func(t *rapid.T) {
 				if len(conns) == 0 {
 					t.Skip()
 				}
-				c := rapid.SampledFrom(conns).Draw(t, "conn")
-				model[c.id].n++
-				if n, ok := c.a.Add(); !ok || n != model[c.id].n {
-					t.Fatalf("Add = %d, %v, want %d", n, ok, model[c.id].n)
-				}
+				add(t, rapid.SampledFrom(conns).Draw(t, "conn"), rapid.IntRange(1, 4).Draw(t, "messages"))
 			},
 			"detach": func(t *rapid.T) {
 				if len(conns) == 0 {
@@ -334,32 +390,23 @@ func TestMemoryAgainstModel(t *testing.T) {
 				i := rapid.IntRange(0, len(conns)-1).Draw(t, "conn")
 				c := conns[i]
 				conns = slices.Delete(conns, i, i+1)
-				expire()
-				s := model[c.id]
-				if s.refs--; s.refs == 0 {
-					idle++
-					s.since, s.order = clk.now(), idle
-					if s.n == 0 {
-						delete(model, c.id)
-					}
-				}
-				want := s.n
-				trim()
-				w := new(answer)
-				if c.a.Detach(w); w.detached != 1 || w.last != want {
-					t.Fatalf("Detached %d times with %d, want once with %d", w.detached, w.last, want)
+				detach(t, c)
+			},
+			"come, count and go": func(t *rapid.T) {
+				if c, ok := attachOne(t, drawID(t), true); ok {
+					add(t, c, rapid.IntRange(1, 4).Draw(t, "messages"))
+					detach(t, c)
 				}
 			},
 			"advance": func(t *rapid.T) {
-				// Never 0: sessions that go idle at the same instant have no order to check.
 				clk.advance(time.Duration(rapid.IntRange(1, ttl).Draw(t, "by")))
 			},
 			"": func(t *rapid.T) {
-				clk.advance(1)
-				expire()
+				clk.advance(1) // sessions that go idle at the same instant have no order to check
+				model.expire(clk.now())
 				m.sweep()
-				for i := range 8 {
-					s, held := model[testID(i)]
+				for i := range ids {
+					s, held := model.sessions[testID(i)]
 					n, err := m.Lookup(context.Background(), testID(i))
 					if held && s.n > 0 != (err == nil) || err == nil && (!held || n != s.n) {
 						t.Fatalf("session %d: Lookup = %d, %v, model %+v", i, n, err, s)

@@ -35,8 +35,8 @@ var (
 	redisUp      atomic.Int64
 )
 
-// showRedisUp adds sluice_redis_up, which a process that keeps its sessions in memory does not have: 0
-// would be a false alarm there.
+// showRedisUp adds sluice_redis_up, which a process that keeps its sessions in memory does not
+// have: 0 would be a false alarm there.
 var showRedisUp = sync.OnceFunc(func() {
 	metrics.NewGauge(`sluice_redis_up`, func() float64 { return float64(redisUp.Load()) })
 })

@@ -54,8 +54,8 @@ type rueidisNode struct {
 	_ int // so that two are not the same
 }
 
-// While a slot moves, its old owner answers for the sessions that it still has, and writes to others go to
-// the new owner: that a session was not there is no answer any more.
+// While a slot moves, its old owner answers for the sessions that it still has, and writes to
+// others go to the new owner: that a session was not there is no answer any more.
 func TestResumeWhileASlotMoves(t *testing.T) {
 	nodes := startCluster(t)
 	writer, reader := newTestRedis(t, steady(nodes[0].url())), newTestRedis(t, steady(nodes[0].url()))

@@ -36,8 +36,8 @@ func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
 }
 
 // ParseRedisURL reads the URL of a server, a cluster (more addresses by addr=) or sentinels
-// (master_set=) as options for a client that repeats nothing by itself and notices a dead peer within
-// twice the deadline. Its errors never repeat the URL, which may hold a password.
+// (master_set=) as options for a client that repeats nothing by itself and notices a dead peer
+// within twice the deadline. Its errors never repeat the URL, which may hold a password.
 func ParseRedisURL(raw string, deadline time.Duration) (o rueidis.ClientOption, err error) {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -89,8 +89,8 @@ func ParseRedisURL(raw string, deadline time.Duration) (o rueidis.ClientOption, 
 	// Repeating is the caller's business: it must know what it has repeated.
 	o.DisableRetry = true
 	o.AlwaysPipelining = true
-	// Batches are bounded by who makes them; rueidis' own threshold would send large ones on a second
-	// connection.
+	// Batches are bounded by who makes them; rueidis' own threshold would send large ones on a
+	// second connection.
 	o.BlockingPipeline = 1 << 20
 	return o, nil
 }
