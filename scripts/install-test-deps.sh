@@ -24,6 +24,7 @@ optional_missing() {
 	websockets || echo python3-websockets
 	command -v pushpin >/dev/null 2>&1 || echo pushpin
 	/usr/bin/python3 -c 'import django' 2>/dev/null || echo python3-django
+	/usr/bin/python3 -c 'import channels' 2>/dev/null || echo python3-django-channels
 	/usr/bin/python3 -c 'import channels_redis' 2>/dev/null || echo python3-channels-redis
 }
 

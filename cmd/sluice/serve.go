@@ -100,6 +100,10 @@ func (s *server) logStart() {
 		masked, _ := maskPassword(s.cfg.BrokerURL)
 		attrs = append(attrs, "broker", masked)
 	}
+	if s.cfg.ChannelsLayer != "" {
+		masked, _ := maskPassword(s.cfg.ChannelsLayer)
+		attrs = append(attrs, "channels_layer", masked)
+	}
 	s.log.Info("start", attrs...)
 }
 

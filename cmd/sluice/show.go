@@ -83,7 +83,7 @@ func textNode(s string) *yaml.Node {
 // maskSecret hides what of a setting must not be shown; ok is false when there is nothing to hide.
 func maskSecret(flag, value string) (masked string, ok bool) {
 	switch flag {
-	case "redis-url", "broker-url":
+	case "redis-url", "broker-url", "channels-layer":
 		return maskPassword(value)
 	case "backend-key", "control-key":
 		return "…", value != ""

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"sluice/gateway/backend"
 	"sluice/gateway/topics"
 )
 
@@ -17,6 +18,8 @@ type topicsConfig struct {
 	TopicHistory  []string `group:"topics" sep:"," placeholder:"[PATTERN=]SIZE,TTL" help:"How many messages topics keep, and for how long, for subscribers that come back, as room-*=100,5m; the first pattern that matches holds. None by default."`
 	BrokerURL     string   `group:"topics" name:"broker-url" placeholder:"URL" help:"Redis through which gateways share their topics: redis://user:password@host:port, or rediss:// for TLS; for a cluster one of its servers. Without it topics end at this process."`
 	BrokerPrefix  string   `group:"topics" default:"sluice:topic:" placeholder:"TEXT" help:"What the broker's channels and keys begin with; gateways with the same prefix share their topics."`
+	ChannelsLayer string   `group:"topics" name:"channels-layer" placeholder:"URL" help:"Redis where a Django Channels deployment publishes with channels_redis' RedisPubSubChannelLayer: group_send reaches the clients of the topic of that name."`
+	ChannelsName  string   `group:"topics" name:"channels-prefix" default:"asgi" placeholder:"TEXT" help:"The prefix of that layer."`
 	MaxTopics     count    `group:"topics" default:"100000" placeholder:"N" help:"Topics that have subscribers or keep messages at once."`
 	TopicsPerConn count    `group:"topics" default:"100" placeholder:"N" help:"Topics that one connection may be subscribed to."`
 	TopicRetain   count    `group:"topics" default:"256" placeholder:"N" help:"Messages of a topic that are kept for subscribers whose sockets are full, 1MiB at most; see --slow-policy."`
@@ -99,8 +102,15 @@ func (c *config) checkTopics(wrong func(flag, format string, args ...any) error)
 			return wrong("broker-url", "%v", err)
 		}
 	}
+	if c.ChannelsLayer != "" {
+		if err := checkRedisURL(c.ChannelsLayer); err != nil {
+			return wrong("channels-layer", "%v", err)
+		}
+	}
 	if c.App != "backend" {
 		switch {
+		case c.ChannelsLayer != "":
+			return wrong("channels-layer", "--app %s has no topics (set --app backend)", c.App)
 		case c.BrokerURL != "":
 			return wrong("broker-url", "--app %s has no topics (set --app backend)", c.App)
 		case len(c.TopicHistory) > 0:
@@ -142,6 +152,9 @@ func (s *server) topicsConfig() (topics.Config, error) {
 	}
 	if c.BrokerURL != "" {
 		cfg.Redis = &topics.RedisConfig{URL: c.BrokerURL, Prefix: c.BrokerPrefix}
+	}
+	if c.ChannelsLayer != "" {
+		cfg.Sources = append(cfg.Sources, backend.ChannelsLayer(c.ChannelsLayer, c.ChannelsName))
 	}
 	return cfg, nil
 }

@@ -7,14 +7,32 @@ import (
 
 	"github.com/gobwas/ws"
 	"github.com/tinylib/msgp/msgp"
+
+	"sluice/gateway/topics"
 )
 
 // Django Channels: what group_send publishes through channels_redis' RedisPubSubChannelLayer, as it
 // comes from Redis.
 
-// ChannelsTopic is the name that Redis knows a Channels group by; prefix is the layer's own, "asgi"
-// unless its configuration says otherwise.
-func ChannelsTopic(prefix, group string) string { return prefix + "__group__" + group }
+// ChannelsLayer is the source of what a Django Channels deployment publishes at the Redis of url:
+// the topic of a group is its name. prefix is the layer's own, "asgi" unless its configuration says
+// otherwise. A layer with several hosts is as many sources. Not heard are the layers that publish
+// without publish/subscribe (channels_redis.core), messages to one channel, and encrypted ones.
+func ChannelsLayer(url, prefix string) topics.SourceConfig {
+	return topics.SourceConfig{URL: url, Prefix: prefix + "__group__", Decode: decodeChannels}
+}
+
+// decodeChannels reads a message of the layer for the hub.
+func decodeChannels(text string) (m topics.Message, ok bool, err error) {
+	it, err := parseChannels([]byte(text))
+	switch {
+	case err != nil || it.action == publishNothing:
+		return m, false, err
+	case it.action == publishClose:
+		return topics.Message{Op: ws.OpClose, Payload: closeBody(it.code, []byte(it.reason))}, true, nil
+	}
+	return topics.Message{Op: it.op, Payload: it.content}, true, nil
+}
 
 var errChannelsMessage = errors.New("not a message of a Channels layer")
 

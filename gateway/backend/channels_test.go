@@ -39,9 +39,6 @@ func TestParseChannels(t *testing.T) {
 			t.Errorf("%s: got %+v, %v; want %+v", tt.text, got, err, tt.want)
 		}
 	}
-	if got := ChannelsTopic("asgi", "room"); got != "asgi__group__room" {
-		t.Errorf("topic: got %q", got)
-	}
 }
 
 func FuzzChannels(f *testing.F) {

@@ -201,7 +201,7 @@ func (c *Control) limit(w http.ResponseWriter, n int) bool {
 // carryOut publishes items. One that fails does not keep the others from their subscribers; the
 // answer says which.
 func (c *Control) carryOut(w http.ResponseWriter, r *http.Request, items []item) {
-	if err := c.cfg.Hub.Ready(); err != nil { // the broker: what is taken now would be lost
+	if err := c.cfg.Hub.CanPublish(); err != nil { // the broker: what is taken now would be lost
 		c.fail(w, http.StatusServiceUnavailable, err)
 		return
 	}

@@ -72,6 +72,11 @@ type Config struct {
 	// topics end at this process. A Hub with it is made by New and ended by Close.
 	Redis *RedisConfig
 
+	// Sources are other Redis servers, or the same one, where something that is no Hub publishes to
+	// topics in a format of its own. Each process listens for itself: what comes is not published
+	// again.
+	Sources []SourceConfig
+
 	// MaxTopics bounds the topics with subscribers or a history in this process. Beyond it Subscribe
 	// fails with ErrFull, and Publish to a topic that would be new for its history too. Default 100,000.
 	MaxTopics int

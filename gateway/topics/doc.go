@@ -24,6 +24,7 @@
 //	log.go       the messages of a topic on one loop that somebody has not been sent
 //	history.go   the messages that a topic keeps for those who come back
 //	recovery.go  coming back
+//	source.go    publications of others, in formats of their own
 //	conn.go      what all this asks of a gateway.Conn
 //
 // # Guarantees

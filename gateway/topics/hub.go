@@ -27,6 +27,7 @@ var (
 	ErrUTF8 = errors.New("topics: the text is not UTF-8")
 	// ErrClose says that a Close has a payload that no Close frame may have.
 	ErrClose = errors.New("topics: a Close has a code that may be sent and a reason of at most 123 bytes of UTF-8, or neither")
+	errOp    = errors.New("topics: the opcode is not that of a text, a binary message or a Close")
 	// ErrClosed says that the connection is closing, or that the Hub is closed.
 	ErrClosed = errors.New("topics: closed")
 )
@@ -38,6 +39,8 @@ type Hub struct {
 	seed   maphash.Seed
 	shards [64]shard
 	broker *redisBroker // nil: topics end at this process
+	// sources bring what others publish; they are told which topics have subscribers, as the broker is.
+	sources []*redisBroker
 
 	histories histories
 
@@ -82,6 +85,13 @@ func New(cfg Config) (*Hub, error) {
 			return nil, err
 		}
 	}
+	for _, source := range cfg.Sources {
+		s, err := openSource(h, source)
+		if err != nil {
+			return nil, errors.Join(err, h.Close())
+		}
+		h.sources = append(h.sources, s)
+	}
 	return h, nil
 }
 
@@ -100,6 +110,16 @@ func (h *Hub) shard(name string) *shard {
 
 // Ready says why publications of other processes do not come, or nil.
 func (h *Hub) Ready() error {
+	for _, s := range h.sources {
+		if err := s.ready(); err != nil {
+			return err
+		}
+	}
+	return h.CanPublish()
+}
+
+// CanPublish says why what is published now would be lost, or nil.
+func (h *Hub) CanPublish() error {
 	if h.broker != nil {
 		return h.broker.ready()
 	}
@@ -109,8 +129,11 @@ func (h *Hub) Ready() error {
 // Close ends what the Hub has with its broker. Call it after the Server's Close.
 func (h *Hub) Close() error {
 	h.histories.close()
+	for _, s := range h.sources {
+		s.close()
+	}
 	if h.broker != nil {
-		return h.broker.close()
+		h.broker.close()
 	}
 	return nil
 }
@@ -176,10 +199,6 @@ func (h *Hub) check(name string, m *Message) error {
 	}
 	if m.Op == 0 {
 		m.Op = ws.OpText
-	}
-	if m.Op != ws.OpText && m.Op != ws.OpBinary && m.Op != ws.OpClose {
-		refusedPayload.Inc()
-		return fmt.Errorf("publish to %q: opcode %d is not that of a text, a binary message or a Close", name, m.Op)
 	}
 	if err := checkPayload(m.Op, m.Payload, h.cfg.MaxPayload); err != nil {
 		refusedPayload.Inc()
@@ -287,10 +306,20 @@ func (h *Hub) attach(l *Loop, name string) (*local, error) {
 	}
 	lo := newLocal(l, t)
 	t.locals = append(t.locals, lo)
-	if h.broker != nil && len(t.locals) == 1 {
-		h.broker.subscribe(name)
+	if len(t.locals) == 1 {
+		h.wanted(name, true)
 	}
 	return lo, nil
+}
+
+// wanted tells those who bring publications whether a topic has subscribers. Its shard is locked.
+func (h *Hub) wanted(name string, yes bool) {
+	if h.broker != nil {
+		h.broker.want(name, yes)
+	}
+	for _, s := range h.sources {
+		s.want(name, yes)
+	}
 }
 
 // detach removes a loop whose last subscriber to a topic has left. Nothing is enqueued for lo after it.
@@ -300,8 +329,8 @@ func (h *Hub) detach(lo *local) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.locals = slices.DeleteFunc(t.locals, func(other *local) bool { return other == lo })
-	if h.broker != nil && len(t.locals) == 0 {
-		h.broker.unsubscribe(t.name)
+	if len(t.locals) == 0 {
+		h.wanted(t.name, false)
 	}
 	h.forget(s, t)
 }

@@ -49,6 +49,8 @@ func (m *message) size() int64 { return int64(m.bytes() + overhead) }
 // checkPayload says why no client may be sent this.
 func checkPayload(op ws.OpCode, payload []byte, most int) error {
 	switch {
+	case op != ws.OpText && op != ws.OpBinary && op != ws.OpClose:
+		return errOp
 	case len(payload) > most:
 		return ErrTooBig
 	case op == ws.OpText && !utf8.Valid(payload):

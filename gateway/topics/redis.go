@@ -74,6 +74,9 @@ type redisBroker struct {
 	node    string // names this process' probe channels
 	log     *slog.Logger
 
+	// source is set when others publish here: then nothing is sent, and this is their format.
+	source *SourceConfig
+
 	feeds   []*feed
 	senders []*sender
 	syncs   chan struct{} // bounds the histories that are read at a time
@@ -91,21 +94,11 @@ func openRedis(h *Hub, cfg RedisConfig) (*redisBroker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("broker URL: %w (set --broker-url to the like of redis://user:password@host:6379)", err)
 	}
-	option.DisableCache = true
-	option.PipelineMultiplex = -1 // one connection for each server keeps the order
-	client, err := rueidis.NewClient(option)
+	b, err := connect(h, cfg, option)
 	if err != nil {
 		return nil, fmt.Errorf("open the broker at %s: %w (set --broker-url)", strings.Join(option.InitAddress, ","), err)
 	}
-	var id [9]byte
-	_, _ = rand.Read(id[:]) // never fails: the program ends instead
-	b := &redisBroker{
-		hub: h, cfg: cfg, client: client, log: h.cfg.Logger,
-		sharded: client.Mode() == rueidis.ClientModeCluster,
-		node:    base64.RawURLEncoding.EncodeToString(id[:]),
-		syncs:   make(chan struct{}, syncsAtOnce),
-	}
-	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.sharded = b.client.Mode() == rueidis.ClientModeCluster
 	parts := 1
 	if b.sharded {
 		parts = cfg.Partitions
@@ -114,15 +107,41 @@ func openRedis(h *Hub, cfg RedisConfig) (*redisBroker, error) {
 		b.feeds = append(b.feeds, newFeed(b, i))
 		b.senders = append(b.senders, newSender(b))
 	}
-	feedsDown.Add(int64(parts))
-	for i := range parts {
-		b.ending.Go(b.feeds[i].run)
-		b.ending.Go(b.senders[i].run)
-	}
+	b.start()
 	return b, nil
 }
 
-func (b *redisBroker) close() error {
+// connect makes a broker that has a connection and no feeds yet.
+func connect(h *Hub, cfg RedisConfig, option rueidis.ClientOption) (*redisBroker, error) {
+	option.DisableCache = true
+	option.PipelineMultiplex = -1 // one connection for each server keeps the order
+	client, err := rueidis.NewClient(option)
+	if err != nil {
+		return nil, err
+	}
+	var id [9]byte
+	_, _ = rand.Read(id[:]) // never fails: the program ends instead
+	b := &redisBroker{
+		hub: h, cfg: cfg, client: client, log: h.cfg.Logger,
+		node:  base64.RawURLEncoding.EncodeToString(id[:]),
+		syncs: make(chan struct{}, syncsAtOnce),
+	}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	return b, nil
+}
+
+// start begins the work of feeds and senders.
+func (b *redisBroker) start() {
+	feedsDown.Add(int64(len(b.feeds)))
+	for _, f := range b.feeds {
+		b.ending.Go(f.run)
+	}
+	for _, s := range b.senders {
+		b.ending.Go(s.run)
+	}
+}
+
+func (b *redisBroker) close() {
 	b.cancel()
 	b.client.Close()
 	b.ending.Wait()
@@ -131,7 +150,6 @@ func (b *redisBroker) close() error {
 			feedsDown.Add(-1)
 		}
 	}
-	return nil
 }
 
 func (b *redisBroker) ready() error {
@@ -174,8 +192,15 @@ func (b *redisBroker) keys(name string) []string {
 	return []string{b.cfg.Prefix + "meta:" + base, b.cfg.Prefix + "kept:" + base}
 }
 
-func (b *redisBroker) subscribe(name string)   { b.feeds[b.part(name)].want(name, true) }
-func (b *redisBroker) unsubscribe(name string) { b.feeds[b.part(name)].want(name, false) }
+func (b *redisBroker) want(name string, yes bool) { b.feeds[b.part(name)].want(name, yes) }
+
+// historyOf is what is read from here for those who come back, and after an outage.
+func (b *redisBroker) historyOf(name string) (r HistoryRule) {
+	if b.source == nil {
+		r = b.hub.cfg.rulesFor(name).history
+	}
+	return r
+}
 
 // history calls done once the topic is subscribed to in Redis and its history after since was read.
 func (b *redisBroker) history(name string, since Position, done func(past)) {

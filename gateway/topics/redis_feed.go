@@ -77,7 +77,7 @@ func (f *feed) want(name string, wanted bool) {
 	f.mu.Lock()
 	c := f.channels[name]
 	if c == nil {
-		c = &channel{name: name, rule: f.b.hub.cfg.rulesFor(name).history}
+		c = &channel{name: name, rule: f.b.historyOf(name)}
 		f.channels[name] = c
 	}
 	c.wanted = wanted
@@ -153,7 +153,8 @@ func (f *feed) lost(err error) {
 	if first {
 		brokerLost.Inc()
 		feedsDown.Add(1)
-		f.b.log.Warn("lost the broker: publications of other processes do not come", "partition", f.part, "error", err)
+		f.b.log.Warn("lost the broker: publications of other processes do not come",
+			"channels", f.prefix, "partition", f.part, "error", err)
 	}
 }
 
@@ -332,7 +333,7 @@ func (f *feed) subscription(link int, s rueidis.PubSubSubscription) {
 		f.mu.Unlock()
 		if up {
 			feedsDown.Add(-1)
-			f.b.log.Info("broker connected", "partition", f.part)
+			f.b.log.Info("broker connected", "channels", f.prefix, "partition", f.part)
 		}
 		if ended {
 			f.reconnect()
@@ -387,9 +388,11 @@ func (f *feed) message(link int, m rueidis.PubSubMessage) {
 	}
 	received.Inc()
 	msg, at, err := f.b.decode(m.Message)
-	if err != nil {
+	if err != nil || msg == nil {
 		f.mu.Unlock()
-		refusedForeign.Inc()
+		if err != nil {
+			refusedForeign.Inc()
+		}
 		return
 	}
 	if c.rule.Size > 0 && at.Epoch != 0 && !f.follows(c, msg, at) {
@@ -400,8 +403,12 @@ func (f *feed) message(link int, m rueidis.PubSubMessage) {
 	f.deliver(c, msg)
 }
 
-// decode checks and encodes what came.
+// decode checks and encodes what came. A source has messages that are nothing for clients: nil.
 func (b *redisBroker) decode(text string) (*message, Position, error) {
+	if b.source != nil {
+		m, err := b.source.decode(text, b.hub.cfg.MaxPayload)
+		return m, Position{}, err
+	}
 	op, at, payload, err := parsePublication(text)
 	if err != nil {
 		return nil, at, err

@@ -21,6 +21,9 @@ import (
 
 const patience = time.Minute
 
+// channels is the example that publishes through Redis, and needs no control address.
+const channels = "channels-chat"
+
 // TestExamples runs the two commands of each README, with other ports, and has a conversation in two tabs of a browser.
 func TestExamples(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "sluice")
@@ -34,6 +37,7 @@ func TestExamples(t *testing.T) {
 	}{
 		{"django-chat", "9000", module("django")},
 		{"node-chat", "9001", installed("npm", "node")},
+		{channels, "9000", module("django", "channels", "channels_redis")},
 		{"pushpin", "9000", installed("pushpin")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -41,17 +45,27 @@ func TestExamples(t *testing.T) {
 				t.Skipf("%v; scripts/install-test-deps.sh installs what it needs", err)
 			}
 			port, control, gateway, files := freePort(t), freePort(t), freePort(t), t.TempDir()
+			redis := freePort(t)
 			address := "ws://127.0.0.1:" + gateway
-			replace := strings.NewReplacer("bin/sluice", binary, "ws://127.0.0.1:7999", address, "127.0.0.1:"+tt.port, "127.0.0.1:"+port, "127.0.0.1:5561", "127.0.0.1:"+control,
-				"chat.py", "chat.py "+port, "server.js", "server.js "+port, "scripts/examples/pushpin/pushpin.conf", files+"/pushpin.conf", "/tmp/sluice-pushpin", files)
+			replace := strings.NewReplacer("bin/sluice", binary, "ws://127.0.0.1:7999", address,
+				"127.0.0.1:"+tt.port, "127.0.0.1:"+port, "127.0.0.1:5561", "127.0.0.1:"+control, "6399", redis,
+				"chat.py", "chat.py "+port, "server.js", "server.js "+port,
+				"scripts/examples/pushpin/pushpin.conf", files+"/pushpin.conf", "/tmp/sluice-pushpin", files)
 			conf, _ := os.ReadFile("pushpin/pushpin.conf")
 			os.WriteFile(files+"/pushpin.conf", []byte(strings.NewReplacer("/tmp/sluice-pushpin", files, "127.0.0.1:7999", "127.0.0.1:"+gateway, "5561", control).Replace(string(conf))), 0o600)
 			env := append(os.Environ(), "CONTROL=http://127.0.0.1:"+control, "GATEWAY="+address, "SLUICE_LISTEN=127.0.0.1:"+gateway, "SLUICE_ADMIN=off",
-				"npm_config_audit=false", "npm_config_fund=false", "npm_config_update_notifier=false")
+				"REDIS=redis://127.0.0.1:"+redis, "npm_config_audit=false", "npm_config_fund=false", "npm_config_update_notifier=false")
+			needed := []string{port, gateway, control}
+			if tt.name == channels {
+				needed = []string{port, gateway, redis}
+			}
 			for _, command := range commands(t, tt.name) {
 				start(t, replace.Replace(command), env)
+				if tt.name == channels { // the gateway does not start without it
+					await(t, "Redis listens on "+redis, func() bool { return listens(redis) })
+				}
 			}
-			for _, p := range []string{port, gateway, control} {
+			for _, p := range needed {
 				await(t, "something listens on "+p, func() bool { return listens(p) })
 			}
 			conversation(t, "http://127.0.0.1:"+port+"/")
