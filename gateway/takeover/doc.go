@@ -1,0 +1,39 @@
+// Package takeover hands the sockets of a running process to the one that replaces it, so that a
+// new binary closes no connection.
+//
+// The old process listens at a Unix socket (mode 0600; the peer's user is checked). The new one
+// connects, and both speak messages with a length, a kind and descriptors (SCM_RIGHTS):
+//
+//	new → old   hello: versions of the protocol, build, kind of application
+//	old → new   welcome, or a refusal in words; then the listening sockets
+//	            the new process opens its loops and its store: nothing has moved yet
+//	new → old   begin: the old process stops accepting; clients wait in the kernel's queues
+//	old → new   batch: at most 253 connections, each with its state
+//	new → old   ack: the batch is the new process's own, but for the connections it refuses
+//	old → new   chunk: state that belongs to no connection, such as idle sessions
+//	old → new   done
+//	new → old   ready: it accepts; the old process drains what could not travel, and exits
+//
+// # Whose a connection is
+//
+// At each moment exactly one process serves a connection. The old one stops serving it before it
+// sends it, and closes its descriptor (the kernel's socket stays) after the acknowledgement. The new
+// one adopts it without serving it, writes the acknowledgement, and serves it from then on. So when
+// the new process ends or is killed on the way, the old one goes on with all that was not
+// acknowledged; what was acknowledged ended with its owner. When the old process is killed, the new
+// one goes on with what has arrived. A new process that neither answers nor ends would leave it open
+// whose the last batches are: the old one kills it (SIGKILL) and goes on.
+//
+// A batch is on its way for some milliseconds, and at most three are at a time: that is the pause
+// that a client sees. New clients wait longer, for all of it.
+//
+// # Versions
+//
+// The hello names the versions of the protocol that a program speaks; without a common one, or with
+// another kind of application, the old process refuses before anything has moved. States of
+// connections are maps whose unknown keys lead to a refusal of that one connection, which the old
+// process then drains as at any deploy.
+//
+// The package moves descriptors and bytes. What the bytes say is the business of gateway.Server
+// (see Server.Handover and Server.Adopt) and of the application.
+package takeover

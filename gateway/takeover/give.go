@@ -1,0 +1,327 @@
+package takeover
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// helloTimeout is for messages that need no work on the other side.
+	helloTimeout = 5 * time.Second
+
+	// beginTimeout is how long the new process may take to open its store and its loops.
+	beginTimeout = 60 * time.Second
+
+	// stepTimeout is how long the new process may take for one batch. One that takes longer is
+	// ended: nobody could say whose the connections are.
+	stepTimeout = 10 * time.Second
+
+	// window is how many batches may be on their way: the old process packs one while the new one
+	// unpacks another. More would only have clients wait longer.
+	window = 3
+)
+
+// Offer is what the old process has to give. Its functions are called by the goroutine of Serve.
+type Offer struct {
+	Build string // for the other side's log
+	App   string // the kind of application; another kind is refused
+	Conns func() int
+
+	// Listeners returns copies of the listening sockets, which the caller closes, and their names.
+	Listeners func() (names []string, fds []int, err error)
+
+	// Begin stops accepting. The clients that come meanwhile wait in the kernel's queues.
+	Begin func() Handover
+
+	Log *slog.Logger
+
+	step time.Duration // stepTimeout; shorter in a test
+}
+
+// Handover is a takeover under way, as the old process sees it.
+type Handover interface {
+	// Next returns the next connections, which are no longer served, or io.EOF when there are no
+	// more that can travel.
+	Next(ctx context.Context) (*Parcel, error)
+
+	// Chunks gives state that belongs to no connection to send, after the last Parcel.
+	Chunks(send func(name string, data []byte) error) error
+
+	// End comes last. taken says that the new process has everything: the old one drains what is
+	// left and exits. Otherwise it accepts again and goes on with what it still has.
+	End(taken bool)
+}
+
+// Parcel is at most 253 connections. Settle or Keep is called once; the descriptors are closed by
+// whoever made it, then.
+type Parcel struct {
+	FDs    []int    // in the process's main table
+	States [][]byte // one for each
+
+	// Settle says that the new process has them, all but the refused ones: these go on here.
+	Settle func(refused []int)
+	// Keep says that none of them has left.
+	Keep func()
+}
+
+// Serve gives everything to the first process that asks for it properly at ln, and then returns
+// nil. Attempts that fail are logged, and connections that were not acknowledged go on here. It
+// returns an error when ln fails, which closing it does, or when ctx ends.
+func (o *Offer) Serve(ctx context.Context, ln *net.UnixListener) error {
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
+	defer stop()
+	for {
+		conn, err := ln.AcceptUnix()
+		if err != nil {
+			return err
+		}
+		given, err := o.give(ctx, conn)
+		_ = conn.Close()
+		if err == nil {
+			o.Log.Info("taken over", "connections", given)
+			return nil
+		}
+		o.Log.Warn("takeover failed, going on", "given", given, "error", err)
+	}
+}
+
+// give is one attempt.
+func (o *Offer) give(ctx context.Context, conn *net.UnixConn) (given int, err error) {
+	pid, err := peer(conn)
+	if err != nil {
+		return 0, err
+	}
+	l := &link{conn}
+	if err = o.greet(l); err != nil {
+		return 0, err
+	}
+	m, err := l.receive(time.Now().Add(beginTimeout))
+	if err != nil {
+		return 0, fmt.Errorf("the new process (pid %d) did not become ready: %w", pid, err)
+	}
+	defer m.closeAll()
+	if m.kind != kindBegin {
+		return 0, unexpected(m)
+	}
+	h := o.Begin()
+	s := &sender{
+		link: l, pid: pid, handover: h, step: cmp.Or(o.step, stepTimeout),
+		travelling: map[int]*Parcel{}, room: make(chan struct{}, window), over: make(chan struct{}),
+	}
+	err = s.run(ctx)
+	h.End(err == nil)
+	return s.given, err
+}
+
+// greet says what there is, and sends the listening sockets.
+func (o *Offer) greet(l *link) error {
+	m, err := l.receive(time.Now().Add(helloTimeout))
+	if err != nil {
+		return fmt.Errorf("no greeting: %w", err)
+	}
+	defer m.closeAll()
+	var h hello
+	if m.kind != kindHello {
+		return unexpected(m)
+	}
+	err = h.parse(m.payload)
+	switch {
+	case err != nil:
+	case h.oldest > newestVersion || h.newest < oldestVersion:
+		err = fmt.Errorf("takeover: it speaks versions %d to %d of the protocol, this one %d to %d", h.oldest,
+			h.newest, oldestVersion, newestVersion)
+	case h.app != o.App:
+		err = fmt.Errorf("takeover: its application is %.40q, this one's %q", h.app, o.App)
+	}
+	deadline := time.Now().Add(helloTimeout)
+	if err != nil {
+		_ = l.send(kindRefuse, []byte(err.Error()), nil, deadline)
+		return err
+	}
+	w := welcome{version: min(h.newest, newestVersion), build: o.Build, conns: o.Conns()}
+	if err = l.send(kindWelcome, w.append(nil), nil, deadline); err != nil {
+		return err
+	}
+	names, fds, err := o.Listeners()
+	defer func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	// More than fit in one message come in several; the last is not full.
+	for at := 0; ; at += maxDescriptors {
+		end := min(at+maxDescriptors, len(fds))
+		if err = l.send(kindListeners, appendStrings(nil, names[at:end]), fds[at:end], deadline); err != nil {
+			return err
+		}
+		if end-at < maxDescriptors {
+			return nil
+		}
+	}
+}
+
+// sender moves the connections. run sends; acks receives, on a goroutine of its own.
+type sender struct {
+	link     *link
+	pid      int
+	handover Handover
+	step     time.Duration
+	room     chan struct{}
+	over     chan struct{} // closed when acks has ended
+	ackErr   error         // why, before over is closed
+	ready    bool          // the new process has said so; before over is closed
+
+	mu         sync.Mutex // never held while anything is sent or received
+	travelling map[int]*Parcel
+	given      int
+}
+
+func (s *sender) run(ctx context.Context) (err error) {
+	go s.acks()
+	err = s.sendAll(ctx)
+	if err == nil {
+		<-s.over
+		if s.ready {
+			return nil
+		}
+		err = s.ackErr
+	} else {
+		// What the new process has acknowledged before it closed the stream is its own.
+		_ = s.link.conn.SetReadDeadline(time.Now().Add(s.step))
+		_ = s.link.conn.CloseWrite()
+		<-s.over
+	}
+	if !closedByPeer(s.ackErr) {
+		// It is alive, and might yet believe that connections are its own.
+		_ = unix.Kill(s.pid, unix.SIGKILL)
+		err = fmt.Errorf("%w (the new process, pid %d, was ended)", err, s.pid)
+	}
+	for _, p := range s.travelling {
+		p.Keep()
+	}
+	return err
+}
+
+// sendAll returns when everything is sent and every batch is acknowledged, and done is sent.
+func (s *sender) sendAll(ctx context.Context) error {
+	for number := 1; ; number++ {
+		if err := s.wait(); err != nil {
+			return err
+		}
+		p, err := s.handover.Next(ctx)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.travelling[number] = p
+		s.mu.Unlock()
+		t := batch{number, p.States}
+		if err = s.link.send(kindBatch, t.append(nil), p.FDs, time.Now().Add(s.step)); err != nil {
+			return err
+		}
+	}
+	for range window - 1 { // the last ones; wait above took one already
+		if err := s.wait(); err != nil {
+			return err
+		}
+	}
+	err := s.handover.Chunks(func(name string, data []byte) error {
+		return s.link.send(kindChunk, chunk{name, data}.append(nil), nil, time.Now().Add(s.step))
+	})
+	if err != nil {
+		return err
+	}
+	return s.link.send(kindDone, nil, nil, time.Now().Add(s.step))
+}
+
+// wait takes one place of the window.
+func (s *sender) wait() error {
+	select {
+	case s.room <- struct{}{}:
+		return nil
+	default:
+	}
+	timeout := time.NewTimer(s.step)
+	defer timeout.Stop()
+	select {
+	case s.room <- struct{}{}:
+		return nil
+	case <-s.over:
+		return s.ackErr
+	case <-timeout.C:
+		return errors.New("takeover: the new process does not answer")
+	}
+}
+
+// acks settles what the new process acknowledges, until it is ready or the stream ends.
+func (s *sender) acks() {
+	defer close(s.over)
+	for {
+		m, err := s.link.receive(time.Time{}) // wait, and run at the end, have the deadlines
+		if err == nil {
+			m.closeAll()
+			err = s.took(m)
+		}
+		if err != nil || s.ready {
+			s.ackErr = err
+			return
+		}
+	}
+}
+
+func (s *sender) took(m message) error {
+	if m.kind == kindReady {
+		s.ready = true
+		return nil
+	}
+	var a ack
+	if m.kind != kindAck {
+		return unexpected(m)
+	}
+	if err := a.parse(m.payload); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	p := s.travelling[a.number]
+	delete(s.travelling, a.number)
+	s.mu.Unlock()
+	if p == nil {
+		return fmt.Errorf("takeover: an answer to batch %d, which is not on its way", a.number)
+	}
+	for _, i := range a.refused {
+		if i < 0 || i >= len(p.States) {
+			p.Keep()
+			return fmt.Errorf("takeover: connection %d of %d is refused", i, len(p.States))
+		}
+	}
+	p.Settle(a.refused)
+	s.given += len(p.States) - len(a.refused)
+	<-s.room
+	return nil
+}
+
+func closedByPeer(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+func unexpected(m message) error {
+	if m.kind == kindRefuse {
+		return fmt.Errorf("takeover: the other process refuses: %.200s", m.payload)
+	}
+	return fmt.Errorf("takeover: an unexpected message of kind %d", m.kind)
+}
