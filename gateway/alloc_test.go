@@ -58,7 +58,7 @@ func receive(t testing.TB, fd int) string {
 }
 
 func TestHotPathsDoNotAllocate(t *testing.T) {
-	w, c, client := byHand(t, Config{}, Count{Store: memory(t)})
+	w, c, client := byHand(t, Config{}, Count(memory(t)))
 	buf := make([]byte, 64<<10)
 	discard := func() int {
 		n, err := unix.Read(client, buf)
@@ -148,8 +148,9 @@ func mallocs(fn func()) uint64 {
 
 // The same over real sockets and a running loop, the client included, which here only moves bytes.
 func TestMessagesDoNotAllocate(t *testing.T) {
-	s := serve(t, Config{Loops: 1, Heartbeat: -1}, Count{Store: memory(t), NoWelcome: true})
+	s := serve(t, Config{Loops: 1, Heartbeat: -1}, Count(memory(t)))
 	c := open101(t, s, "/ws")
+	c.welcome(0, false)
 	const total = 5000
 	message, reply := text("message"), make([]byte, 64)
 	size := func(i int) int { return 2 + len(`{"count":}`) + len(fmt.Sprint(i)) }

@@ -2,9 +2,7 @@ package gateway
 
 import (
 	"bytes"
-	"fmt"
 	"io"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -222,32 +220,4 @@ func TestPongsAskedForAreFree(t *testing.T) {
 	c.expect("text still here")
 	c.Write(bytes.Repeat(frame(true, ws.OpPong, ""), 4))
 	c.expect("close 1008 control_rate", "EOF")
-}
-
-// A client that ends its side with messages on their way gets all of its replies and the bye.
-func TestHalfCloseIsServedToTheEnd(t *testing.T) {
-	store := newLazyStore(1000)
-	s := serve(t, Config{Loops: 1}, Count{Store: store})
-	c, a := store.ask(t, s, "/ws")
-	c.Write(bytes.Repeat(text("x"), 3))
-	c.Conn.(*net.TCPConn).CloseWrite()
-	await(t, "the end has come", func() (hung bool) {
-		onLoops(s, func(w *worker) { hung = w.conns[0].flags&hungUp != 0 })
-		return hung
-	})
-	a.attach(7, true)
-	if resp := c.response(); resp.StatusCode != 101 {
-		t.Fatalf("got %d, want 101", resp.StatusCode)
-	}
-	if got := c.next(); !strings.Contains(got, `"count":7`) {
-		t.Fatalf("got %q, want the welcome", got)
-	}
-	wait(t, "it is detached", a.detached)
-	a.on(func() { a.leaving.Acknowledged(8, 10); a.leaving.Detached(10, nil) })
-	for n := 8; n <= 10; n++ {
-		c.expect(fmt.Sprintf(`text {"count":%d}`, n))
-	}
-	c.expect(`text {"bye":true,"total":10}`, "close", "EOF")
-	await(t, "it is gone", func() bool { return s.Connections() == 0 })
-	checkQuiet(t, s)
 }

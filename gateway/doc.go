@@ -1,5 +1,6 @@
-// Package gateway speaks WebSocket (RFC 6455) with very many clients: handshake, frames, heartbeats, limits, drain. What
-// it does with their messages is a Handler's; Count and Echo are two.
+// Package gateway speaks WebSocket (RFC 6455) with very many clients: handshake, frames, heartbeats,
+// limits, drain. What it does with their messages is an App's: Echo is the smallest. Those in the
+// folders below (count, backend) use exported names only, as anybody's would.
 //
 // # Reading it
 //
@@ -15,8 +16,8 @@
 //	life.go       the states after the handshake: timers, heartbeat, close, the end
 //	worker.go     one loop and its connections
 //	server.go     New, Start, Drain, Close
-//	count.go      the counting service
-//	admin.go      the address for operators
+//	count/        the counting service
+//	admin/        the address for operators
 //
 // # Ownership
 //
@@ -42,8 +43,8 @@
 //   - A connection refused for want of room is let in (up to 128 over the bound) until its request has been read, for the reason given first.
 //   - A panic in a Handler ends the process. Recovering would go on with whatever it left half done, perhaps a lock, on a loop that serves
 //     thousands; a fresh process is the safer neighbour.
-//   - What the gateway itself runs out of, it runs out of before 101, and answers with 503. The close codes 1011 and 1013 are for Handlers: Count uses
-//     them when the store refuses a session that is connected already.
+//   - What the gateway itself runs out of, it runs out of before 101, and answers with 503. The close codes 1011 and 1013 are for Handlers: package count
+//     uses them when the store refuses a session that is connected already.
 //   - /healthz and /readyz are answered over HTTP/1.0 too, without Host: some load balancers ask that way.
 //   - Connection may be a list and come on several lines; Upgrade must be "websocket" and nothing else (an offer of two protocols gets 426), for
 //     that is what ws.Upgrader takes. An empty Origin counts as none.

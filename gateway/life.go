@@ -216,6 +216,9 @@ func (c *Conn) RemoteAddr() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// Opening reports whether the request still waits for its answer: Accept or Refuse.
+func (c *Conn) Opening() bool { return c.state == opening }
+
 // Closed reports whether the transport is gone: Handler.Closed has been called, or is being called.
 func (c *Conn) Closed() bool { return c.state == closed }
 

@@ -153,15 +153,15 @@ func openFiles(t *testing.T) int {
 	return len(files)
 }
 
-// wrapped is an application around Count, as one that checks tokens would be.
-type wrapped struct{ Count }
+// wrapped is an application around another, as one that checks tokens would be.
+type wrapped struct{ app App }
 
 func (a wrapped) ForLoop(post func(fn func()) bool) Handler {
-	return struct{ Handler }{a.Count.ForLoop(post)}
+	return struct{ Handler }{a.app.ForLoop(post)}
 }
 
 func TestCountInsideAnotherApp(t *testing.T) {
-	s := serve(t, Config{}, wrapped{Count{Store: memory(t)}})
+	s := serve(t, Config{}, wrapped{Count(memory(t))})
 	c := open101(t, s, "/ws")
 	c.welcome(0, false)
 	c.Write(text("a"))

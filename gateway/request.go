@@ -280,9 +280,13 @@ func headEnd(b []byte, seen int) (end int, bad bool) {
 	}
 }
 
-// queryValue finds name in a query. ok is false when it is there twice: two programs would read two values. Values are compared as sent;
-// what the gateway looks for (UUIDs) needs no escapes.
-func queryValue(query []byte, name string) (value []byte, found, ok bool) {
+// QueryValue finds name in the query, as it was sent: escapes are left in it. once is false when it
+// is there twice, for two programs would read two values. The value dies with the Request.
+func (r *Request) QueryValue(name string) (value []byte, found, once bool) {
+	return queryValue(r.Query, name)
+}
+
+func queryValue(query []byte, name string) (value []byte, found, once bool) {
 	for len(query) > 0 {
 		var pair []byte
 		pair, query, _ = bytes.Cut(query, []byte{'&'})

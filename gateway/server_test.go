@@ -3,13 +3,10 @@ package gateway
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -17,8 +14,13 @@ import (
 	"github.com/gobwas/ws"
 	"go.uber.org/goleak"
 
+	"sluice/gateway/gatewaytest"
 	"sluice/sessions"
 )
+
+// Count is the counting service, which most of these tests run. counting_test.go sets it: here it
+// cannot be imported, since it imports this package.
+var Count func(store sessions.Store) App
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(patiently{m}) }
 
@@ -47,7 +49,7 @@ func serve(t testing.TB, cfg Config, app App) *Server {
 	}
 	def(&cfg.HandshakeTimeout, testPatience)
 	if app == nil {
-		app = Count{Store: memory(t)}
+		app = Count(memory(t))
 	}
 	s, err := New(cfg, app)
 	if err != nil {
@@ -66,8 +68,7 @@ func memory(t testing.TB) sessions.Store {
 	return store
 }
 
-// patience bounds every wait in these tests. It is long because a loaded machine is slow, and never waited out otherwise.
-const testPatience = time.Minute
+const testPatience = gatewaytest.Patience
 
 // wire is a client that sees every byte.
 type wire struct {
@@ -76,121 +77,55 @@ type wire struct {
 	r *bufio.Reader
 }
 
+// frames is the same client, for what gatewaytest does.
+func (c *wire) frames() *gatewaytest.Client {
+	return &gatewaytest.Client{T: c.t, Conn: c.Conn, R: c.r}
+}
+
 func dial(t testing.TB, s *Server) *wire {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(testPatience))
-	return &wire{t, conn, bufio.NewReader(conn)}
+	c := gatewaytest.Dial(t, s)
+	return &wire{t, c.Conn, c.R}
+}
+
+func open101(t testing.TB, s *Server, target string) *wire {
+	t.Helper()
+	c := gatewaytest.Open(t, s, target)
+	return &wire{t, c.Conn, c.R}
 }
 
 func upgradeRequest(target string, extra ...string) string {
-	return "GET " + target + " HTTP/1.1\r\nHost: gateway.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n" + strings.Join(extra, "") + "\r\n"
+	return gatewaytest.Upgrade(target, extra...)
 }
 
-// response reads an HTTP response head.
-func (c *wire) response() *http.Response {
-	c.t.Helper()
-	resp, err := http.ReadResponse(c.r, nil)
-	if err != nil {
-		c.t.Fatalf("read response: %v", err)
-	}
-	return resp
-}
-
-// open connects and upgrades.
-func open101(t testing.TB, s *Server, target string) *wire {
-	t.Helper()
-	c := dial(t, s)
-	io.WriteString(c, upgradeRequest(target))
-	if resp := c.response(); resp.StatusCode != 101 || resp.Header.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
-		t.Fatalf("got %d and accept %q", resp.StatusCode, resp.Header.Get("Sec-WebSocket-Accept"))
-	}
-	return c
-}
-
-// frame is a masked client frame.
 func frame(fin bool, op ws.OpCode, payload string) []byte {
-	return ws.MustCompileFrame(ws.MaskFrame(ws.NewFrame(op, fin, []byte(payload))))
+	return gatewaytest.Frame(fin, op, payload)
 }
 
-func text(s string) []byte { return frame(true, ws.OpText, s) }
+func text(s string) []byte { return gatewaytest.Text(s) }
 
 func closeFrame(code ws.StatusCode, reason string) []byte {
-	return frame(true, ws.OpClose, string(ws.NewCloseFrameBody(code, reason)))
+	return gatewaytest.CloseFrame(code, reason)
 }
 
-// next reads one server frame and describes it: "text {…}", "close 1000 reason", "ping", "EOF".
+func (c *wire) response() *http.Response {
+	c.t.Helper()
+	return c.frames().Response()
+}
+
 func (c *wire) next() string {
 	c.t.Helper()
-	f, err := ws.ReadFrame(c.r)
-	switch {
-	case err == io.EOF:
-		return "EOF"
-	case err != nil:
-		return "error: " + err.Error()
-	}
-	if f.Header.Masked || !f.Header.Fin || f.Header.Rsv != 0 {
-		c.t.Fatalf("server frame with header %+v", f.Header)
-	}
-	switch f.Header.OpCode {
-	case ws.OpClose:
-		if len(f.Payload) < 2 {
-			return "close"
-		}
-		return strings.TrimSpace(fmt.Sprintf("close %d %s", binary.BigEndian.Uint16(f.Payload), f.Payload[2:]))
-	case ws.OpPing:
-		return strings.TrimSpace("ping " + string(f.Payload))
-	case ws.OpPong:
-		return strings.TrimSpace("pong " + string(f.Payload))
-	case ws.OpBinary:
-		return "binary " + string(f.Payload)
-	}
-	return "text " + string(f.Payload)
+	return c.frames().Next()
 }
 
 func (c *wire) expect(want ...string) {
 	c.t.Helper()
-	for i, w := range want {
-		if got := c.next(); got != w {
-			c.t.Fatalf("frame %d: got %q, want %q", i, got, w)
-		}
-	}
+	c.frames().Expect(want...)
 }
 
-var welcomePattern = regexp.MustCompile(`^text \{"session_id":"([0-9a-f-]{36})","count":(\d+),"resumed":(true|false)\}$`)
-
-// welcome reads the first frame and returns the session id.
 func (c *wire) welcome(count int, resumed bool) string {
 	c.t.Helper()
-	got := c.next()
-	m := welcomePattern.FindStringSubmatch(got)
-	if m == nil || m[2] != fmt.Sprint(count) || m[3] != fmt.Sprint(resumed) {
-		c.t.Fatalf("got %q, want a welcome with count %d, resumed %v", got, count, resumed)
-	}
-	return m[1]
-}
-
-func TestCountAndResume(t *testing.T) {
-	s := serve(t, Config{}, nil)
-	c := open101(t, s, "/ws/chat/")
-	id := c.welcome(0, false)
-	c.Write(append(text("a"), text("b")...))
-	c.Write(frame(true, ws.OpBinary, "c"))
-	c.expect(`text {"count":1}`, `text {"count":2}`, `text {"count":3}`)
-	c.Write(closeFrame(1000, "done"))
-	c.expect(`text {"bye":true,"total":3}`, "close 1000", "EOF")
-
-	c = open101(t, s, "/ws?session_id="+id)
-	if got := c.welcome(3, true); got != id {
-		t.Errorf("resumed %s, asked for %s", got, id)
-	}
-	c.Write(text("d"))
-	c.expect(`text {"count":4}`)
+	return c.frames().Welcome(count, resumed)
 }
 
 func TestDrainTellsEveryone(t *testing.T) {

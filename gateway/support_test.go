@@ -3,9 +3,10 @@ package gateway
 import (
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"sluice/gateway/gatewaytest"
 )
 
 // onLoops runs fn on every loop of s, one after the other, and returns when the rounds it ran in have handled everything posted
@@ -42,16 +43,9 @@ func overdue(s *Server) {
 	})
 }
 
-// await polls for a condition that nothing reports. It is for states on the far side of a socket.
 func await(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(testPatience)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not so after %v: %s", testPatience, what)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	gatewaytest.Await(t, what, condition)
 }
 
 // counting returns how much c grows from here on.

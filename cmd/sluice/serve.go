@@ -18,6 +18,8 @@ import (
 	"golang.org/x/net/netutil"
 
 	"sluice/gateway"
+	"sluice/gateway/admin"
+	counting "sluice/gateway/count"
 	"sluice/poller"
 	"sluice/sessions"
 )
@@ -46,11 +48,14 @@ const lastLines = time.Second
 // serve runs a gateway until a signal ends it, and returns the exit status.
 func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer) int {
 	tuneGC(cfg.SessionStore)
-	// A log that nobody reads any more must not kill the process, least of all with the first line of its drain.
+	// A log that nobody reads any more must not kill the process, least of all with the first line
+	// of its drain.
 	signal.Ignore(syscall.SIGPIPE)
 	lines := newLineQueue(stderr)
 	log, held := newLogger(lines, cfg.LogLevel, cfg.LogFormat)
-	lines.start(func(n int) { log.Warn("log lines lost: standard error did not take them", "lines", n) })
+	lines.start(
+		func(n int) { log.Warn("log lines lost: standard error did not take them", "lines", n) },
+	)
 	defer lines.close(lastLines)
 	defer held.flush(context.Background())
 	slog.SetDefault(log)
@@ -107,7 +112,8 @@ func (s *server) logStart() {
 	s.log.Info("start", attrs...)
 }
 
-// drainSlack is how much longer than --drain-timeout a drain may take to report before it counts as stuck.
+// drainSlack is how much longer than --drain-timeout a drain may take to report before it counts as
+// stuck.
 const drainSlack = time.Second
 
 // run is the life of the process: open, ready, a signal, drain.
@@ -137,7 +143,16 @@ func (s *server) run() (status int) {
 		s.log.Error("a loop failed, ending", "error", err)
 		status = exitFailed
 	}
-	s.log.Info("drain", cause, "delay", s.cfg.DrainDelay.String(), "timeout", s.cfg.DrainTimeout.String(), "spread", s.cfg.DrainSpread.String())
+	s.log.Info(
+		"drain",
+		cause,
+		"delay",
+		s.cfg.DrainDelay.String(),
+		"timeout",
+		s.cfg.DrainTimeout.String(),
+		"spread",
+		s.cfg.DrainSpread.String(),
+	)
 	drained := make(chan error, 1)
 	go func() { drained <- s.drain() }()
 	select {
@@ -207,8 +222,9 @@ func (s *server) open() (err error) {
 	return s.gateway.Start()
 }
 
-// unshared says whether another process listens on addr. The gateway would not notice: its loops share the port
-// by SO_REUSEPORT, and so a second gateway of the same user would take half of the first one's clients.
+// unshared says whether another process listens on addr. The gateway would not notice: its loops
+// share the port by SO_REUSEPORT, and so a second gateway of the same user would take half of the
+// first one's clients.
 func unshared(addr string) error {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -279,18 +295,30 @@ func (s *server) app() gateway.App {
 	case s.store == nil:
 		return gateway.Echo{}
 	}
-	return gateway.Count{Store: s.store, SessionTTL: time.Duration(s.cfg.SessionTTL), NoWelcome: !s.cfg.Welcome,
-		NewSessionRate: int(s.cfg.NewSessionRate)}
+	return counting.App{
+		Store:          s.store,
+		SessionTTL:     time.Duration(s.cfg.SessionTTL),
+		NoWelcome:      !s.cfg.Welcome,
+		NewSessionRate: int(s.cfg.NewSessionRate),
+	}
 }
 
 func (s *server) serveAdmin(ln net.Listener) {
 	if a, ok := ln.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
-		s.log.Warn("the admin address is not loopback: whoever reaches it reads sessions and profiles", "admin", a.String())
+		s.log.Warn(
+			"the admin address is not loopback: whoever reaches it reads sessions and profiles",
+			"admin",
+			a.String(),
+		)
 	}
-	s.admin = gateway.NewAdminServer(gateway.AdminConfig{Ready: s.gateway.Ready, Store: s.store, Logger: s.log})
+	s.admin = admin.New(admin.Config{Ready: s.gateway.Ready, Store: s.store, Logger: s.log}).
+		Server()
 	s.admin.Addr = ln.Addr().String() // what it got, when it asked for port 0
 	go func() {
-		if err := s.admin.Serve(netutil.LimitListener(ln, gateway.AdminConns)); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.admin.Serve(netutil.LimitListener(ln, admin.MaxConns)); !errors.Is(
+			err,
+			http.ErrServerClosed,
+		) {
 			s.log.Error("admin address stopped", "error", err)
 		}
 	}()
@@ -308,7 +336,8 @@ func (s *server) addresses(more ...any) []any {
 	return append(attrs, more...)
 }
 
-// drain tells every client, and lets what they sent be stored. The admin address answers until the end.
+// drain tells every client, and lets what they sent be stored. The admin address answers until the
+// end.
 func (s *server) drain() error {
 	s.gateway.Unready()
 	time.Sleep(time.Duration(s.cfg.DrainDelay)) // a second signal ends the process meanwhile

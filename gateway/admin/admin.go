@@ -1,0 +1,218 @@
+// Package admin is the operators' address of a gateway: metrics, health, readiness, sessions and
+// profiles.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"strings"
+	"time"
+
+	"sluice/gateway"
+	"sluice/sessions"
+)
+
+// Config says what the operators' address shows. The zero value is a gateway that is always ready
+// and holds no sessions.
+type Config struct {
+	// Ready is nil-returning when new connections are welcome; otherwise its text is what /readyz
+	// says. It must not block. Any goroutine.
+	Ready func() error
+	// Store answers /sessions/{id}; nil when the application counts nothing.
+	Store sessions.Store
+	// Logger is told about broken requests, at debug. Default: slog.Default.
+	Logger *slog.Logger
+}
+
+// lookupTimeout is how long /sessions/{id} waits for the store.
+const lookupTimeout = 5 * time.Second
+
+// Admin answers at the operators' address:
+//
+//	/metrics         Prometheus text: the gateway, the process and the Go runtime
+//	/healthz         200 as long as the process answers
+//	/readyz          200 when new connections are welcome, else 503 and the reason
+//	/sessions/{id}   the stored count of a session, as JSON
+//	/version         what was built, as JSON
+//	/debug/pprof/    the profiles of net/http/pprof
+//
+// Nothing here is authenticated, so the address must be one that only operators reach. It runs on
+// net/http's goroutines and never touches a loop.
+type Admin struct {
+	cfg Config
+	mux *http.ServeMux
+}
+
+// New makes the handler of the operators' address.
+func New(cfg Config) *Admin {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	a := &Admin{cfg: cfg, mux: http.NewServeMux()}
+	a.HandleFunc("GET /{$}", a.index)
+	a.HandleFunc("GET /metrics", a.metrics)
+	a.HandleFunc("GET /healthz", a.healthz)
+	a.HandleFunc("GET /readyz", a.readyz)
+	a.HandleFunc("GET /sessions/{id}", a.session)
+	a.HandleFunc("GET /version", a.version)
+	a.HandleFunc("GET /debug/pprof/", pprof.Index)
+	a.HandleFunc("GET /debug/pprof/cmdline", noCmdline)
+	a.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	a.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	a.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol) // go tool pprof asks this way
+	a.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return a
+}
+
+// Handle adds a handler for a pattern of http.ServeMux, behind the same checks as the others. It
+// panics, as ServeMux does, on a pattern that conflicts with one that is there. Before the first
+// request.
+func (a *Admin) Handle(pattern string, h http.Handler) { a.mux.Handle(pattern, h) }
+
+// HandleFunc is Handle for a function.
+func (a *Admin) HandleFunc(pattern string, fn func(http.ResponseWriter, *http.Request)) {
+	a.mux.HandleFunc(pattern, fn)
+}
+
+// ServeHTTP implements http.Handler.
+func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !hostIsOurs(r) {
+		http.Error(w, "this host is not served here: use an address or localhost",
+			http.StatusMisdirectedRequest)
+		return
+	}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	a.mux.ServeHTTP(w, r)
+}
+
+// Server returns an HTTP server for the address, with bounds on how long a client may take and how
+// much it may send. The caller gives it a listener, and closes it.
+func (a *Admin) Server() *http.Server {
+	return &http.Server{
+		Handler:           a,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		// Longer than a profile that one asks for by hand; pprof refuses what does not fit in it.
+		WriteTimeout:   5 * time.Minute,
+		IdleTimeout:    time.Minute,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(a.cfg.Logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// MaxConns is how many connections an operators' address should take at once, so that what it holds
+// stays within gateway.ReservedDescriptors: pass its listener through netutil.LimitListener.
+const MaxConns = 32
+
+// hostIsOurs reports whether a request to a loopback address names an address or localhost. Another
+// name is a page's that was made to resolve to this machine (DNS rebinding), and must not read what
+// is here.
+func hostIsOurs(r *http.Request) bool {
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if local == nil || !local.IP.IsLoopback() {
+		return true
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil || strings.EqualFold(host, "localhost")
+}
+
+func (a *Admin) index(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	io.WriteString(w, "sluice "+gateway.ReadBuild().String()+"\n\n"+
+		"/metrics\n/healthz\n/readyz\n/sessions/{id}\n/version\n/debug/pprof/\n")
+}
+
+func (a *Admin) metrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	gateway.WriteMetrics(w)
+}
+
+func (a *Admin) healthz(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	io.WriteString(w, "ok\n")
+}
+
+func (a *Admin) readyz(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	var err error
+	if a.cfg.Ready != nil {
+		err = a.cfg.Ready()
+	}
+	if err == nil && a.cfg.Store != nil {
+		err = a.cfg.Store.Ready()
+	}
+	if err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintf(w, "not ready: %v\n", err)
+		return
+	}
+	io.WriteString(w, "ready\n")
+}
+
+func (a *Admin) session(w http.ResponseWriter, r *http.Request) {
+	id, err := sessions.ParseID(r.PathValue("id"))
+	if err != nil {
+		writeJSON(w, http.StatusBadRequest,
+			failure{"malformed session id: want the 36 characters of a UUID"})
+		return
+	}
+	if a.cfg.Store == nil {
+		writeJSON(w, http.StatusNotFound, failure{"this gateway keeps no sessions"})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), lookupTimeout)
+	defer cancel()
+	total, err := a.cfg.Store.Lookup(ctx, id)
+	switch {
+	case err == nil:
+		writeJSON(w, http.StatusOK, sessionCount{SessionID: id.String(), Count: total})
+	case errors.Is(err, sessions.ErrNotFound):
+		writeJSON(w, http.StatusNotFound, failure{"no such session"})
+	default:
+		w.Header().Set("Retry-After", "1")
+		writeJSON(w, http.StatusServiceUnavailable, failure{err.Error()})
+	}
+}
+
+type sessionCount struct {
+	SessionID string `json:"session_id"`
+	Count     uint64 `json:"count"`
+}
+
+type failure struct {
+	Error string `json:"error"`
+}
+
+func (a *Admin) version(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, gateway.ReadBuild())
+}
+
+// noCmdline stands where net/http/pprof shows the command line, which may hold the password of
+// --redis-url.
+func noCmdline(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "not shown: it may hold secrets", http.StatusForbidden)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // structs of strings and numbers always marshal
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(append(text, '\n'))
+}
