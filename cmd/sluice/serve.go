@@ -53,9 +53,9 @@ func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer
 	signal.Ignore(syscall.SIGPIPE)
 	lines := newLineQueue(stderr)
 	log, held := newLogger(lines, cfg.LogLevel, cfg.LogFormat)
-	lines.start(
-		func(n int) { log.Warn("log lines lost: standard error did not take them", "lines", n) },
-	)
+	lines.start(func(n int) {
+		log.Warn("log lines lost: standard error did not take them", "lines", n)
+	})
 	defer lines.close(lastLines)
 	defer held.flush(context.Background())
 	slog.SetDefault(log)
@@ -143,16 +143,8 @@ func (s *server) run() (status int) {
 		s.log.Error("a loop failed, ending", "error", err)
 		status = exitFailed
 	}
-	s.log.Info(
-		"drain",
-		cause,
-		"delay",
-		s.cfg.DrainDelay.String(),
-		"timeout",
-		s.cfg.DrainTimeout.String(),
-		"spread",
-		s.cfg.DrainSpread.String(),
-	)
+	s.log.Info("drain", cause, "delay", s.cfg.DrainDelay.String(),
+		"timeout", s.cfg.DrainTimeout.String(), "spread", s.cfg.DrainSpread.String())
 	drained := make(chan error, 1)
 	go func() { drained <- s.drain() }()
 	select {
@@ -305,20 +297,15 @@ func (s *server) app() gateway.App {
 
 func (s *server) serveAdmin(ln net.Listener) {
 	if a, ok := ln.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
-		s.log.Warn(
-			"the admin address is not loopback: whoever reaches it reads sessions and profiles",
-			"admin",
-			a.String(),
-		)
+		s.log.Warn("the admin address is not loopback: whoever reaches it reads sessions and profiles",
+			"admin", a.String())
 	}
-	s.admin = admin.New(admin.Config{Ready: s.gateway.Ready, Store: s.store, Logger: s.log}).
-		Server()
+	a := admin.New(admin.Config{Ready: s.gateway.Ready, Store: s.store, Logger: s.log})
+	s.admin = a.Server()
 	s.admin.Addr = ln.Addr().String() // what it got, when it asked for port 0
 	go func() {
-		if err := s.admin.Serve(netutil.LimitListener(ln, admin.MaxConns)); !errors.Is(
-			err,
-			http.ErrServerClosed,
-		) {
+		err := s.admin.Serve(netutil.LimitListener(ln, admin.MaxConns))
+		if !errors.Is(err, http.ErrServerClosed) {
 			s.log.Error("admin address stopped", "error", err)
 		}
 	}()
