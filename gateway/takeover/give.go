@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,9 +43,37 @@ type Offer struct {
 	// Begin stops accepting. The clients that come meanwhile wait in the kernel's queues.
 	Begin func() Handover
 
+	// Upgrade starts the process that is to take over, and returns when taken is closed, or with an
+	// error when that process has ended before. It is asked for by Upgrade (the function, in another
+	// process) and by StartUpgrade, once at a time, on a goroutine of its own. Nil: it cannot be.
+	Upgrade func(taken <-chan struct{}) error
+
 	Log *slog.Logger
 
-	step time.Duration // stepTimeout; shorter in a test
+	step      time.Duration // stepTimeout; shorter in a test
+	upgrading atomic.Bool
+	upgrades  sync.WaitGroup
+	once      sync.Once
+	takenCh   chan struct{}
+}
+
+// taken is closed when a process has taken over.
+func (o *Offer) taken() chan struct{} {
+	o.once.Do(func() { o.takenCh = make(chan struct{}) })
+	return o.takenCh
+}
+
+// StartUpgrade starts the process that is to take over, and returns when it has, or has failed. Any
+// goroutine.
+func (o *Offer) StartUpgrade() error {
+	if o.Upgrade == nil {
+		return errors.New("takeover: this process cannot start another")
+	}
+	if !o.upgrading.CompareAndSwap(false, true) {
+		return errors.New("takeover: an upgrade is under way")
+	}
+	defer o.upgrading.Store(false)
+	return o.Upgrade(o.taken())
 }
 
 // Handover is a takeover under way, as the old process sees it.
@@ -84,24 +113,60 @@ func (o *Offer) Serve(ctx context.Context, ln *net.UnixListener) error {
 		if err != nil {
 			return err
 		}
-		given, err := o.give(ctx, conn)
-		_ = conn.Close()
-		if err == nil {
+		given, err := o.answer(ctx, conn)
+		switch {
+		case err == errUpgrading:
+			continue
+		case err == nil:
 			o.Log.Info("taken over", "connections", given)
+			close(o.taken())
+			o.upgrades.Wait() // whoever asked for it is told before this process ends
 			return nil
 		}
 		o.Log.Warn("takeover failed, going on", "given", given, "error", err)
 	}
 }
 
-// give is one attempt.
-func (o *Offer) give(ctx context.Context, conn *net.UnixConn) (given int, err error) {
+// errUpgrading: the peer has asked for an upgrade, which goes on beside.
+var errUpgrading = errors.New("takeover: upgrading")
+
+// answer looks at who has connected and what for.
+func (o *Offer) answer(ctx context.Context, conn *net.UnixConn) (given int, err error) {
+	defer func() {
+		if err != errUpgrading {
+			_ = conn.Close()
+		}
+	}()
 	pid, err := peer(conn)
 	if err != nil {
 		return 0, err
 	}
 	l := &link{conn}
-	if err = o.greet(l); err != nil {
+	m, err := l.receive(time.Now().Add(helloTimeout))
+	if err != nil {
+		return 0, fmt.Errorf("no greeting: %w", err)
+	}
+	defer m.closeAll()
+	switch m.kind {
+	case kindHello:
+		return o.give(ctx, l, pid, m.payload)
+	case kindUpgrade:
+		o.upgrades.Go(func() {
+			defer conn.Close()
+			if err := o.StartUpgrade(); err != nil {
+				_ = l.send(kindRefuse, []byte(err.Error()), nil, time.Now().Add(helloTimeout))
+				return
+			}
+			_ = l.send(kindReady, nil, nil, time.Now().Add(helloTimeout))
+		})
+		return 0, errUpgrading
+	}
+	return 0, unexpected(m)
+}
+
+// give is one attempt.
+func (o *Offer) give(ctx context.Context, l *link, pid int, greeting []byte) (given int, err error) {
+	if err = o.greet(l, greeting); err != nil {
 		return 0, err
 	}
 	m, err := l.receive(time.Now().Add(beginTimeout))
@@ -123,17 +188,9 @@ func (o *Offer) give(ctx context.Context, conn *net.UnixConn) (given int, err er
 }
 
 // greet says what there is, and sends the listening sockets.
-func (o *Offer) greet(l *link) error {
-	m, err := l.receive(time.Now().Add(helloTimeout))
-	if err != nil {
-		return fmt.Errorf("no greeting: %w", err)
-	}
-	defer m.closeAll()
+func (o *Offer) greet(l *link, greeting []byte) error {
 	var h hello
-	if m.kind != kindHello {
-		return unexpected(m)
-	}
-	err = h.parse(m.payload)
+	err := h.parse(greeting)
 	switch {
 	case err != nil:
 	case h.oldest > newestVersion || h.newest < oldestVersion:

@@ -25,6 +25,7 @@ const (
 	kindChunk     kind = 8 // old → new: state that belongs to no connection
 	kindDone      kind = 9 // old → new: that was all
 	kindReady     kind = 10
+	kindUpgrade   kind = 11 // anybody → old: start the process that takes over, and say how it went
 )
 
 // maxDescriptors is how many descriptors the kernel passes with one message (SCM_MAX_FD).

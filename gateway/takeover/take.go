@@ -36,6 +36,34 @@ type Sink interface {
 	Accept() error
 }
 
+// Upgrade asks the process at path to start the one that takes over from it, and waits for the
+// outcome: nil when it has taken over. ErrNobody: no process is there.
+func Upgrade(ctx context.Context, path string) error {
+	conn, err := Dial(path)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	l := &link{conn}
+	if err = l.send(kindUpgrade, nil, nil, time.Now().Add(helloTimeout)); err != nil {
+		return err
+	}
+	m, err := l.receive(time.Time{})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return fmt.Errorf("takeover: the process ended without saying how the upgrade went: %w", err)
+	}
+	m.closeAll()
+	if m.kind != kindReady {
+		return unexpected(m)
+	}
+	return nil
+}
+
 // Connect asks the process at path for all it has. ErrNobody: there is none. Another error: it
 // refuses, or is of another user; nothing has moved.
 func Connect(path, build, app string) (*Taker, error) {

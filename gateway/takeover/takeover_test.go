@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -356,7 +357,8 @@ func TestTheOldProcessEnds(t *testing.T) {
 		}
 		o := p.offer()
 		l := &link{conn}
-		if o.greet(l) != nil {
+		m, err := l.receive(time.Now().Add(time.Minute))
+		if err != nil || o.greet(l, m.payload) != nil {
 			return
 		}
 		if m, err := l.receive(time.Now().Add(time.Minute)); err != nil || m.kind != kindBegin {
@@ -376,6 +378,48 @@ func TestTheOldProcessEnds(t *testing.T) {
 	defer p.closeAdopted()
 	if n := p.count("new"); n != 7 || !p.accepted {
 		t.Errorf("%d adopted, accepts %v, want 7 and true", n, p.accepted)
+	}
+}
+
+// TestUpgrade: the process that asks is told how it went, and only one asks at a time.
+func TestUpgrade(t *testing.T) {
+	p := newPond(t, 20)
+	o := p.offer()
+	started := make(chan struct{}, 1)
+	var works atomic.Bool
+	o.Upgrade = func(taken <-chan struct{}) error {
+		if !works.Load() {
+			return errors.New("the new binary is broken")
+		}
+		started <- struct{}{}
+		<-taken
+		return nil
+	}
+	path, done := serve(t, o)
+	ctx := context.Background()
+	if err := Upgrade(ctx, path); err == nil || !strings.Contains(err.Error(), "binary is broken") {
+		t.Fatalf("an upgrade that fails: got %v", err)
+	}
+	works.Store(true)
+	told := make(chan error)
+	go func() { told <- Upgrade(ctx, path) }()
+	<-started
+	if err := Upgrade(ctx, path); err == nil || !strings.Contains(err.Error(), "under way") {
+		t.Fatalf("a second upgrade: got %v", err)
+	}
+	taker, err := Connect(path, "new", "pond")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = taker.Run(ctx, p, quiet); err != nil {
+		t.Fatal(err)
+	}
+	defer p.closeAdopted()
+	if err = <-told; err != nil {
+		t.Errorf("an upgrade that works: got %v", err)
+	}
+	if err = <-done; err != nil {
+		t.Error(err)
 	}
 }
 
