@@ -53,6 +53,7 @@ const (
 	fdDirty         // on the loop's list for the end of the round
 	fdHung          // netpoll has detached it
 	fdReset         // close with RST
+	fdDetached      // off the reactor, between Detach and Attach
 )
 
 // Register takes over sysfd, a non-blocking descriptor, with read interest. FD.Read and FD.Write are for sockets only. On an error the caller still owns sysfd. Loop only.
@@ -86,14 +87,14 @@ func (l *Loop) register(f *FD, sysfd int, ev Events, event netpoll.PollEvent, wa
 
 func (f *FD) onRead(netpoll.Poll) error {
 	// Closed or paused by another connection's callback in this same round.
-	if f.bits&fdClosed == 0 && f.want&reading != 0 {
+	if f.bits&(fdClosed|fdDetached) == 0 && f.want&reading != 0 {
 		f.ev.Readable()
 	}
 	return nil
 }
 
 func (f *FD) onWrite(netpoll.Poll) error {
-	if f.bits&fdClosed == 0 && f.want&writing != 0 {
+	if f.bits&(fdClosed|fdDetached) == 0 && f.want&writing != 0 {
 		f.ev.Writable()
 	}
 	return nil
@@ -196,6 +197,9 @@ func (f *FD) touch() {
 // settle runs when none of f's callbacks does: netpoll spins when an operator is freed or added from inside one.
 func (f *FD) settle() {
 	f.bits &^= fdDirty
+	if f.op == nil {
+		return // Release
+	}
 	if f.bits&fdClosed != 0 {
 		switch {
 		case f.bits&fdReset != 0:
@@ -208,7 +212,7 @@ func (f *FD) settle() {
 		f.fd = -1 // a Read or Write that comes too late must not reach whoever gets the number next
 		return
 	}
-	if f.bits&fdHung != 0 || f.loop.over {
+	if f.bits&(fdHung|fdDetached) != 0 || f.loop.over {
 		return // off the reactor for good
 	}
 	next := f.want
