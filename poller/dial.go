@@ -6,11 +6,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dial starts a non-blocking connect from local (the zero AddrPort: the kernel's choice) and returns the socket for
-// RegisterDial. Any goroutine.
+// Dial starts a non-blocking connect from local (the zero AddrPort: the kernel's choice) and
+// returns the socket for RegisterDial. Any goroutine.
 //
-// With a local address and port 0 the port is chosen at connect time (IP_BIND_ADDRESS_NO_PORT): a source address then
-// has some 28,000 ports for each destination and not in all.
+// With a local address and port 0 the port is chosen at connect time (IP_BIND_ADDRESS_NO_PORT): a
+// source address then has some 28,000 ports for each destination and not in all.
 func Dial(local, remote netip.AddrPort) (sysfd int, err error) {
 	family, to := sockaddr(remote)
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -33,8 +33,8 @@ func Dial(local, remote netip.AddrPort) (sysfd int, err error) {
 	return fd, nil
 }
 
-// PeerAddr asks the kernel for the peer's address; the zero AddrPort when the connection is gone. Any goroutine that
-// knows sysfd to be open.
+// PeerAddr asks the kernel for the peer's address; the zero AddrPort when the connection is gone.
+// Any goroutine that knows sysfd to be open.
 func PeerAddr(sysfd int) netip.AddrPort {
 	sa, err := unix.Getpeername(sysfd)
 	if err != nil {

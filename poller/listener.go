@@ -15,25 +15,28 @@ import (
 
 // ListenOptions sets up Listen. The zero value is the default.
 type ListenOptions struct {
-	// Backlog is how many connections the kernel completes ahead of accept. Too small and a burst of clients waits for
-	// its SYN to be sent again (1 s, 3 s, …); the kernel cuts it to net.core.somaxconn. Default 4096.
+	// Backlog is how many connections the kernel completes ahead of accept. Too small and a burst
+	// of clients waits for its SYN to be sent again (1 s, 3 s, …); the kernel cuts it to
+	// net.core.somaxconn. Default 4096.
 	Backlog int
 
-	// ReusePort (SO_REUSEPORT) lets several listeners share the address, one a loop; the kernel spreads connections over them.
+	// ReusePort (SO_REUSEPORT) lets several listeners share the address, one a loop; the kernel
+	// spreads connections over them.
 	ReusePort bool
 
-	// SocketBuffer is SO_RCVBUF and SO_SNDBUF of accepted sockets, in bytes. The kernel allots twice as
-	// much in each direction and so holds at most about 4 times as much for one connection, whatever the
-	// peer does. Too small limits the throughput of one connection, to about SocketBuffer for each round
-	// trip; too large lets a few hundred peers that do not read exhaust net.ipv4.tcp_mem. Default 96 KiB;
-	// negative: the kernel decides, up to net.ipv4.tcp_rmem and tcp_wmem (here some 20 MiB each).
+	// SocketBuffer is SO_RCVBUF and SO_SNDBUF of accepted sockets, in bytes. The kernel allots
+	// twice as much in each direction and so holds at most about 4 times as much for one
+	// connection, whatever the peer does. Too small limits the throughput of one connection, to
+	// about SocketBuffer for each round trip; too large lets a few hundred peers that do not read
+	// exhaust net.ipv4.tcp_mem. Default 96 KiB; negative: the kernel decides, up to
+	// net.ipv4.tcp_rmem and tcp_wmem (here some 20 MiB each).
 	SocketBuffer int
 
-	// UserTimeout (TCP_USER_TIMEOUT) is how long accepted sockets wait for the peer to acknowledge what
-	// it was sent, or to open its window, before the kernel ends the connection; it also holds after
-	// close, and after the process was killed. Too short loses mobile peers that change networks, too
-	// long keeps memory for peers that have vanished. Default 25 s; negative: the kernel's, some 15
-	// minutes, and none for a peer that keeps its window closed.
+	// UserTimeout (TCP_USER_TIMEOUT) is how long accepted sockets wait for the peer to acknowledge
+	// what it was sent, or to open its window, before the kernel ends the connection; it also holds
+	// after close, and after the process was killed. Too short loses mobile peers that change
+	// networks, too long keeps memory for peers that have vanished. Default 25 s; negative: the
+	// kernel's, some 15 minutes, and none for a peer that keeps its window closed.
 	UserTimeout time.Duration
 }
 
@@ -56,8 +59,8 @@ type Listener struct {
 	addr netip.AddrPort
 }
 
-// Listen opens a listening socket on addr, "host:port" or ":port" (both address families). The host must be an
-// address or empty: nothing is resolved, for a gateway's address must not depend on DNS.
+// Listen opens a listening socket on addr, "host:port" or ":port" (both address families). The host
+// must be an address or empty: nothing is resolved, for a gateway's address must not depend on DNS.
 func Listen(addr string, o ListenOptions) (*Listener, error) {
 	at, err := parseListenAddr(addr)
 	if err != nil {
@@ -92,9 +95,10 @@ func parseListenAddr(addr string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ip, uint16(number)), nil
 }
 
-// maxUnsent is how many bytes the kernel takes from us for a peer whose window is full. Without it a peer that does not read makes
-// it hold tcp_wmem's maximum (4 MiB), and some hundred of them all the memory that TCP may have. What is on its way is not
-// counted, so a fast and distant peer is not slowed down.
+// maxUnsent is how many bytes the kernel takes from us for a peer whose window is full. Without it
+// a peer that does not read makes it hold tcp_wmem's maximum (4 MiB), and some hundred of them all
+// the memory that TCP may have. What is on its way is not counted, so a fast and distant peer is
+// not slowed down.
 const maxUnsent = 128 << 10
 
 func openListener(at netip.AddrPort, o ListenOptions) (fd int, err error) {
@@ -144,7 +148,8 @@ func openListener(at netip.AddrPort, o ListenOptions) (fd int, err error) {
 	return fd, os.NewSyscallError("listen", unix.Listen(fd, o.Backlog))
 }
 
-// InheritListener adopts a listening socket that another process opened, and owns sysfd from then on.
+// InheritListener adopts a listening socket that another process opened, and owns sysfd from then
+// on.
 func InheritListener(sysfd int) (*Listener, error) {
 	if listening, err := unix.GetsockoptInt(sysfd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listening == 0 {
 		return nil, fmt.Errorf("inherit listener: descriptor %d is not a listening socket (%v)", sysfd, err)
@@ -175,10 +180,12 @@ func (ln *Listener) SysFD() int { return ln.fd }
 func (ln *Listener) Close() error { return unix.Close(ln.fd) }
 
 const (
-	// acceptBurst is how many connections one event accepts before the established ones get their turn.
+	// acceptBurst is how many connections one event accepts before the established ones get their
+	// turn.
 	acceptBurst = 64
 
-	// acceptPause is how long accepting rests when it cannot go on: level-triggered readiness would spin otherwise.
+	// acceptPause is how long accepting rests when it cannot go on: level-triggered readiness would
+	// spin otherwise.
 	acceptPause = 100 * time.Millisecond
 )
 
@@ -191,11 +198,12 @@ type Acceptor struct {
 	warned time.Duration
 }
 
-// Serve accepts on ln from l, which owns ln from then on. accept is given each new socket, non-blocking, CLOEXEC and TCP_NODELAY, and
-// owns it. Loop only, or before Run.
+// Serve accepts on ln from l, which owns ln from then on. accept is given each new socket,
+// non-blocking, CLOEXEC and TCP_NODELAY, and owns it. Loop only, or before Run.
 //
-// When the process or the machine has no descriptor left, the clients that wait are told so (503) and dropped with
-// the help of a spare descriptor, instead of being left in the queue for the reactor to report for ever.
+// When the process or the machine has no descriptor left, the clients that wait are told so (503)
+// and dropped with the help of a spare descriptor, instead of being left in the queue for the
+// reactor to report for ever.
 func (l *Loop) Serve(ln *Listener, accept func(sysfd int)) (*Acceptor, error) {
 	a := &Acceptor{accept: accept, spare: openSpare(), warned: -time.Hour}
 	a.rest.Init((*acceptorRest)(a))
@@ -238,7 +246,8 @@ func (a *Acceptor) Readable() {
 			a.pause("accept", errno)
 			return
 		default:
-			// accept(2): pending network errors of the new socket are reported here too, and to be treated like EAGAIN by trying again.
+			// accept(2): pending network errors of the new socket are reported here too, and to be
+			// treated like EAGAIN by trying again.
 			acceptErrors.Inc()
 			a.warn("accept", errno)
 		}
@@ -251,8 +260,8 @@ func (a *Acceptor) Readable() {
 // Writable implements Events; a listening socket reports it never.
 func (a *Acceptor) Writable() {}
 
-// Hangup implements Events. It comes when a process that shares the socket has called shutdown on it, which ends
-// it for all of them.
+// Hangup implements Events. It comes when a process that shares the socket has called shutdown on
+// it, which ends it for all of them.
 func (a *Acceptor) Hangup() {
 	acceptErrors.Inc()
 	slog.Error("accept: the listening socket was shut down, no connection comes any more (restart to listen again)")
@@ -260,7 +269,8 @@ func (a *Acceptor) Hangup() {
 
 const noDescriptors = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
-// turnAway drops the first waiting connection by way of the spare descriptor, and reports whether accepting may go on.
+// turnAway drops the first waiting connection by way of the spare descriptor, and reports whether
+// accepting may go on.
 func (a *Acceptor) turnAway(errno syscall.Errno) bool {
 	acceptNoFile.Inc()
 	if a.spare < 0 {
@@ -273,7 +283,8 @@ func (a *Acceptor) turnAway(errno syscall.Errno) bool {
 	a.closeSpare()
 	fd, failed := accept4(a.fd)
 	if failed == 0 {
-		// Closing with the request unread would send a reset, which can overtake and destroy the answer.
+		// Closing with the request unread would send a reset, which can overtake and destroy the
+		// answer.
 		_, _ = unix.Read(fd, a.loop.readBuf)
 		_, _ = unix.Write(fd, []byte(noDescriptors))
 		_ = unix.Shutdown(fd, unix.SHUT_WR)
@@ -302,7 +313,8 @@ func (a *Acceptor) warn(what string, errno syscall.Errno) {
 // acceptorRest is the Acceptor as its timer sees it.
 type acceptorRest Acceptor
 
-// Expire implements Expirer: accepting goes on, and a lost spare has the first claim on a descriptor that has come free.
+// Expire implements Expirer: accepting goes on, and a lost spare has the first claim on a
+// descriptor that has come free.
 func (a *acceptorRest) Expire() {
 	if a.spare < 0 {
 		a.spare = openSpare()
@@ -310,8 +322,9 @@ func (a *acceptorRest) Expire() {
 	(*Acceptor)(a).SetInterest(true, false)
 }
 
-// init starts the Go runtime's own poller. The runtime does so at the first timer that somebody waits for, with two descriptors,
-// and ends the process when there are none: that must not happen in the middle of an exhaustion which the Acceptor survives.
+// init starts the Go runtime's own poller. The runtime does so at the first timer that somebody
+// waits for, with two descriptors, and ends the process when there are none: that must not happen
+// in the middle of an exhaustion which the Acceptor survives.
 func init() { time.Sleep(time.Nanosecond) }
 
 func openSpare() int {
@@ -322,7 +335,8 @@ func openSpare() int {
 	return fd
 }
 
-// accept4 leaves the peer's address in the kernel: it is wanted for debug lines only (see PeerAddr).
+// accept4 leaves the peer's address in the kernel: it is wanted for debug lines only (see
+// PeerAddr).
 func accept4(listener int32) (int, syscall.Errno) {
 	fd, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 	return int(fd), errno

@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -12,21 +13,28 @@ import (
 
 // Config sets up a Loop. The zero value is the default.
 type Config struct {
-	// Tick is the resolution of the timing wheel: a timer fires up to one Tick late, and a loop with timers due wakes
-	// at most once a Tick for them. Too small costs wake-ups, too large makes deadlines coarse.
-	// Default 10 ms, at least 1 ms.
+	// Tick is the resolution of the timing wheel: a timer fires up to one Tick late, and a loop
+	// with timers due wakes at most once a Tick for them. Too small costs wake-ups, too large makes
+	// deadlines coarse. Default 10 ms, at least 1 ms.
 	Tick time.Duration
 
-	// ReadBuffer is the size of the loop's one read buffer, in bytes. Too small costs read calls on busy sockets; too
-	// large only memory, once a loop. Default 64 KiB, at least 4 KiB.
+	// ReadBuffer is the size of the loop's one read buffer, in bytes. Too small costs read calls on
+	// busy sockets; too large only memory, once a loop. Default 64 KiB, at least 4 KiB.
 	ReadBuffer int
+
+	// OwnTable gives the loop a descriptor table of its own, and so as many descriptors as the
+	// limit of open files allows a whole process. For Start only; see CanSplit and the package's
+	// comment.
+	OwnTable bool
 }
 
-// expireBudget is how many timers one round fires before the sockets get their turn: about 2 ms of heartbeats.
+// expireBudget is how many timers one round fires before the sockets get their turn: about 2 ms of
+// heartbeats.
 const expireBudget = 512
 
-// Loop is one reactor: a netpoll Poll, a mailbox and a timing wheel, all run by the goroutine that calls Run. What is
-// registered with a Loop belongs to that goroutine; only Post and Close may be called from others.
+// Loop is one reactor: a netpoll Poll, a mailbox and a timing wheel, all run by the goroutine that
+// calls Run. What is registered with a Loop belongs to that goroutine; only Post and Close may be
+// called from others.
 type Loop struct {
 	// Any goroutine.
 	mail    sync.Mutex
@@ -35,6 +43,11 @@ type Loop struct {
 	hasMail atomic.Bool // spares a quiet round the lock
 	awake   atomic.Bool // a round is in hand and will look for mail: no wake-up needed
 	poll    netpoll.Poll
+	own     bool // the loop's thread has a descriptor table of its own
+	wake    waker
+	closing atomic.Bool   // own: Close was called
+	ended   chan struct{} // closed when Run is over
+	failure error         // what Run returned, once ended is closed
 
 	// The loop only.
 	start   time.Time     // the zero of Now
@@ -47,6 +60,7 @@ type Loop struct {
 	later   []func()
 	spare   []func() // later's other half
 	onRound []func()
+	onEnd   []func(error)
 	over    bool  // Run is about to return: the poll's descriptors are closed, and their numbers may be another's
 	dirty   []*FD // interests to settle and sockets to close when the round's callbacks have returned
 	readBuf []byte
@@ -55,9 +69,18 @@ type Loop struct {
 	Buffers   Buffers // pooled buffers of this loop, for carrying partial input and unsent output
 }
 
-// NewLoop opens a reactor. It holds four descriptors until Close. It fails when descriptors are exhausted, or when
-// the netpoll linked in is not the version this package was written for.
+// NewLoop opens a reactor for a goroutine of the caller's, which calls Run; Start is the simpler
+// way, and the only one to a loop with a table of its own. It holds three descriptors until Close.
+// It fails when descriptors are exhausted, or when the netpoll linked in is not the version this
+// package was written for.
 func NewLoop(cfg Config) (*Loop, error) {
+	if cfg.OwnTable {
+		return nil, errors.New("open loop: OwnTable is for Start, which has a thread for it")
+	}
+	return newLoop(cfg)
+}
+
+func newLoop(cfg Config) (*Loop, error) {
 	if cfg.Tick == 0 {
 		cfg.Tick = 10 * time.Millisecond
 	}
@@ -67,7 +90,10 @@ func NewLoop(cfg Config) (*Loop, error) {
 	if cfg.Tick < time.Millisecond || cfg.ReadBuffer < 4<<10 {
 		return nil, fmt.Errorf("open loop: tick %v below 1ms or read buffer %d below 4096 bytes", cfg.Tick, cfg.ReadBuffer)
 	}
-	l := &Loop{tick: cfg.Tick, readBuf: make([]byte, cfg.ReadBuffer)}
+	l := &Loop{
+		tick: cfg.Tick, readBuf: make([]byte, cfg.ReadBuffer),
+		own: cfg.OwnTable, ended: make(chan struct{}),
+	}
 	l.wheel.init()
 	l.lingerers.init(l)
 	if err := l.startClock(); err != nil {
@@ -84,6 +110,9 @@ func NewLoop(cfg Config) (*Loop, error) {
 	if err == nil {
 		err = l.timerfd.open(l)
 	}
+	if err == nil && l.own {
+		err = l.wake.open(l)
+	}
 	if err != nil {
 		_ = poll.Close() // takes effect in Wait, which then closes the poll's descriptors
 		_ = poll.Wait()
@@ -92,9 +121,9 @@ func NewLoop(cfg Config) (*Loop, error) {
 	return l, nil
 }
 
-// startClock ties Now to the timerfd's clock. base is read after start, and again when the two readings were interrupted:
-// were it the earlier one, the timerfd would go off before Now has come to the time it was set to, and the loop would
-// spin for the difference each time.
+// startClock ties Now to the timerfd's clock. base is read after start, and again when the two
+// readings were interrupted: were it the earlier one, the timerfd would go off before Now has come
+// to the time it was set to, and the loop would spin for the difference each time.
 func (l *Loop) startClock() error {
 	for range 10 {
 		var ts unix.Timespec
@@ -110,9 +139,9 @@ func (l *Loop) startClock() error {
 	return nil
 }
 
-// Run handles events until Close; the goroutine that calls it is the loop from then on. Call it once.
-// An error means that epoll_wait failed: nothing is reported any more, and the caller, who is still the
-// loop, closes its descriptors.
+// Run handles events until Close; the goroutine that calls it is the loop from then on. Call it
+// once. An error means that epoll_wait failed: nothing is reported any more, and the caller, who is
+// still the loop, closes its descriptors.
 func (l *Loop) Run() error {
 	err := l.poll.Wait()
 	l.mail.Lock()
@@ -123,27 +152,102 @@ func (l *Loop) Run() error {
 	l.settle()
 	l.lingerers.leave()
 	l.timerfd.Close()
+	if l.own {
+		l.wake.Close()
+	}
 	l.settle()
 	if err != nil {
-		return fmt.Errorf("run loop: epoll_wait: %w", err)
+		err = fmt.Errorf("run loop: epoll_wait: %w", err)
 	}
-	return nil
+	l.failure = err
+	for _, fn := range l.onEnd {
+		fn(err)
+	}
+	if l.own {
+		l.wake.release()
+	}
+	close(l.ended)
+	return err
 }
 
-// Close ends Run after the round in hand; what was posted and has not had its turn by then is dropped. Descriptors that are
-// still registered are not closed: their owner closes them first. A loop that is never run keeps its own four
-// until Run is called, which then returns at once. Any goroutine may call it, any number of times.
+// OnEnd has fn run when Run is over, with what Run returns. It is called on the loop still, and
+// closes what is registered: nothing reports it any more. Loop only, or before Run.
+func (l *Loop) OnEnd(fn func(error)) { l.onEnd = append(l.onEnd, fn) }
+
+// Start opens a loop, has setup prepare it, and runs it, all on a goroutine of the loop's own. It
+// returns when setup has; Wait tells of the end. With Config.OwnTable that goroutine's thread has a
+// descriptor table of its own, in which setup and all callbacks open what the loop is to serve, by
+// Listen and Dial: numbers of other tables mean nothing there (CopyFDs brings a descriptor over).
+// Any goroutine but a loop's.
+//
+// When setup fails, the loop ends and Start returns the error; setup closes what it opened.
+func Start(cfg Config, setup func(*Loop) error) (*Loop, error) {
+	type opened struct {
+		loop *Loop
+		err  error
+	}
+	result := make(chan opened)
+	whole := func() {
+		l, err := newLoop(cfg)
+		if err != nil {
+			result <- opened{nil, err}
+			return
+		}
+		if err = setup(l); err != nil {
+			l.Close()
+		} else {
+			result <- opened{l, nil}
+		}
+		_ = l.Run()
+		if err != nil {
+			result <- opened{nil, err}
+		}
+	}
+	if !cfg.OwnTable {
+		go whole()
+	} else if err := CanSplit(); err != nil {
+		return nil, fmt.Errorf("open loop: %w", err)
+	} else {
+		onOwnThread(func() {
+			if err := leaveTable(); err != nil {
+				result <- opened{nil, fmt.Errorf("open loop: %w", err)}
+				return
+			}
+			whole()
+		})
+	}
+	r := <-result
+	return r.loop, r.err
+}
+
+// Wait returns when Run is over, with what it returned. Any goroutine but the loop's.
+func (l *Loop) Wait() error {
+	<-l.ended
+	return l.failure
+}
+
+// Close ends Run after the round in hand; what was posted and has not had its turn by then is
+// dropped. Descriptors that are still registered are not closed: their owner closes them first. A
+// loop that is never run keeps its own four until Run is called, which then returns at once. Any
+// goroutine may call it, any number of times.
 func (l *Loop) Close() {
 	l.mail.Lock()
 	defer l.mail.Unlock()
-	if !l.shut {
-		l.shut = true
-		_ = l.poll.Close() // a write to an eventfd that is open until Run returns
+	if l.shut {
+		return
 	}
+	l.shut = true
+	if l.own {
+		l.closing.Store(true)
+		l.wake.ring()
+		return
+	}
+	_ = l.poll.Close() // a write to an eventfd that is open until Run returns
 }
 
-// Post runs fn on the loop, after the callbacks of the round in hand. It never blocks, and any goroutine may call it.
-// It reports false, and drops fn, once the loop is closed. True is no promise that fn runs: a Close may come before its turn.
+// Post runs fn on the loop, after the callbacks of the round in hand. It never blocks, and any
+// goroutine may call it. It reports false, and drops fn, once the loop is closed. True is no
+// promise that fn runs: a Close may come before its turn.
 func (l *Loop) Post(fn func()) bool {
 	l.mail.Lock()
 	if l.shut {
@@ -155,7 +259,11 @@ func (l *Loop) Post(fn func()) bool {
 	l.hasMail.Store(true) // before awake is read: see deliver
 	if first && !l.awake.Load() {
 		// Under the lock, so that Close cannot end the poll between the check and the wake-up.
-		_ = l.poll.Trigger()
+		if l.own {
+			l.wake.ring()
+		} else {
+			_ = l.poll.Trigger()
+		}
 	}
 	l.mail.Unlock()
 	return true
@@ -164,17 +272,20 @@ func (l *Loop) Post(fn func()) bool {
 // Later runs fn when all callbacks of this round have returned. Loop only.
 func (l *Loop) Later(fn func()) { l.later = append(l.later, fn) }
 
-// OnRound has fn run at the end of every round of events, before interests are settled. Loop only, or before Run.
+// OnRound has fn run at the end of every round of events, before interests are settled. Loop only,
+// or before Run.
 func (l *Loop) OnRound(fn func()) { l.onRound = append(l.onRound, fn) }
 
-// Now is the monotonic time since the loop was made, as of the start of the round in hand. Loop only.
+// Now is the monotonic time since the loop was made, as of the start of the round in hand. Loop
+// only.
 func (l *Loop) Now() time.Duration { return l.now }
 
-// ReadBuf is the loop's shared read buffer. Its contents die with the callback that filled it. Loop only.
+// ReadBuf is the loop's shared read buffer. Its contents die with the callback that filled it. Loop
+// only.
 func (l *Loop) ReadBuf() []byte { return l.readBuf }
 
-// round handles one batch of events and then what had to wait for its callbacks to return: netpoll spins forever when
-// an operator is freed or re-added from inside its own callback.
+// round handles one batch of events and then what had to wait for its callbacks to return: netpoll
+// spins forever when an operator is freed or re-added from inside its own callback.
 func (l *Loop) round(handle func() (closed bool)) (closed bool) {
 	l.awake.Store(true)
 	l.now = time.Since(l.start)
@@ -210,8 +321,8 @@ func (l *Loop) deliver() {
 	}
 }
 
-// runLater runs what this round put off. What that puts off in turn waits for another round, so that a chain of them
-// cannot keep the sockets waiting.
+// runLater runs what this round put off. What that puts off in turn waits for another round, so
+// that a chain of them cannot keep the sockets waiting.
 func (l *Loop) runLater() {
 	if len(l.later) == 0 {
 		return

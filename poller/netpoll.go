@@ -13,28 +13,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// This file is the whole of what Sluice knows about netpoll's inside. Three things that the loop needs are not
-// exported, and each is guarded: openPoll by a test that pins the module version, the other two by the errors
-// below, which stop the program at start and not later.
+// This file is the whole of what Sluice knows about netpoll's inside. Three things that the loop
+// needs are not exported, and each is guarded: openPoll by a test that pins the module version, the
+// other two by the errors below, which stop the program at start and not later.
 
-// openPoll makes one reactor without netpoll's global manager, which would start loops of its own, spread
-// connections over them as it likes and own their goroutines.
+// openPoll makes one reactor without netpoll's global manager, which would start loops of its own,
+// spread connections over them as it likes and own their goroutines.
 //
 //go:linkname openPoll github.com/cloudwego/netpoll.openPoll
 func openPoll() (netpoll.Poll, error)
 
-// maxEvents bounds one epoll_wait. netpoll doubles its event array whenever it comes back full, up to 131,072 events
-// of 1.3 KB (1,280 bytes of it I/O vectors for the buffered API, which Sluice does not use): 19,000 clients speaking
-// at once would leave 42 MB, over 2 KB a connection, behind for good. With more ready than this the rest
-// is simply met by the next round.
+// maxEvents bounds one epoll_wait. netpoll doubles its event array whenever it comes back full, up
+// to 131,072 events of 1.3 KB (1,280 bytes of it I/O vectors for the buffered API, which Sluice
+// does not use): 19,000 clients speaking at once would leave 42 MB, over 2 KB a connection, behind
+// for good. With more ready than this the rest is simply met by the next round.
 const maxEvents = 512
 
-// hookRounds lets around wrap the handling of each batch of events, and keeps the event array small. netpoll calls
-// its handler through a func field precisely so that it can be replaced, but the struct's type is unexported, so the
-// fields are reached by name.
+// hookRounds lets around wrap the handling of each batch of events, and keeps the event array
+// small. netpoll calls its handler through a func field precisely so that it can be replaced, but
+// the struct's type is unexported, so the fields are reached by name.
 //
-// The handler's parameter is a slice of an unexported struct; around never looks at it, so it is handled as a slice
-// of an opaque type: all slices have one layout and one calling convention.
+// The handler's parameter is a slice of an unexported struct; around never looks at it, so it is
+// handled as a slice of an opaque type: all slices have one layout and one calling convention.
 func hookRounds(p netpoll.Poll, around func(handle func() (closed bool)) (closed bool)) error {
 	v := reflect.ValueOf(p).Elem()
 
@@ -66,8 +66,8 @@ func hookRounds(p netpoll.Poll, around func(handle func() (closed bool)) (closed
 	return nil
 }
 
-// closeOnExec marks netpoll's own two descriptors, which it opens without CLOEXEC: a child process would otherwise
-// hold the parent's reactor open.
+// closeOnExec marks netpoll's own two descriptors, which it opens without CLOEXEC: a child process
+// would otherwise hold the parent's reactor open.
 func closeOnExec(p netpoll.Poll) error {
 	v := reflect.ValueOf(p).Elem()
 	epfd, wop := v.FieldByName("fd"), v.FieldByName("wop")
@@ -79,8 +79,8 @@ func closeOnExec(p netpoll.Poll) error {
 	return nil
 }
 
-// SetLogger routes netpoll's own log lines, which go to standard error by default, to l at level Warn. Call it before
-// the first NewLoop: netpoll's logger is a plain package variable.
+// SetLogger routes netpoll's own log lines, which go to standard error by default, to l at level
+// Warn. Call it before the first NewLoop: netpoll's logger is a plain package variable.
 func SetLogger(l *slog.Logger) {
 	netpoll.SetLoggerOutput(slogWriter{l})
 }
