@@ -1,0 +1,151 @@
+package tls13
+
+import (
+	"crypto/cipher"
+	"math"
+)
+
+// Keys are the AEADs that the connections of one loop have at hand. They belong to the loop. A zero
+// Keys holds DefaultKeys.
+type Keys struct {
+	// Max bounds the AEADs held; each takes up to 1.3 KB. With too few, one is built for every
+	// message (2 to 3 µs and as much garbage). A busy connection needs two. At most 65,535;
+	// default DefaultKeys.
+	Max int
+
+	// RekeyAfter is how many records one key protects before it is replaced. RFC 8446, section 5.5:
+	// "For AES-GCM, up to 2^24.5 full-size records (about 24 million) may be encrypted on a given
+	// connection". Default 2^23.
+	RekeyAfter uint64
+
+	entries []entry
+	newest  uint16 // 0: none; else one more than an index of entries, as all links here
+	oldest  uint16
+	free    uint16
+
+	nonce  [ivSize]byte // arguments of an interface's method would be allocated for each call
+	header [headerSize]byte
+}
+
+// DefaultKeys is what a loop holds unless Keys.Max says otherwise: 512, up to 0.7 MB.
+const DefaultKeys = 512
+
+const defaultRekeyAfter = 1 << 23
+
+const (
+	ivSize     = 12
+	headerSize = 5
+	tagSize    = 16
+)
+
+// entry is one AEAD and whose it is.
+type entry struct {
+	owner *Layer
+	dir   direction
+	iv    [ivSize]byte
+	newer uint16
+	older uint16 // for a free one, the next free one
+	aead  cipher.AEAD
+}
+
+func (k *Keys) rekeyAfter() uint64 {
+	if k.RekeyAfter != 0 {
+		return k.RekeyAfter
+	}
+	return defaultRekeyAfter
+}
+
+// get returns the AEAD of l in one direction, built if it is not at hand, with the nonce of the
+// next record (section 5.3: the IV and the sequence number, xored) in k.nonce.
+func (k *Keys) get(l *Layer, d direction) cipher.AEAD {
+	e := k.entry(l, d)
+	seq := l.half[d].seq
+	k.nonce = e.iv
+	for i := range 8 {
+		k.nonce[ivSize-1-i] ^= byte(seq >> (8 * i))
+	}
+	return e.aead
+}
+
+func (k *Keys) entry(l *Layer, d direction) *entry {
+	slot := l.slot[d]
+	if slot != 0 && int(slot) <= len(k.entries) {
+		if e := &k.entries[slot-1]; e.owner == l && e.dir == d {
+			if slot != k.newest {
+				k.unlink(slot)
+				k.link(slot)
+			}
+			return e
+		}
+	}
+	slot = k.take()
+	e := &k.entries[slot-1]
+	e.owner, e.dir = l, d
+	e.aead = l.suite.aead(l.secret(d), &e.iv)
+	l.slot[d] = slot
+	k.link(slot)
+	return e
+}
+
+// take finds a place: a free one, a new one, or that of the AEAD that was used least recently.
+func (k *Keys) take() (slot uint16) {
+	limit := k.Max
+	if limit == 0 {
+		limit = DefaultKeys
+	}
+	switch {
+	case k.free != 0:
+		slot = k.free
+		k.free = k.entries[slot-1].older
+	case len(k.entries) < min(max(limit, 1), math.MaxUint16):
+		k.entries = append(k.entries, entry{})
+		slot = uint16(len(k.entries))
+	default:
+		slot = k.oldest
+		e := &k.entries[slot-1]
+		e.owner.slot[e.dir] = 0
+		k.unlink(slot)
+	}
+	return slot
+}
+
+// drop lets go of l's AEAD in one direction: its key was replaced, or the connection has ended.
+func (k *Keys) drop(l *Layer, d direction) {
+	slot := l.slot[d]
+	l.slot[d] = 0
+	if slot == 0 || int(slot) > len(k.entries) {
+		return
+	}
+	e := &k.entries[slot-1]
+	if e.owner != l || e.dir != d {
+		return
+	}
+	k.unlink(slot)
+	*e = entry{older: k.free}
+	k.free = slot
+}
+
+func (k *Keys) link(slot uint16) {
+	e := &k.entries[slot-1]
+	e.newer, e.older = 0, k.newest
+	if k.newest != 0 {
+		k.entries[k.newest-1].newer = slot
+	} else {
+		k.oldest = slot
+	}
+	k.newest = slot
+}
+
+func (k *Keys) unlink(slot uint16) {
+	e := &k.entries[slot-1]
+	if e.newer != 0 {
+		k.entries[e.newer-1].older = e.older
+	} else {
+		k.newest = e.older
+	}
+	if e.older != 0 {
+		k.entries[e.older-1].newer = e.newer
+	} else {
+		k.oldest = e.newer
+	}
+}
