@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// Counts is how many connections each address holds. It has an entry for each address that holds one,
-// so what bounds the connections bounds it too. Any goroutine; a nil Counts has no limit.
+// Counts is how many connections each address holds. It has an entry for each address that holds
+// one, so what bounds the connections bounds it too. Any goroutine; a nil Counts has no limit.
 type Counts struct {
 	most   int32
 	seed   maphash.Seed

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// ForwardedHeader is the header in which proxies say for whom they forward. A gateway looks at one of
-// the two only: a proxy appends to the one that it is set up for, and passes on the other as the client
-// sent it.
+// ForwardedHeader is the header in which proxies say for whom they forward. A gateway looks at one
+// of the two only: a proxy appends to the one that it is set up for, and passes on the other as the
+// client sent it.
 type ForwardedHeader uint8
 
 // The headers that proxies use.
@@ -70,9 +70,10 @@ func cutLast(list []byte) (rest, element []byte, more bool) {
 	return list[:comma], bytes.Trim(list[comma+1:], " \t"), true
 }
 
-// lastComma is the last comma outside of quotes, or -1. Quotes are counted from the right, where the
-// trusted proxies have written: a quote that a client left open on the left must not swallow what
-// they appended. A quoted address has neither commas nor quotes in it, so escapes do not matter.
+// lastComma is the last comma outside of quotes, or -1. Quotes are counted from the right, where
+// the trusted proxies have written: a quote that a client left open on the left must not swallow
+// what they appended. A quoted address has neither commas nor quotes in it, so escapes do not
+// matter.
 func lastComma(list []byte) int {
 	quoted := false
 	for i := len(list) - 1; i >= 0; i-- {
@@ -91,8 +92,8 @@ func forwardedNode(h ForwardedHeader, element []byte) (netip.AddrPort, bool) {
 	if h == XForwardedFor {
 		return parseNode(string(element))
 	}
-	// RFC 7239, section 4: "forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] )", and
-	// "Each parameter MUST NOT occur more than once per field-value".
+	// RFC 7239, section 4: "forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] )",
+	// and "Each parameter MUST NOT occur more than once per field-value".
 	var node string
 	found := false
 	for more := true; more; {

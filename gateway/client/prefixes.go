@@ -19,8 +19,8 @@ type lengths struct {
 	ranges map[netip.Prefix]struct{}
 }
 
-// NewPrefixes reads ranges such as 10.0.0.0/8, 2001:db8::/32, or single addresses. It returns nil for
-// none.
+// NewPrefixes reads ranges such as 10.0.0.0/8, 2001:db8::/32, or single addresses. It returns nil
+// for none.
 func NewPrefixes(texts []string) (*Prefixes, error) {
 	if len(texts) == 0 {
 		return nil, nil
@@ -96,8 +96,8 @@ func (l *lengths) contains(ip netip.Addr) bool {
 	return false
 }
 
-// Contains reports whether ip lies in one of the ranges. An IPv4 address that is written as an IPv6 one
-// is that IPv4 address.
+// Contains reports whether ip lies in one of the ranges. An IPv4 address that is written as an IPv6
+// one is that IPv4 address.
 func (p *Prefixes) Contains(ip netip.Addr) bool {
 	if p == nil || !ip.IsValid() {
 		return false

@@ -12,9 +12,9 @@ import (
 // The PROXY protocol, versions 1 and 2: what a load balancer that only forwards bytes puts in front
 // of them (haproxy.org, doc/proxy-protocol.txt; the quotations below are from there).
 
-// MaxProxyHeader is the longest PROXY header that ParseProxy takes, in bytes. Version 2 could announce
-// 64 KiB; the addresses take at most 216 bytes, and what load balancers add (a host name, a
-// certificate's name) some hundred.
+// MaxProxyHeader is the longest PROXY header that ParseProxy takes, in bytes. Version 2 could
+// announce 64 KiB; the addresses take at most 216 bytes, and what load balancers add (a host name,
+// a certificate's name) some hundred.
 const MaxProxyHeader = 4096
 
 // maxProxyLine: "If the CRLF sequence is not found in the first 107 characters, the receiver should
@@ -38,7 +38,8 @@ var (
 // ProxyHeader is what a PROXY header says.
 type ProxyHeader struct {
 	// Source is the client. It is not valid when the header names none: a health check of the proxy
-	// itself (LOCAL), or a client that did not come over TCP. Then the connection's own address stands.
+	// itself (LOCAL), or a client that did not come over TCP. Then the connection's own address
+	// stands.
 	Source netip.AddrPort
 
 	// Local says that the proxy itself has opened the connection.
@@ -57,8 +58,8 @@ func hasCommonPrefix(a, b []byte) bool {
 	return bytes.Equal(a[:n], b[:n])
 }
 
-// ParseProxy reads the PROXY header at the start of b. n is its length; 0 without an error means that
-// b ends before the header does.
+// ParseProxy reads the PROXY header at the start of b. n is its length; 0 without an error means
+// that b ends before the header does.
 func ParseProxy(b []byte) (h ProxyHeader, n int, err error) {
 	switch {
 	case len(b) == 0:
@@ -149,8 +150,8 @@ func parseBinaryProxy(b []byte) (h ProxyHeader, n int, err error) {
 	}
 	b = b[:n]
 	if b[12] == commandLocal {
-		// "The receiver must accept this connection as valid and must use the real connection endpoints
-		// and discard the protocol block including the family which is ignored."
+		// "The receiver must accept this connection as valid and must use the real connection
+		// endpoints and discard the protocol block including the family which is ignored."
 		return ProxyHeader{Local: true}, n, nil
 	}
 	family, transport, body := b[13]>>4, b[13]&0xf, b[proxyFixed:]
@@ -173,8 +174,8 @@ func parseBinaryProxy(b []byte) (h ProxyHeader, n int, err error) {
 	return h, n, nil
 }
 
-// binarySource reads the client's end of a TCP connection in version 2; that of other families is not
-// valid.
+// binarySource reads the client's end of a TCP connection in version 2; that of other families is
+// not valid.
 func binarySource(family byte, body []byte) netip.AddrPort {
 	switch family {
 	case familyINET:
@@ -185,9 +186,9 @@ func binarySource(family byte, body []byte) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// checkVectors goes through the type-length-value vectors of a whole header from at on. Their values
-// are not used, but "the receiver MUST […] verify that the calculated CRC32c checksum is the same as
-// the received".
+// checkVectors goes through the type-length-value vectors of a whole header from at on. Their
+// values are not used, but "the receiver MUST […] verify that the calculated CRC32c checksum is the
+// same as the received".
 func checkVectors(header []byte, at int) error {
 	for at < len(header) {
 		if len(header)-at < 3 {

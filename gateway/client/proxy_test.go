@@ -125,8 +125,8 @@ func TestParseProxy(t *testing.T) {
 	}
 }
 
-// FuzzParseProxy: what is accepted does not depend on what follows, no prefix of it is, and an address
-// is never one that the bytes do not hold.
+// FuzzParseProxy: what is accepted does not depend on what follows, no prefix of it is, and an
+// address is never one that the bytes do not hold.
 func FuzzParseProxy(f *testing.F) {
 	for _, test := range proxyCases {
 		f.Add([]byte(test.header)) // each of the table above

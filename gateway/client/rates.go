@@ -17,8 +17,8 @@ type Rate struct {
 	depth time.Duration // time that a whole bucket takes
 }
 
-// PerSecond is a rate of n a second with buckets for burst of them, at least one. The zero Rate, and
-// that of n <= 0, has no limit.
+// PerSecond is a rate of n a second with buckets for burst of them, at least one. The zero Rate,
+// and that of n <= 0, has no limit.
 func PerSecond(n, burst int) Rate {
 	if n <= 0 {
 		return Rate{}
@@ -42,9 +42,9 @@ func (b *Bucket) Take(r Rate, now time.Duration) bool {
 
 // Rates has a Bucket for each address, in a table whose size is fixed: 512 KiB. When more addresses
 // than the table has places for come within one filling time, those with the fullest buckets are
-// forgotten, which are the ones that the limit concerns least; a forgotten address begins with a full
-// bucket. So a flood from very many addresses can weaken the limit, and cannot turn it against others
-// nor take more memory. Any goroutine; the zero Rates has no limit.
+// forgotten, which are the ones that the limit concerns least; a forgotten address begins with a
+// full bucket. So a flood from very many addresses can weaken the limit, and cannot turn it against
+// others nor take more memory. Any goroutine; the zero Rates has no limit.
 type Rates struct {
 	rate   Rate
 	seed   maphash.Seed
@@ -57,8 +57,8 @@ const (
 	rateWays   = 8  // places where an address can be
 )
 
-// rateShard is a part of the table. Its lock is held for a few comparisons, at accept and never on the
-// way of a message.
+// rateShard is a part of the table. Its lock is held for a few comparisons, at accept and never on
+// the way of a message.
 type rateShard struct {
 	mu   sync.Mutex
 	sets [rateSets][rateWays]ratePlace
