@@ -35,6 +35,7 @@ const (
 	Churn  = load.Churn
 	Storm  = load.Storm
 	Slow   = load.Slow
+	Fanout = load.Fanout
 )
 
 // ParseObjective parses a latency that must hold: p99=5ms, max=1s, handshake.p99=50ms.

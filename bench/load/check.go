@@ -14,6 +14,10 @@ import (
 // message handles one whole data message.
 func (c *Conn) message(p []byte) {
 	w := c.w
+	if w.spec.Scenario == Fanout {
+		c.published(p)
+		return
+	}
 	if w.spec.Scenario == Custom {
 		c.customReply(p)
 		return

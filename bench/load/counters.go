@@ -17,6 +17,8 @@ type Counters struct {
 	Missing    int64 `json:"missing"`    // no reply came
 	Duplicated int64 `json:"duplicated"` // a reply came twice
 	Overcount  int64 `json:"overcount"`  // messages that the server counted but that were not sent
+	Reordered  int64 `json:"reordered"`  // fanout: came after a later one; among the replies
+	Gaps       int64 `json:"gaps"`       // fanout: markers of a gap that the server sent
 	Corrupt    int64 `json:"corrupt"`    // replies that are not what they should be, and broken frames
 	Unsent     int64 `json:"unsent"`     // due (open loop) when no connection was free
 	// Unanswered were in flight on a connection that was lost or that the scenario dropped; they
@@ -74,6 +76,7 @@ func (n *Counters) add(o *Counters) {
 		{&n.ResumeWrong, &o.ResumeWrong}, {&n.Beats, &o.Beats},
 		{&n.BeatsMissing, &o.BeatsMissing}, {&n.Pings, &o.Pings}, {&n.Byes, &o.Byes},
 		{&n.ByesWrong, &o.ByesWrong}, {&n.SlowCut, &o.SlowCut}, {&n.Churned, &o.Churned},
+		{&n.Reordered, &o.Reordered}, {&n.Gaps, &o.Gaps},
 		{&n.Timely, &o.Timely}, {&n.Others, &o.Others},
 		{&n.Finished, &o.Finished}, {&n.Midway, &o.Midway}, {&n.BytesIn, &o.BytesIn}, {&n.BytesOut, &o.BytesOut},
 	} {

@@ -45,7 +45,8 @@ func (r *run) toolUsage() {
 // onlyMessages reports whether the traffic's CPU went into messages alone: in slow there are also
 // those of the clients that do not read, and with Reconnect there may be handshakes.
 func (r *Result) onlyMessages() bool {
-	return (r.Spec.Scenario == Count || r.Spec.Scenario == Echo) && r.Counters.Opened == r.Counters.Ramped
+	s := r.Spec.Scenario
+	return (s == Count || s == Echo || s == Fanout) && r.Counters.Opened == r.Counters.Ramped
 }
 
 // derive computes the figures per connection and per message. Growth counts from before the ramp,

@@ -38,7 +38,7 @@ func (w *worker) dial(p place) {
 		c.dialTLS()
 		return
 	}
-	fd, err := poller.Dial(w.source(), w.Addrs[p.target])
+	fd, err := poller.Dial(w.source(), w.Addrs[int(p.target)%len(w.Addrs)])
 	if err == nil {
 		if err = w.loop.RegisterDial(&c.FD, fd, c); err != nil {
 			_ = unix.Close(fd)

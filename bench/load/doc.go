@@ -27,6 +27,10 @@
 // connection that ended. A session's total is checked when it comes back, and when the server says
 // goodbye.
 //
+// Fan-out: publications are numbered within their topic and carry the time at which they were due,
+// on the clock that all processes share; every subscriber checks gaps, order and duplicates for
+// itself, and that the last one came (fanout.go).
+//
 // # What it costs
 //
 // Memory: 296 bytes of live heap for a connection (a Conn of 128, netpoll's operator of 112, two

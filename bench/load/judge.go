@@ -24,6 +24,12 @@ func (r *Result) judge() (bad []string) {
 	fail(n.Lost, "%d connections ended when they should have been open: %s.", n.Lost, n.endings())
 	fail(n.Missing, "%d of %d messages got no reply%s.", n.Missing, n.Sent, r.example(NotExpected))
 	fail(n.Duplicated, "%d replies came twice%s.", n.Duplicated, r.example(wrongTwice))
+	fail(n.Reordered, "%d messages came out of order%s.", n.Reordered, r.example(wrongOrder))
+	refused := int64(0)
+	for _, times := range r.PublishErrors {
+		refused += times
+	}
+	fail(refused, "%d publications were not taken: %s.", refused, ListCounts(r.PublishErrors))
 	fail(n.Overcount, "%d messages were counted that were not sent%s.",
 		n.Overcount, r.example(wrongOvercount))
 	fail(n.Corrupt, "%d replies were corrupt%s.", n.Corrupt, r.example(wrongCorrupt))
@@ -92,19 +98,22 @@ func (r *Result) behind() []string {
 	const share = 0.05 // of the schedule: what is less is taken for a hiccup, like 250 ms
 	d := s.Duration.Seconds()
 	grace := max(share*d, 0.25)
-	due := float64(int64(d*s.Rate + 0.5))
+	due, rate := float64(int64(d*s.Rate+0.5)), s.Rate
+	if s.Scenario == Fanout { // each publication is as many messages as it has subscribers
+		due, rate = float64(r.Counters.Sent), float64(r.Counters.Sent)/d
+	}
 	if r.SendSeconds > d+grace {
 		return []string{fmt.Sprintf("the load generator did not keep the schedule of %s/s: "+
 			"it sent in %s what was due in %s (lower --rate, or give it more CPU).",
 			units.Compact(s.Rate), units.Seconds(r.SendSeconds), units.Seconds(d))}
 	}
 	finished, half := float64(r.Counters.Finished), float64(r.Counters.Finished-r.Counters.Midway)
-	if (due-finished)/s.Rate <= grace || half >= (1-share)*due/2 {
+	if (due-finished)/rate <= grace || half >= (1-share)*due/2 {
 		return nil
 	}
 	return []string{fmt.Sprintf("the server did not keep the schedule of %s/s: in its second half it "+
 		"answered %s/s, and the last reply came after %s instead of %s.",
-		units.Compact(s.Rate), units.Compact(half/(d/2)), units.Seconds(r.ReplySeconds), units.Seconds(d))}
+		units.Compact(rate), units.Compact(half/(d/2)), units.Seconds(r.ReplySeconds), units.Seconds(d))}
 }
 
 // ListCounts writes names with their counts, the most frequent first.

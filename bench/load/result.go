@@ -24,6 +24,10 @@ type Result struct {
 	SendSeconds  float64 `json:"send_seconds"`
 	ReplySeconds float64 `json:"reply_seconds"`
 
+	// Published is how many publications of fanout were taken, and PublishErrors why others were not.
+	Published     int64            `json:"published,omitempty"`
+	PublishErrors map[string]int64 `json:"publish_errors,omitempty"`
+
 	Counters Counters `json:"counters"`
 
 	Connect   Latency `json:"connect"`   // connect() to connected

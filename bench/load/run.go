@@ -135,8 +135,11 @@ func (r *run) phases(ctx context.Context) error {
 		return err
 	}
 	traffic := r.traffic
-	if r.spec.Scenario == Storm {
+	switch r.spec.Scenario {
+	case Storm:
 		traffic = r.storms
+	case Fanout:
+		traffic = r.fanout
 	}
 	if err := traffic(ctx, r.spec.Duration); err != nil {
 		return err

@@ -24,10 +24,11 @@ const (
 	Churn  Scenario = "churn"  // close and open connections at a steady rate
 	Storm  Scenario = "storm"  // drop all connections and come back at once
 	Slow   Scenario = "slow"   // some clients stop reading; the others must not suffer
+	Fanout Scenario = "fanout" // clients listen to topics; what comes must be what was published
 )
 
 // Scenarios lists them all, in the order of the documentation.
-var Scenarios = []Scenario{Idle, Count, Echo, Custom, Resume, Churn, Storm, Slow}
+var Scenarios = []Scenario{Idle, Count, Echo, Custom, Resume, Churn, Storm, Slow, Fanout}
 
 // ExpectNone, as Spec.Expect, says that the server does not reply.
 const ExpectNone = "none"
@@ -67,6 +68,13 @@ type Spec struct {
 	// and is not a reply. {{id}} and {{seq}} stand for the numbers of the message that it answers.
 	// Default: every message that comes is a reply. ExpectNone: there are no replies.
 	Expect string `json:"expect,omitempty"`
+
+	// Publish is where fanout publishes: an http:// URL that takes POST with ?topic= and the message
+	// as the body, such as Sluice's control address. Clients name their topic in ?topic= of the
+	// handshake, and the service subscribes them to it. Rate is publications a second.
+	Publish    string `json:"publish,omitempty"`
+	PublishKey string `json:"-"`      // fanout: sent as Authorization: Bearer
+	Topics     int    `json:"topics"` // fanout: clients are dealt to so many in turn; default 1
 
 	Heartbeats string `json:"heartbeats"` // "ignore" (default) or "expect": a missing one is a failure
 	// HeartbeatEvery is the interval that heartbeats are measured against; default 30 s.
@@ -152,6 +160,7 @@ func (s Spec) withDefaults() (Spec, error) {
 	s.Duration = cmp.Or(s.Duration, 10*time.Second)
 	s.Payload = cmp.Or(s.Payload, 32)
 	s.Messages = cmp.Or(s.Messages, 5)
+	s.Topics = cmp.Or(s.Topics, 1)
 	s.Heartbeats = cmp.Or(s.Heartbeats, "ignore")
 	s.HeartbeatEvery = cmp.Or(s.HeartbeatEvery, 30*time.Second)
 	s.SessionIDs = cmp.Or(s.SessionIDs, "server")
@@ -204,6 +213,9 @@ func (s *Spec) check() error {
 		return fmt.Errorf("slow fraction %g: must be 0 to less than 1", s.SlowFraction)
 	case s.Processes < 0 || s.Processes > 1000:
 		return fmt.Errorf("processes %d: must be 0 (automatic) to 1000", s.Processes)
+	}
+	if err := s.checkPublish(); err != nil {
+		return err
 	}
 	_, err := newTemplate(s)
 	return err

@@ -57,7 +57,7 @@ func (w *wire) Write(p []byte) (int, error) {
 // dialTLS connects c over TLS: begin follows on the loop, or attemptFailed.
 func (c *Conn) dialTLS() {
 	w := c.w
-	from, to, t := w.source(), w.Addrs[c.target], w.targets[c.target]
+	from, to, t := w.source(), w.Addrs[int(c.target)%len(w.Addrs)], w.targets[c.target]
 	go func() {
 		w.tlsGate <- struct{}{}
 		defer func() { <-w.tlsGate }()

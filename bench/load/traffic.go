@@ -34,6 +34,8 @@ func (w *worker) beginTraffic(c command) {
 	t.middle, t.until = t.began+c.Duration/2, t.began+c.Duration
 	switch {
 	case w.spec.Scenario == Idle || w.spec.Scenario == Storm:
+	case w.spec.Scenario == Fanout:
+		w.beginFanout(c.Units)
 	case c.Rate > 0:
 		t.interval = float64(time.Second) / c.Rate
 		t.total = c.Units
@@ -224,6 +226,7 @@ func (w *worker) drained() bool {
 		for _, c := range w.conns {
 			c.giveUp()
 		}
+		w.giveUpFanout()
 	}
 	return true
 }

@@ -57,6 +57,7 @@ type worker struct {
 	dialing     int     // clients on their way to open, retries included
 	outstanding int     // messages
 	visits      int     // under way
+	units       int64   // fanout: publications in all
 	unconfirmed int     // clients that are back and whose total is not confirmed yet
 	deadlines   []deadline
 	gone        span // from the first to the last connection lost
@@ -110,7 +111,7 @@ func newWorker(j job, out chan<- event) (*worker, error) {
 		tlsGate: make(chan struct{}, 64),
 		start:   time.Now(), mono: monotonic(), mask: rand.Uint32() | 1,
 	}
-	for _, raw := range j.Spec.Targets {
+	for _, raw := range j.Spec.urls() {
 		t, err := wsclient.NewTarget(raw, w.key, w.spec.Headers, w.spec.Subprotocol)
 		if err != nil {
 			return nil, err
@@ -120,10 +121,7 @@ func newWorker(j job, out chan<- event) (*worker, error) {
 	if w.template, err = newTemplate(w.spec); err != nil {
 		return nil, err
 	}
-	w.payload = make([]byte, max(j.Spec.Payload, 0))
-	for i := range w.payload {
-		w.payload[i] = 'a' + byte(i%26)
-	}
+	w.payload = payloadOf(&j.Spec)
 	if err := w.pacer.open(w); err != nil {
 		return nil, err
 	}
@@ -139,6 +137,29 @@ func newWorker(j job, out chan<- event) (*worker, error) {
 	w.sweep.begin(loop, sweepEvery, w.sweepAll)
 	w.report.begin(loop, reportEvery, func() { w.tell("progress") })
 	return w, nil
+}
+
+// payloadOf is the filler of a message.
+func payloadOf(s *Spec) []byte {
+	p := make([]byte, max(s.Payload, 0))
+	for i := range p {
+		p[i] = 'a' + byte(i%26)
+	}
+	return p
+}
+
+// urls is where clients connect to, each in turn: the targets, in fanout once for each topic.
+func (s *Spec) urls() []string {
+	if s.Scenario != Fanout {
+		return s.Targets
+	}
+	urls := make([]string, 0, s.Topics*len(s.Targets))
+	for topic := range s.Topics {
+		for _, raw := range s.Targets {
+			urls = append(urls, topicTarget(raw, topic))
+		}
+	}
+	return urls
 }
 
 // now is the time since the worker was made. It reads the clock each time: latencies are measured
@@ -266,6 +287,7 @@ func (w *worker) end(c *Conn) {
 		w.conns[last] = nil
 		w.conns = w.conns[:last]
 	}
+	c.lostSubscriber()
 	c.state = dead
 	if c.Loop() != nil { // over TLS it has none before the handshake is done
 		c.Close()

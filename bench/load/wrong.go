@@ -18,6 +18,7 @@ type WrongReply struct {
 // The kinds of wrong replies.
 const (
 	wrongCorrupt   = "corrupt"
+	wrongOrder     = "out of order"
 	wrongTwice     = "came twice"
 	wrongOvercount = "counts too many"
 	wrongResume    = "resumed with a wrong total"

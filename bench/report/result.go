@@ -246,7 +246,10 @@ func specTable(s *load.Spec) Table {
 	add("scenario", string(s.Scenario))
 	add("connections", units.Number(s.Conns))
 	add("ramp", units.Compact(s.Ramp)+"/s")
-	if s.Rate > 0 {
+	if s.Scenario == load.Fanout {
+		add("publish", units.Compact(s.Rate)+"/s to "+s.Publish)
+		add("topics", units.Number(s.Topics))
+	} else if s.Rate > 0 {
 		add("open loop", units.Compact(s.Rate)+" messages/s")
 	} else {
 		add("closed loop", units.Number(s.Window)+" outstanding")

@@ -72,6 +72,7 @@ func writeCounts(out io.Writer, r *load.Result) {
 	}{
 		{n.Churned, "visits"}, {n.Resumed, "resumed"}, {n.Beats, "beats"}, {n.Pings, "pings"},
 		{n.Byes, "byes"}, {n.Others, "other messages from the server"},
+		{r.Published, "publications"}, {n.Gaps, "gaps told"},
 		{n.Unanswered, "in flight when their connection ended"},
 	} {
 		if l.n > 0 {

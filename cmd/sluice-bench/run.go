@@ -13,7 +13,7 @@ import (
 
 type runCmd struct {
 	target
-	Scenario       string        `short:"s" enum:",idle,count,echo,custom,resume,churn,storm,slow" default:"" placeholder:"NAME" help:"count (default): check each reply's count. idle: hold. echo: compare each reply with its message. custom (default with --message or --expect). resume: count, leave, come back, compare the total. churn: connect and close. storm: all drop and come back at once. slow: some clients stop reading."`
+	Scenario       string        `short:"s" enum:",idle,count,echo,custom,resume,churn,storm,slow,fanout" default:"" placeholder:"NAME" help:"count (default): check each reply's count. idle: hold. echo: compare each reply with its message. custom (default with --message or --expect). resume: count, leave, come back, compare the total. churn: connect and close. storm: all drop and come back at once. slow: some clients stop reading. fanout: listen to topics; check all that is published."`
 	Conns          int           `short:"c" default:"1000" help:"Connections."`
 	Ramp           float64       `default:"2000" help:"Connects started per second."`
 	Rate           float64       `short:"r" help:"Open loop: messages per second over all connections (resume, churn: visits), at intended times."`
@@ -22,6 +22,9 @@ type runCmd struct {
 	Duration       time.Duration `short:"d" default:"10s" help:"Of the traffic, after the ramp."`
 	Think          time.Duration `help:"Closed loop: pause before the next message takes the place of an answered one."`
 	Messages       int           `default:"5" help:"resume: messages per visit."`
+	Publish        string        `placeholder:"URL" help:"fanout: POST here with ?topic= publishes to clients that have named the topic in ?topic=; --rate times a second, --payload bytes. Sluice: http://127.0.0.1:5561/publish."`
+	PublishKey     string        `placeholder:"KEY" help:"fanout: sent as Authorization: Bearer."`
+	Topics         int           `default:"1" help:"fanout: clients are dealt to so many topics in turn."`
 	Heartbeats     string        `default:"ignore" enum:"expect,ignore" help:"expect: a heartbeat that does not come is a failure."`
 	HeartbeatEvery time.Duration `default:"30s" help:"The server's interval, against which jitter is measured."`
 	Verify         bool          `default:"true" negatable:"" help:"Check every count, payload and total."`
@@ -60,7 +63,7 @@ func (c *runCmd) Run(ctx context.Context, s *streams) error {
 func (c *runCmd) spec() (bench.Spec, error) {
 	if err := mustNotBeZero(map[string]bool{"conns": c.Conns == 0, "ramp": c.Ramp == 0,
 		"window": c.Window == 0, "duration": c.Duration == 0, "messages": c.Messages == 0,
-		"heartbeat-every": c.HeartbeatEvery == 0, "storms": c.Storms == 0,
+		"heartbeat-every": c.HeartbeatEvery == 0, "storms": c.Storms == 0, "topics": c.Topics == 0,
 		"slow-fraction": c.SlowFraction == 0, "timeout": c.Timeout == 0}); err != nil {
 		return bench.Spec{}, err
 	}
@@ -71,6 +74,7 @@ func (c *runCmd) spec() (bench.Spec, error) {
 	s.Scenario, s.Conns, s.Ramp = bench.Scenario(c.Scenario), c.Conns, c.Ramp
 	s.Rate, s.AllowBehind, s.Window = c.Rate, c.AllowBehind, c.Window
 	s.Duration, s.Think, s.Messages = c.Duration, c.Think, c.Messages
+	s.Publish, s.PublishKey, s.Topics = c.Publish, c.PublishKey, c.Topics
 	s.Heartbeats, s.HeartbeatEvery = c.Heartbeats, c.HeartbeatEvery
 	s.NoVerify, s.Welcome, s.SessionIDs = !c.Verify, c.Welcome, c.SessionIDs
 	s.Reconnect, s.ExpectClose = c.Reconnect, c.ExpectClose
