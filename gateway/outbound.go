@@ -67,6 +67,20 @@ func NewFrame(op ws.OpCode, payload []byte) Frame {
 	return Frame{appendFrame(make([]byte, 0, len(payload)+10), op, payload)}
 }
 
+// Payload is the message that was encoded; it must not be changed.
+func (f Frame) Payload() []byte {
+	if len(f.encoded) < 2 {
+		return nil
+	}
+	switch n := f.encoded[1] & 0x7f; n { // never masked: RFC 6455, section 5.2
+	case 126:
+		return f.encoded[4:]
+	case 127:
+		return f.encoded[10:]
+	}
+	return f.encoded[2:]
+}
+
 // Size is how many bytes the frame has on the wire.
 func (f Frame) Size() int { return len(f.encoded) }
 

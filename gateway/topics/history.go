@@ -109,8 +109,10 @@ func (hs *histories) close() {
 }
 
 // add keeps m. The topic's shard is locked.
-func (hs *histories) add(t *topic, m *message) {
-	now := time.Now()
+func (hs *histories) add(t *topic, m *message) { hs.addAt(t, m, time.Now()) }
+
+// addAt is add for a message that was published at now.
+func (hs *histories) addAt(t *topic, m *message, now time.Time) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	l := hs.lists[t.rules.history]

@@ -56,6 +56,10 @@ type Hub struct {
 type shard struct {
 	mu     sync.Mutex
 	topics map[string]*topic
+	frozen bool
+	held   []held // while frozen
+
+	imported []held // published before held
 }
 
 // topic exists while it has subscribers or a history. Its fields are guarded by its shard's lock.
@@ -149,7 +153,7 @@ func (h *Hub) Publish(name string, m Message) error {
 	if h.broker != nil {
 		err = h.broker.publish(name, h.cfg.rulesFor(name).history, m, nil)
 	} else {
-		_, err = h.deliver(name, encode(m), nil)
+		_, err = h.publish(name, encode(m), nil)
 	}
 	return countPublished(err)
 }
@@ -169,7 +173,7 @@ func (h *Hub) PublishWait(ctx context.Context, name string, m Message) (r Receip
 		return r, err
 	}
 	if h.broker == nil {
-		r.Position, err = h.deliver(name, encode(m), nil)
+		r.Position, err = h.publish(name, encode(m), nil)
 	} else {
 		r.Position, err = h.broker.publishWait(ctx, name, h.cfg.rulesFor(name).history, m)
 	}
@@ -213,6 +217,11 @@ func (h *Hub) deliver(name string, m *message, from *Loop) (p Position, err erro
 	s := h.shard(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return h.deliverTo(s, name, m, from)
+}
+
+// deliverTo is deliver when the topic's shard is locked.
+func (h *Hub) deliverTo(s *shard, name string, m *message, from *Loop) (p Position, err error) {
 	t := s.topics[name]
 	if t == nil {
 		r := h.cfg.rulesFor(name)

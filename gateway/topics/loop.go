@@ -249,7 +249,7 @@ func (l *Loop) Publish(from *gateway.Conn, name string, m Message) error {
 	if err := h.check(name, &m); err != nil {
 		return err
 	}
-	if _, err := h.deliver(name, encode(m), l); countPublished(err) != nil {
+	if _, err := h.publish(name, encode(m), l); countPublished(err) != nil {
 		return err
 	}
 	l.take()

@@ -1,0 +1,54 @@
+package topics
+
+// held is a publication that waits for the end of a freeze.
+type held struct {
+	name string
+	m    *message
+}
+
+// Freeze has what is published from now on wait, in its order, while subscribers move to another
+// process: until Thaw delivers it here, or Export has given it away. What waits counts for
+// Config.MaxPending, beyond which publishers get ErrBusy. Only publications of this process wait:
+// what a broker or a source brings is delivered as it comes. Any goroutine.
+func (h *Hub) Freeze() {
+	for i := range h.shards {
+		s := &h.shards[i]
+		s.mu.Lock()
+		s.frozen = h.broker == nil
+		s.mu.Unlock()
+	}
+}
+
+// Thaw ends a freeze. Any goroutine.
+func (h *Hub) Thaw() {
+	for i := range h.shards {
+		s := &h.shards[i]
+		s.mu.Lock()
+		s.frozen = false
+		for _, p := range append(s.imported, s.held...) {
+			h.release(p.m.size())
+			if _, err := h.deliverTo(s, p.name, p.m, nil); err != nil {
+				_ = countPublished(err)
+			}
+		}
+		s.imported, s.held = nil, nil
+		s.mu.Unlock()
+	}
+}
+
+// publish is deliver for what this process publishes.
+func (h *Hub) publish(name string, m *message, from *Loop) (p Position, err error) {
+	s := h.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.frozen {
+		return h.deliverTo(s, name, m, from)
+	}
+	if h.pending.Add(m.size()) > int64(h.cfg.MaxPending) {
+		h.pending.Add(-m.size())
+		return p, ErrBusy
+	}
+	pendingBytes.Add(m.size())
+	s.held = append(s.held, held{name, m})
+	return p, nil
+}
