@@ -5,6 +5,7 @@
 //
 //	bench            the face: Run, FindCapacity, Compare
 //	bench/load       the engine: connections, schedule, verification, histograms
+//	bench/reactor    the engine's event loop, with a descriptor table of its own
 //	bench/wsclient   the client's side of the protocol, written independently of package gateway
 //	bench/procfs     what processes and the machine use, from /proc
 //	bench/baseline   the servers that Sluice is compared with

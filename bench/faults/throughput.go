@@ -50,7 +50,7 @@ func throughputRow(ctx context.Context, out io.Writer, bin, fsync string, spec l
 	if _, err := r.redis.do("CONFIG", "SET", "appendfsync", fsync); err != nil {
 		return nil, err
 	}
-	spec.Targets, spec.Scenario, spec.Processes = []string{"ws://" + r.gateways[0].addr + "/ws/chat/"}, load.Count, 1
+	spec.Targets, spec.Scenario, spec.Loops = []string{"ws://" + r.gateways[0].addr + "/ws/chat/"}, load.Count, 1
 	var metrics [2]map[string]float64
 	var redis [2]procfs.Usage
 	var gateway [2]procfs.Usage

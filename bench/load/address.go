@@ -53,11 +53,14 @@ func checkSource(a netip.Addr, targets []netip.AddrPort) error {
 	return ln.Close()
 }
 
-// sourcesFor is the local addresses to connect from. One address has some 28,000 ports for each
-// target; 127.0.0.0/8 has 16 million addresses. Loopback sources get less than half of their ports
-// each: the kernel tries all ports of one parity before the other, so from 14,116 connections on
-// every connect costs it half a millisecond. Scenarios that close connections need several times
-// the ports, because a closed one keeps its port for a minute (TIME_WAIT).
+// connsPerSource is how many connections one local address makes to one target. It has some 28,000
+// ports for that, but the kernel tries all ports of one parity before the other: from 14,116 on
+// every connect costs it half a millisecond, and long before that it looks at many ports in use.
+const connsPerSource = 4000
+
+// sourcesFor is the local addresses to connect from. Of 127.0.0.0/8 there are 16 million. Scenarios
+// that close connections need several times the ports, because a closed one keeps its port for a
+// minute (TIME_WAIT).
 func sourcesFor(s *Spec, addrs []netip.AddrPort) ([]netip.Addr, error) {
 	var all []netip.Addr
 	for _, raw := range s.Sources {
@@ -79,7 +82,7 @@ func sourcesFor(s *Spec, addrs []netip.AddrPort) ([]netip.Addr, error) {
 		}
 	}
 	each := (s.Conns + len(addrs) - 1) / len(addrs)
-	n := 1 + (each-1)/max(procfs.EphemeralPorts()*2/5, 1)
+	n := 1 + (each-1)/max(min(connsPerSource, procfs.EphemeralPorts()*2/5), 1)
 	switch s.Scenario {
 	case Churn, Resume, Storm:
 		n += 15

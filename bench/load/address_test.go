@@ -13,12 +13,12 @@ func TestSources(t *testing.T) {
 	count := func(change func(s *Spec)) string {
 		s := spec
 		change(&s)
-		f, err := newFleet(t.Context(), &s)
+		f, err := newCrew(t.Context(), &s)
 		if err != nil {
 			return err.Error()
 		}
 		seen := map[string]bool{}
-		for _, a := range f.job.Sources {
+		for _, a := range f.sources {
 			if !a.IsLoopback() && len(s.Sources) == 0 {
 				t.Errorf("%v is not a loopback address", a)
 			}
@@ -26,7 +26,7 @@ func TestSources(t *testing.T) {
 		}
 		return fmt.Sprint(len(seen))
 	}
-	each := procfs.EphemeralPorts() * 2 / 5
+	each := min(connsPerSource, procfs.EphemeralPorts()*2/5)
 	for name, tc := range map[string]struct {
 		change func(s *Spec)
 		want   string

@@ -31,7 +31,7 @@ type Capacity struct {
 	Started time.Time      `json:"started"`
 	Held    int            `json:"held"` // the most connections at which a step passed
 	// LimitedBy is what made the next larger step fail: descriptors, ports, memory, cpu, refusals,
-	// losses, wrong replies, no replies, latency or the load generator; or none or interrupted.
+	// losses, wrong replies, no replies or latency; or none or interrupted.
 	LimitedBy string         `json:"limited_by"`
 	Why       string         `json:"why"`   // a sentence
 	Steps     []CapacityStep `json:"steps"` // in the order in which they were made
@@ -90,15 +90,13 @@ func FindCapacity(ctx context.Context, c CapacitySpec) (*Capacity, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.fleet.close()
+	defer r.end()
 	found := &Capacity{Spec: spec, Machine: r.result.Machine, Started: r.result.Started}
-	r.ticker, r.began = time.NewTicker(reportEvery), time.Now()
-	defer r.ticker.Stop()
-
+	r.began = time.Now()
 	err = c.search(ctx, r, found)
-	var died *deathError
-	if errors.As(err, &died) {
-		found.LimitedBy, found.Why = "the load generator", died.Error()+"."
+	var tables errNoTables
+	if errors.As(err, &tables) {
+		found.LimitedBy, found.Why, err = "descriptors", "The load generator: "+tables.Error()+".", nil
 	}
 	if errors.Is(err, errInterrupted) {
 		found.LimitedBy, found.Why, err = "interrupted", "The search was interrupted.", nil
@@ -142,18 +140,18 @@ func (c *CapacitySpec) search(ctx context.Context, r *run, found *Capacity) erro
 // step opens or closes connections until there are conns, and probes the server with traffic. It
 // says why the step failed.
 func (c *CapacitySpec) step(ctx context.Context, r *run, conns int) (step *CapacityStep, why string, err error) {
-	before := r.fleet.sum()
+	before := r.crew.sum()
 	step = &CapacityStep{Conns: conns}
 	busy, all := procfs.CPUTimes()
 	if err := c.resize(ctx, r, conns, int(before.Open)); err != nil {
 		return nil, "", err
 	}
 	step.RampSeconds = r.result.RampSeconds
-	r.hists["message"] = &hist{}
+	r.crew.latencies.message.forget()
 	if err := r.traffic(ctx, c.Probe); err != nil {
 		return nil, "", err
 	}
-	step.Message = r.hists["message"].summary()
+	step.Message = r.crew.latencies.message.summary()
 	busyNow, allNow := procfs.CPUTimes()
 	step.CPU = ratio(busyNow-busy, allNow-all)
 	step.Available = procfs.Available()
@@ -162,7 +160,7 @@ func (c *CapacitySpec) step(ctx context.Context, r *run, conns int) (step *Capac
 			step.Server = procfs.Usage{} // it has ended, which the losses say
 		}
 	}
-	now := r.fleet.sum()
+	now := r.crew.sum()
 	step.Open = now.Open
 	step.Reasons = map[string]int64{}
 	for why, count := range now.Reasons {
@@ -180,11 +178,7 @@ func (c *CapacitySpec) resize(ctx context.Context, r *run, conns, open int) erro
 	if open > conns {
 		return r.trim(ctx, conns, open)
 	}
-	have := len(r.fleet.workers)
-	if err := r.fleet.grow(max(have, processesFor(conns)), processesFor(c.Spec.Conns) == 1); err != nil {
-		return err
-	}
-	if err := r.awaitOf(ctx, "ready", len(r.fleet.workers)-have); err != nil {
+	if err := r.crew.grow(max(len(r.crew.workers), r.spec.Loops, loopsFor(conns))); err != nil {
 		return err
 	}
 	most := r.spec.Conns
@@ -192,9 +186,9 @@ func (c *CapacitySpec) resize(ctx context.Context, r *run, conns, open int) erro
 	r.spec.Conns, r.length = conns, 0
 	r.enter("ramp", 0)
 	n := conns - open
-	shares := make([]int, len(r.fleet.workers))
-	for i, l := range r.fleet.workers {
-		shares[i] = min(n, connsPerProcess()-int(l.last.Open))
+	shares := make([]int, len(r.crew.workers))
+	for i, l := range r.crew.workers {
+		shares[i] = min(n, connsPerTable()-int(l.last.Open))
 		n -= shares[i]
 	}
 	return r.ramp(ctx, shares)

@@ -9,8 +9,8 @@ import (
 	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
 
+	"sluice/bench/reactor"
 	"sluice/bench/wsclient"
-	"sluice/poller"
 )
 
 // state is where a connection is in its life. It only ever moves down this list.
@@ -47,9 +47,10 @@ const (
 	swept                       // the closed loop has given up waiting for the oldest message
 )
 
-// Conn is one client connection. It has no goroutine, no buffer and no timer of its own. Loop only.
+// Conn is one client connection, in 112 bytes. It has no goroutine, no buffer and no timer of its
+// own. Loop only.
 type Conn struct {
-	poller.FD
+	reactor.Socket
 	w *worker
 	x *extra // nil most of the time
 	place
@@ -58,6 +59,7 @@ type Conn struct {
 	pos   int32         // in worker.open; -1 when not there
 	todo  uint16        // resume: messages left in this visit
 	state state
+	deaf  bool // slow: does not read any more
 }
 
 // extra is what few connections need at any one time.
@@ -73,28 +75,45 @@ type extra struct {
 // connection cannot starve the rest.
 const readRounds = 16
 
-// Readable implements poller.Events.
-func (c *Conn) Readable() {
+// Ready implements reactor.Handler.
+func (c *Conn) Ready(e reactor.Events) {
+	switch {
+	case c.state == connecting && (c.x == nil || c.x.tls == nil):
+		c.connected()
+		return
+	case e.Hangup():
+		c.hangup()
+		return
+	}
+	if e.Readable() && !c.deaf {
+		c.readSome()
+	}
+	if e.Writable() && c.state != dead {
+		c.flush()
+	}
+}
+
+// readSome reads what there is. Events come once only, so what is left after some rounds is read
+// later in this round of the loop.
+func (c *Conn) readSome() {
 	for range readRounds {
 		if !c.readOnce() {
 			return
 		}
 	}
-	if c.x != nil && c.x.tls != nil {
-		// What crypto/tls has read ahead makes no event of its own.
-		c.w.loop.Later(c.readOn)
-	}
-}
-
-func (c *Conn) readOn() {
-	if c.state != dead {
-		c.Readable()
-	}
+	c.w.loop.Later(func() {
+		if c.state != dead && !c.deaf {
+			c.readSome()
+		}
+	})
 }
 
 // readOnce reads and handles what there is. It reports whether there may be more.
 func (c *Conn) readOnce() (more bool) {
 	buf := c.w.loop.ReadBuf()
+	if c.state == connecting { // TLS: its handshake is under way
+		return c.x.tls.take(c, buf)
+	}
 	n, err := c.read(buf)
 	if n > 0 {
 		c.w.readAt = c.w.now()
@@ -117,37 +136,20 @@ func (c *Conn) read(p []byte) (int, error) {
 	if c.x != nil && c.x.tls != nil {
 		return c.x.tls.Read(p)
 	}
-	return c.FD.Read(p)
+	return c.Socket.Read(p)
 }
 
-// Writable implements poller.Events.
-func (c *Conn) Writable() {
-	if c.state == connecting {
-		c.connected()
-		return
-	}
-	c.flush()
-}
-
-// Hangup implements poller.Events: what came before the end still counts.
-func (c *Conn) Hangup() {
-	if c.state == connecting {
-		err := c.SocketError()
-		if err == nil {
-			err = io.EOF
-		}
-		c.w.attemptFailed(c, err)
-		return
-	}
-	if c.flags&slow == 0 {
+// hangup handles the end of the stream or of the socket: what came before it still counts.
+func (c *Conn) hangup() {
+	if !c.deaf {
 		for range maxPayload {
 			if !c.readOnce() {
 				break
 			}
 		}
 	}
-	if c.state != dead {
-		err := c.SocketError()
+	if c.state != dead && c.state != connecting {
+		err := c.Error()
 		if err == nil {
 			err = io.EOF
 		}
@@ -155,10 +157,10 @@ func (c *Conn) Hangup() {
 	}
 }
 
-// connected ends the connect, well or badly, and starts the handshake.
+// connected ends the connect, well or badly, and goes on with the handshake.
 func (c *Conn) connected() {
 	w := c.w
-	if err := c.SocketError(); err != nil {
+	if err := c.Error(); err != nil {
 		w.attemptFailed(c, err)
 		return
 	}
@@ -167,20 +169,27 @@ func (c *Conn) connected() {
 	if c.flags&slow != 0 {
 		_ = unix.SetsockoptInt(c.SysFD(), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)
 	}
-	c.SetInterest(true, false)
+	if w.targets[c.target].TLS() {
+		c.beginTLS()
+		return
+	}
 	c.begin(now)
 }
 
 // begin sends the handshake's request.
 func (c *Conn) begin(now time.Duration) {
 	c.state, c.mark = handshaking, now
+	c.write(c.request())
+}
+
+func (c *Conn) request() []byte {
 	w := c.w
 	id := c.id
 	if !w.spec.returns() {
 		id = wsclient.SessionID{}
 	}
 	w.scratch = w.targets[c.target].AppendRequest(w.scratch[:0], id)
-	c.write(w.scratch)
+	return w.scratch
 }
 
 // take handles input: the response to the handshake, then frames.
@@ -258,6 +267,7 @@ func (c *Conn) answer(b []byte) int {
 		c.keepID(id)
 	}
 	w.h.handshake.record(w.readAt - c.mark)
+	w.ramp.pace.record(w.readAt - c.mark)
 	c.state, c.mark = open, w.readAt
 	w.opened(c)
 	return used

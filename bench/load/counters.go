@@ -5,6 +5,7 @@ import "maps"
 // Counters are sums over all connections.
 type Counters struct {
 	Attempts  int64 `json:"attempts"`   // connects started, retries included
+	DialNS    int64 `json:"dial_ns"`    // nanoseconds in the system calls of these connects
 	Opened    int64 `json:"opened"`     // handshakes that ended in 101
 	Ramped    int64 `json:"ramped"`     // of those, opened by the ramp
 	Open      int64 `json:"open"`       // open now; at the end: open when closing began
@@ -68,7 +69,7 @@ func (n *Counters) clone() Counters {
 // add adds o to n.
 func (n *Counters) add(o *Counters) {
 	for _, p := range []struct{ to, from *int64 }{
-		{&n.Attempts, &o.Attempts}, {&n.Opened, &o.Opened}, {&n.Ramped, &o.Ramped},
+		{&n.Attempts, &o.Attempts}, {&n.DialNS, &o.DialNS}, {&n.Opened, &o.Opened}, {&n.Ramped, &o.Ramped},
 		{&n.Open, &o.Open}, {&n.Abandoned, &o.Abandoned}, {&n.Lost, &o.Lost}, {&n.Sent, &o.Sent},
 		{&n.Replies, &o.Replies}, {&n.Missing, &o.Missing}, {&n.Duplicated, &o.Duplicated},
 		{&n.Overcount, &o.Overcount}, {&n.Corrupt, &o.Corrupt}, {&n.Unsent, &o.Unsent},

@@ -10,10 +10,10 @@ import (
 // finish puts the result together.
 func (r *run) finish() *Result {
 	res := r.result
-	res.Counters = r.fleet.sum()
-	res.Connect, res.Handshake = r.hists["connect"].summary(), r.hists["handshake"].summary()
-	res.Message, res.Heartbeat, res.Lag = r.hists["message"].summary(), r.hists["heartbeat"].summary(), r.hists["lag"].summary()
-	r.ticker.Stop()
+	res.Counters = r.crew.sum()
+	l := r.crew.latencies
+	res.Connect, res.Handshake = l.connect.summary(), l.handshake.summary()
+	res.Message, res.Heartbeat, res.Lag = l.message.summary(), l.heartbeat.summary(), l.lag.summary()
 	r.toolUsage()
 	if res.Server != nil {
 		res.Server.derive(res)
@@ -24,9 +24,10 @@ func (r *run) finish() *Result {
 
 func (r *run) toolUsage() {
 	t, n := &r.result.Tool, &r.result.Counters
-	t.Processes = len(r.fleet.workers)
-	start, ramped, drained := r.fleet.costAt("ready"), r.fleet.costAt("ramped"), r.fleet.costAt("drained")
-	if start == nil || ramped == nil {
+	t.Loops, t.OwnTables = len(r.crew.workers), r.crew.ownTables
+	start := r.costs["ready"]
+	ramped, ok := r.costs["ramped"]
+	if !ok {
 		return
 	}
 	opened := float64(n.Ramped)
@@ -34,7 +35,7 @@ func (r *run) toolUsage() {
 	t.CPUPerHandshakeUS = ratio((ramped.CPU-start.CPU)*1e6, opened)
 	t.RSSPerConn = ratio(float64(ramped.Anon-start.Anon), opened)
 	t.HeapPerConn = ratio(float64(ramped.Heap-start.Heap), opened)
-	if drained != nil {
+	if drained, ok := r.costs["drained"]; ok {
 		t.CPUSeconds = drained.CPU - start.CPU
 		if r.result.onlyMessages() {
 			t.CPUPerMessageUS = ratio((drained.CPU-ramped.CPU)*1e6, float64(n.Replies))

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sluice/bench/reactor"
 	"sluice/bench/wsclient"
-	"sluice/poller"
 )
 
 // comeBack connects a client anew, to its session when the scenario has them.
@@ -32,35 +32,56 @@ func (w *worker) comeBack(p place) {
 
 // dial makes one attempt for the client at p.
 func (w *worker) dial(p place) {
-	w.n.Attempts++
-	c := &Conn{w: w, place: p, pos: -1, mark: w.now()}
-	if w.targets[p.target].TLS() {
-		c.dialTLS()
+	if w.targets[p.target].TLS() && !w.tls.enter(p) {
 		return
 	}
-	fd, err := poller.Dial(w.source(), w.Addrs[int(p.target)%len(w.Addrs)])
+	w.n.Attempts++
+	c := &Conn{w: w, place: p, pos: -1, mark: w.now()}
+	err := w.loop.Dial(&c.Socket, c, w.source(), w.addrs[int(p.target)%len(w.addrs)])
 	if err == nil {
-		if err = w.loop.RegisterDial(&c.FD, fd, c); err != nil {
-			_ = unix.Close(fd)
-		}
+		w.n.DialNS += int64(w.now() - c.mark)
+		err = c.firstWrite()
 	}
 	if err != nil {
-		c.state = dead
-		w.reason(why(err))
-		w.retry(c.place, 0)
+		w.attemptFailed(c, err)
 		return
 	}
 	w.expect(c, handshaking, w.spec.Timeout)
 }
 
-// source is the local address of the next connection: each in turn, once for every target, so that targets and sources
-// of equal number do not pair up.
-func (w *worker) source() netip.AddrPort {
-	if len(w.Sources) == 0 {
-		return netip.AddrPort{}
+// firstWrite sends the request, if the connection is there already, as it is over the loopback
+// interface. Otherwise Writable comes when it is there, or has failed.
+func (c *Conn) firstWrite() error {
+	w := c.w
+	if w.targets[c.target].TLS() || c.flags&slow != 0 {
+		return w.loop.Watch(&c.Socket, true)
+	}
+	request := c.request()
+	n, err := c.Write(request)
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return w.loop.Watch(&c.Socket, true)
+	case err != nil:
+		return err
+	}
+	now := w.now()
+	w.h.connect.record(now - c.mark)
+	c.state, c.mark = handshaking, now
+	w.n.BytesOut += int64(len(request))
+	if n < len(request) {
+		c.need().out = append([]byte(nil), request[n:]...)
+	}
+	return w.loop.Watch(&c.Socket, n < len(request))
+}
+
+// source is the local address of the next connection: each in turn, once for every target, so that
+// targets and sources of equal number do not pair up.
+func (w *worker) source() netip.Addr {
+	if len(w.sources) == 0 {
+		return netip.Addr{}
 	}
 	turn := int(w.n.Attempts) / len(w.targets)
-	return netip.AddrPortFrom(w.Sources[turn%len(w.Sources)], 0)
+	return w.sources[turn%len(w.sources)]
 }
 
 // Reasons why a handshake was not one.
@@ -74,6 +95,7 @@ var (
 // attemptFailed ends an attempt that did not get as far as 101, and has the client try again.
 func (w *worker) attemptFailed(c *Conn, err error) {
 	w.reason(why(err))
+	w.ramp.pace.failed++
 	w.end(c)
 	w.retry(c.place, 0)
 }
@@ -81,6 +103,7 @@ func (w *worker) attemptFailed(c *Conn, err error) {
 // refused is a response other than 101.
 func (w *worker) refused(c *Conn, r wsclient.Response) {
 	w.reason("http " + strconv.Itoa(r.Status))
+	w.ramp.pace.failed++
 	w.end(c)
 	if r.Status < 500 && r.Status != 408 && r.Status != 429 {
 		c.tries = 255 // the same request will not do better
@@ -90,8 +113,9 @@ func (w *worker) refused(c *Conn, r wsclient.Response) {
 
 const maxRetryAfter = 30 * time.Second
 
-// retry has a client try again: after what the server asked for, at most 30 s, or else after 100 ms and twice as
-// long each time, at most 2 s, with jitter so that those who failed together do not return together.
+// retry has a client try again: after what the server asked for, at most 30 s, or else after 100 ms
+// and twice as long each time, at most 2 s, with jitter so that those who failed together do not
+// return together. In a ramp that adapts it then waits for its turn.
 func (w *worker) retry(p place, after time.Duration) {
 	if int(p.tries) >= max(w.spec.Retries, 0) || w.phase.ending() {
 		w.dialing--
@@ -109,25 +133,20 @@ func (w *worker) retry(p place, after time.Duration) {
 		after = min(100*time.Millisecond<<min(p.tries-1, 10), 2*time.Second)
 	}
 	after = min(after, maxRetryAfter)
-	r := &retry{w: w, place: p}
-	r.Init(r)
-	w.loop.Arm(&r.Timer, after+time.Duration(mrand.Int64N(int64(after)/4+1)))
-}
-
-// retry is a client between two attempts.
-type retry struct {
-	poller.Timer
-	w *worker
-	place
-}
-
-// Expire implements poller.Expirer.
-func (r *retry) Expire() {
-	if r.w.phase.ending() {
-		r.w.dialing--
-		return
-	}
-	r.w.dial(r.place)
+	w.retrying++
+	again := &reactor.Timer{Do: func() {
+		switch {
+		case w.phase.ending():
+			w.retrying--
+			w.dialing--
+		case w.phase == phaseRamp && w.ramp.adapts():
+			w.ramp.waiting = append(w.ramp.waiting, p)
+		default:
+			w.retrying--
+			w.dial(p)
+		}
+	}}
+	w.loop.Arm(again, w.now()+after+time.Duration(mrand.Int64N(int64(after)/4+1)))
 }
 
 // why names an error for the table of reasons.

@@ -3,13 +3,14 @@
 //
 // # How it is built
 //
-// The clients are reactor clients on package poller: one loop a process, and no goroutine, buffer
-// or timer of its own for a connection. When the connections need more descriptors than a process
-// may have, Run starts the running program again with WorkerCommand; parent and workers exchange
-// lines of JSON, and histograms are merged bucket by bucket, never sampled.
+// The clients are reactor clients on package reactor: no goroutine, buffer or timer of its own for a
+// connection. One process runs all of it. When the connections need more descriptors than a process
+// may have, there are as many loops as it takes, each on a thread with a descriptor table of its
+// own. Workers tell Run what they have counted four times a second; latencies go into histograms
+// that all workers share, in batches, so that none is sampled.
 //
-//	Run ── job, commands ──▶ Serve ── worker ──▶ Conn … Conn      (a process each)
-//	    ◀── progress, result ─
+//	Run ── commands ──▶ worker ── Conn … Conn      (a loop each)
+//	    ◀── events ────
 //
 // What a worker is doing is its phase (phase.go); what a connection is doing is its state (conn.go).
 //
@@ -28,21 +29,18 @@
 // goodbye.
 //
 // Fan-out: publications are numbered within their topic and carry the time at which they were due,
-// on the clock that all processes share; every subscriber checks gaps, order and duplicates for
+// on the clock that all workers share; every subscriber checks gaps, order and duplicates for
 // itself, and that the last one came (fanout.go).
+//
+// A ramp with AutoRamp has as many handshakes under way as keep their latency in bounds, and rests
+// when they fail (pace.go). Workers then take turns: one that makes all connects meets the answers
+// in larger batches than fifty that make some each.
 //
 // # What it costs
 //
-// Memory: 296 bytes of live heap for a connection (a Conn of 128, netpoll's operator of 112, two
-// method values of 16, its place in two lists), and resident 365 to 390 at 10,000 connections in a
-// process, 350 to 365 at 19,000. Resident is the growth of the process's anonymous memory over the
-// ramp, divided by the connections, after a collection that gives free pages back; Result.Tool has
-// it for each run. The process itself has 5 MB before its first connection. A wss:// connection
-// adds crypto/tls's state, some 3 KB.
-//
-// CPU, on 2 virtual CPUs with the server beside it: 45 to 60 µs for a connect with its handshake,
-// 8 µs for a message with its reply when the loop is busy, and 25 to 45 at 20,000 and 5,000 a
-// second, where nearly every message wakes it (up to 100 on a machine whose wake-ups are dear).
+// README.md in package bench has what it costs and how that was measured. A Conn takes 112 bytes, with
+// its places in the loop's table and in the worker's list 136; a wss:// connection adds crypto/tls's
+// state, some 3 KB.
 //
 // A tool with twice the CPU (it burned as much again as it used) measured the same server CPU,
 // within the spreads of alternating runs, at 5,000 messages a second on a loaded machine: 26.7 and

@@ -34,8 +34,8 @@ func publications(units int64, topics, topic int) int64 {
 	return (units - int64(topic) + int64(topics) - 1) / int64(topics)
 }
 
-// appendPublication appends publication seq of a topic, due at a time on CLOCK_MONOTONIC. filler is
-// a payload whose front it replaces.
+// appendPublication appends publication seq of a topic, due at a time of plan.now. filler is a
+// payload whose front it replaces.
 func appendPublication(b []byte, seq uint64, due time.Duration, filler []byte) []byte {
 	at := len(b)
 	b = append(b, filler...)
@@ -153,7 +153,7 @@ func (c *Conn) deliveredLate(seq uint64, due time.Duration) {
 func (c *Conn) arrived(due time.Duration) {
 	w := c.w
 	w.n.Replies++
-	w.h.message.record(w.mono + w.readAt - due)
+	w.h.message.record(w.readAt - due)
 	if w.traffic.timely(w.readAt) {
 		w.n.Timely++
 	}

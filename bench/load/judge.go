@@ -52,7 +52,7 @@ func (r *Result) judge() (bad []string) {
 		fail(1, "no heartbeat came at all.")
 	}
 	open := n.Sent - n.Replies - n.Missing - n.Unanswered
-	if r.Spec.replies() && r.Tool.Died == 0 && (open < 0 || open > n.Corrupt) {
+	if r.Spec.replies() && (open < 0 || open > n.Corrupt) {
 		fail(1, "the counts do not add up: %d sent, %d answered, %d missing, %d unanswered, %d corrupt; "+
 			"this is a fault of the load generator.", n.Sent, n.Replies, n.Missing, n.Unanswered, n.Corrupt)
 	}

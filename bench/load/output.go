@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxOut bounds extra.out, in bytes. A connection at the bound gets no more messages and pongs until the socket has taken some.
+// maxOut bounds extra.out, in bytes. A connection at the bound gets no more messages and pongs until
+// the socket has taken some.
 const maxOut = 256 << 10
 
 // sendFrame writes one masked frame.
@@ -39,12 +40,12 @@ func (c *Conn) write(b []byte) {
 	}
 }
 
-// writeFailed leaves the judgement to reading: the server may have said why it closed, and that is still to be read.
-// Not now, because the read buffer may be in use further up the stack.
+// writeFailed leaves the judgement to reading: the server may have said why it closed, and that is
+// still to be read. Not now, because the read buffer may be in use further up the stack.
 func (c *Conn) writeFailed() {
 	c.w.loop.Later(func() {
 		if c.state != dead {
-			c.Hangup()
+			c.hangup()
 		}
 	})
 }
@@ -52,14 +53,14 @@ func (c *Conn) writeFailed() {
 // push writes to the socket, in order after what is queued.
 func (c *Conn) push(b []byte) error {
 	if c.x == nil || len(c.x.out) == 0 {
-		n, err := c.FD.Write(b)
+		n, err := c.Socket.Write(b)
 		if err != nil && !errors.Is(err, unix.EAGAIN) {
 			return err
 		}
 		if b = b[n:]; len(b) == 0 {
 			return nil
 		}
-		c.SetInterest(c.flags&slow == 0, true)
+		c.w.loop.WatchWriting(&c.Socket)
 	}
 	c.need().out = append(c.need().out, b...)
 	return nil
@@ -69,17 +70,15 @@ func (c *Conn) push(b []byte) error {
 func (c *Conn) flush() {
 	x := c.x
 	if x == nil || len(x.out) == 0 {
-		c.SetInterest(c.flags&slow == 0, false)
 		return
 	}
-	n, err := c.FD.Write(x.out)
+	n, err := c.Socket.Write(x.out)
 	if err != nil && !errors.Is(err, unix.EAGAIN) {
 		c.writeFailed()
 		return
 	}
 	if x.out = x.out[n:]; len(x.out) == 0 {
 		x.out = nil
-		c.SetInterest(c.flags&slow == 0, false)
 		c.tidy()
 	}
 }

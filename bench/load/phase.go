@@ -2,12 +2,13 @@ package load
 
 import "slices"
 
-// phase is what a worker is doing. A command of the parent begins one; enter alone changes it.
+// phase is what a worker is doing. A command of Run begins one; enter alone changes it.
 //
 //	hold ─ ramp ────────────────────▶ hold
 //	hold ─ trim ────────────────────▶ hold
 //	hold ─ traffic ─ drain ─────────▶ hold
 //	hold ─ count ─ drop ─ recover ──▶ hold      (a storm)
+//	hold ─ await ───────────────────▶ hold      (the server closes all)
 //	any ── goodbye ─────────────────▶ over
 type phase uint8
 
@@ -20,15 +21,16 @@ const (
 	phaseCount                // storm: each session counts a message, so that it has something to resume
 	phaseDrop                 // storm: all connections are gone and come back, a few a round
 	phaseRecover              // storm: all are on their way
+	phaseAwait                // nothing is started; the server is to close all connections
 	phaseGoodbye              // all connections are closed
 	phaseOver                 // the result is told and the loop ends
 )
 
 // ending reports whether connections that end now stay closed.
-func (p phase) ending() bool { return p == phaseGoodbye || p == phaseOver }
+func (p phase) ending() bool { return p >= phaseAwait }
 
-// enter changes the phase and does what belongs to the change: it tells the parent that a phase is
-// over, and starts what the next one begins with.
+// enter changes the phase and does what belongs to the change: it tells Run that a phase is over,
+// and starts what the next one begins with.
 func (w *worker) enter(next phase) {
 	last := w.phase
 	w.phase, w.entered = next, w.now()
@@ -36,27 +38,35 @@ func (w *worker) enter(next phase) {
 	case phaseHold:
 		switch last {
 		case phaseRamp:
-			w.tell("ramped")
+			w.tell(event{Kind: "ramped"})
 		case phaseTrim:
-			w.tell("trimmed")
+			w.tell(event{Kind: "trimmed"})
 		case phaseDrain:
-			w.tell("drained")
+			e := event{Kind: "drained"}
+			if w.traffic.replied > 0 {
+				e.At = w.traffic.replied
+			}
+			w.tell(e)
 		case phaseRecover:
-			w.tellRecovered(w.now() - w.storm.dropped)
+			w.tell(event{Kind: "recovered", Seconds: (w.now() - w.storm.dropped).Seconds()})
+		case phaseAwait:
+			w.tell(event{Kind: "gone"})
 		}
 	case phaseDrain:
 		w.traffic.ready, w.traffic.thinking = 0, queue{}
 		w.traffic.quiet = w.entered
-		w.tell("stopped")
+		w.tell(event{Kind: "stopped"})
 	case phaseDrop:
 		w.storm.dropped = w.entered
 		w.dropAll()
 	case phaseGoodbye:
-		w.loop.Disarm(&w.ramp.Timer)
-		w.tell("closing")
-		w.beginGoodbye()
+		w.loop.Disarm(&w.ramp.timer)
+		w.tell(event{Kind: "closing"})
+		w.beginGoodbye(last)
+	case phaseAwait:
+		w.countMissedBeats()
 	case phaseOver:
-		w.tell("result")
+		w.tell(event{Kind: "result", Lost: w.gone})
 		w.loop.Close()
 	}
 }
@@ -65,6 +75,7 @@ func (w *worker) enter(next phase) {
 func (w *worker) endOfRound() {
 	switch w.phase {
 	case phaseRamp:
+		w.startPaced()
 		if w.ramp.started == w.ramp.step.Conns && w.dialing == 0 {
 			w.enter(phaseHold)
 		}
@@ -94,6 +105,10 @@ func (w *worker) endOfRound() {
 		if w.dialing == 0 && w.unconfirmed == 0 {
 			w.enter(phaseHold)
 		}
+	case phaseAwait:
+		if len(w.conns) == 0 && w.dialing == 0 {
+			w.enter(phaseHold)
+		}
 	case phaseGoodbye:
 		switch w.leaveSome(); {
 		case len(w.leaving) > 0:
@@ -105,23 +120,7 @@ func (w *worker) endOfRound() {
 }
 
 // anotherRound makes the loop run endOfRound again even if nothing happens.
-func (w *worker) anotherRound() { w.loop.Post(func() {}) }
-
-// obey carries out a command of the parent.
-func (w *worker) obey(c command) {
-	switch c.Do {
-	case "ramp":
-		w.beginRamp(c)
-	case "trim":
-		w.beginTrim(c)
-	case "traffic":
-		w.beginTraffic(c)
-	case "storm":
-		w.beginStorm()
-	case "close":
-		w.beginClosing()
-	}
-}
+func (w *worker) anotherRound() { w.loop.Later(func() {}) }
 
 // beginTrim closes all but c.Conns connections.
 func (w *worker) beginTrim(c command) {
@@ -133,16 +132,23 @@ func (w *worker) beginTrim(c command) {
 
 // beginClosing ends the run: every client says goodbye.
 func (w *worker) beginClosing() {
-	if !w.phase.ending() {
+	if w.phase < phaseGoodbye {
 		w.enter(phaseGoodbye)
 	}
 }
 
-func (w *worker) beginGoodbye() {
+// countMissedBeats counts those that are missing since the last one, at the end of the run.
+func (w *worker) countMissedBeats() {
 	for _, c := range w.conns {
 		if c.state == open && c.flags&slow == 0 {
 			c.missedBeats(w.entered - c.mark)
 		}
+	}
+}
+
+func (w *worker) beginGoodbye(last phase) {
+	if last != phaseAwait {
+		w.countMissedBeats()
 	}
 	w.leaving = slices.Clone(w.conns)
 	for _, d := range slices.Clone(w.deadlines) { // clients that are still connecting
@@ -160,7 +166,7 @@ func (w *worker) leaveSome() {
 		switch {
 		case c.state != open:
 		case c.flags&slow != 0:
-			c.Abort()
+			w.loop.Abort(&c.Socket)
 			w.end(c)
 		default:
 			c.leave()

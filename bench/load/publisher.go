@@ -18,7 +18,8 @@ type publisher struct {
 	spec   *Spec
 	client http.Client
 	filler []byte
-	began  time.Duration // on CLOCK_MONOTONIC
+	now    func() time.Duration // of the plan
+	began  time.Duration
 	units  int64
 
 	mu        sync.Mutex
@@ -32,8 +33,8 @@ type publisher struct {
 // come out of order.
 const publishersAtOnce = 16
 
-func newPublisher(s *Spec, began time.Duration, units int64) *publisher {
-	p := &publisher{spec: s, began: began, units: units, reasons: map[string]int64{}}
+func newPublisher(s *Spec, now func() time.Duration, began time.Duration, units int64) *publisher {
+	p := &publisher{spec: s, now: now, began: began, units: units, reasons: map[string]int64{}}
 	p.filler = payloadOf(s)
 	p.client = http.Client{Timeout: s.Timeout, Transport: &http.Transport{MaxIdleConnsPerHost: publishersAtOnce}}
 	return p
@@ -61,18 +62,18 @@ func (p *publisher) lane(ctx context.Context, lane, lanes int) {
 			continue
 		}
 		due := p.began + time.Duration(float64(i)/p.spec.Rate*float64(time.Second))
-		wait.Reset(due - monotonic())
+		wait.Reset(due - p.now())
 		select {
 		case <-ctx.Done():
 			return
 		case <-wait.C:
 		}
-		late := monotonic() - due
+		late := p.now() - due
 		body = appendPublication(body[:0], uint64(i/int64(p.spec.Topics))+1, due, p.filler)
 		why := p.publish(ctx, topicName(topic), body)
 		p.mu.Lock()
 		p.lag.record(late)
-		p.over = monotonic()
+		p.over = p.now()
 		if why == "" {
 			p.published++
 		} else {
@@ -130,15 +131,15 @@ func (s *Spec) checkPublish() error {
 
 // fanout publishes for d and waits until all subscribers have all that was published.
 func (r *run) fanout(ctx context.Context, d time.Duration) error {
-	r.at = soon()
+	r.at = r.soon()
 	units := max(int64(d.Seconds()*r.spec.Rate+0.5), 1)
 	r.enter("traffic", d)
-	p := newPublisher(&r.spec, r.at, units)
+	p := newPublisher(&r.spec, r.crew.now, r.at, units)
 	publishing, stop := context.WithCancel(ctx)
 	defer stop()
 	over := make(chan struct{})
 	go func() { p.run(publishing); close(over) }()
-	r.fleet.tell(func(int, *link) command {
+	r.crew.tell(func(int, *member) command {
 		return command{Do: "traffic", At: r.at, Duration: d, Units: units}
 	})
 	err := r.await(ctx, "drained")
@@ -149,7 +150,7 @@ func (r *run) fanout(ctx context.Context, d time.Duration) error {
 		r.result.TrafficSeconds = min(r.soFar(), d.Seconds())
 	}
 	r.result.Published, r.result.PublishErrors = p.published, p.reasons
-	r.hists["lag"].add(&p.lag)
+	r.crew.latencies.lag.add(&p.lag)
 	r.result.SendSeconds = max(p.over-r.at, 0).Seconds()
 	return err
 }

@@ -42,6 +42,8 @@ type Result struct {
 	DrainSeconds float64 `json:"drain_seconds,omitempty"`
 
 	Timeline []Point `json:"timeline"`
+	// Phases is what each phase cost, in their order.
+	Phases []PhaseUsage `json:"phases"`
 
 	// WrongReplies has the first of each kind.
 	WrongReplies []WrongReply `json:"wrong_replies,omitempty"`
@@ -98,21 +100,24 @@ type Latency struct {
 // Point is one moment of the run: one every 250 ms. When there are 600, two become one, and so
 // again in longer runs.
 type Point struct {
-	Seconds  float64 `json:"seconds"` // since the start of the ramp
-	Phase    string  `json:"phase"`   // "ramp", "traffic", "closing"
-	Open     int64   `json:"open"`
-	Opened   int64   `json:"opened"`  // so far
-	Failed   int64   `json:"failed"`  // attempts that failed, so far
-	Replies  int64   `json:"replies"` // so far
-	RateHz   float64 `json:"rate_hz"` // replies per second since the last point
-	P50US    int64   `json:"p50_us"`  // of the messages since the last point; 0 when none
-	P99US    int64   `json:"p99_us"`
-	MaxUS    int64   `json:"max_us"`
-	BeatsHz  float64 `json:"beats_hz"`
-	ServerCP float64 `json:"server_cpu,omitempty"` // cores, with Spec.ServerPID
-	ServerMB float64 `json:"server_mb,omitempty"`  // RSS in MiB, with Spec.ServerPID
+	Seconds float64 `json:"seconds"` // since the start of the ramp
+	Phase   string  `json:"phase"`   // as in PhaseUsage
+	Open    int64   `json:"open"`
+	Opened  int64   `json:"opened"`  // so far
+	Failed  int64   `json:"failed"`  // attempts that failed, so far
+	Replies int64   `json:"replies"` // so far
+	RateHz  float64 `json:"rate_hz"` // replies per second since the last point
+	P50US   int64   `json:"p50_us"`  // of the messages since the last point; 0 when none
+	P99US   int64   `json:"p99_us"`
+	MaxUS   int64   `json:"max_us"`
+	BeatsHz float64 `json:"beats_hz"`
 
-	beats int64 // so far
+	HandshakeUS int64   `json:"handshake_us"`         // p99 of the handshakes since the last point; 0: none
+	BeatUS      int64   `json:"beat_us"`              // p99 of the heartbeats' jitter since then
+	DialUS      float64 `json:"dial_us"`              // the system calls of a connect since then, on average
+	ToolCP      float64 `json:"tool_cpu"`             // cores
+	ServerCP    float64 `json:"server_cpu,omitempty"` // cores, with Spec.ServerPID
+	ServerMB    float64 `json:"server_mb,omitempty"`  // RSS in MiB, with Spec.ServerPID
 }
 
 // ServerUsage is the server's cost: three samples and what follows from them. What a run has not
@@ -146,10 +151,10 @@ type ServerUsage struct {
 	gone  bool  // the process has ended
 }
 
-// ToolUsage is the load generator's own cost: all of its processes together.
+// ToolUsage is the load generator's own cost: all of its loops together.
 type ToolUsage struct {
-	Processes         int     `json:"processes"`
-	Died              int     `json:"died,omitempty"`       // of these, during the run
+	Loops             int     `json:"loops"`
+	OwnTables         bool    `json:"own_tables,omitempty"` // each loop has a descriptor table
 	CPUSeconds        float64 `json:"cpu_seconds"`          // ramp and traffic
 	CPUPerHandshakeUS float64 `json:"cpu_per_handshake_us"` // ramp
 	CPUPerMessageUS   float64 `json:"cpu_per_message_us"`   // traffic of count and echo

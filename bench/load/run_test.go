@@ -6,11 +6,10 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"sluice/bench/procfs"
+	"sluice/bench/reactor"
 	"sluice/bench/wsclient"
 
 	"github.com/gobwas/ws"
@@ -77,10 +76,10 @@ func TestOpenLoopSendsTheWholeSchedule(t *testing.T) {
 	want(t, "sent", r.Counters.Sent, 300)
 }
 
-// Of a slow schedule some processes have nothing to send: they end with the others.
-func TestProcessWithNothingToSendEndsInTime(t *testing.T) {
+// Of a slow schedule some loops have nothing to send: they end with the others.
+func TestLoopWithNothingToSendEndsInTime(t *testing.T) {
 	t.Parallel()
-	r := load(t, Spec{Rate: 1e-4, Processes: 2}, (&server{}).start(t))
+	r := load(t, Spec{Rate: 1e-4, Loops: 2}, (&server{}).start(t))
 	wantOK(t, r)
 	want(t, "sent", r.Counters.Sent, 1)
 }
@@ -93,10 +92,10 @@ func TestNoTrafficWithoutConnections(t *testing.T) {
 	want(t, "messages that could not be sent", r.Counters.Unsent, 0)
 }
 
-// What it takes to tell the parent, and to measure before that, is not in the figures; those of several processes are of the first
-// to begin and the last to end.
-func TestSpansOfSeveralProcesses(t *testing.T) {
-	r := &run{fleet: &fleet{workers: []*link{{}, {}, {}}}, result: &Result{}, at: 100 * time.Second}
+// What it takes to tell Run, and to measure before that, is not in the figures; those of several
+// loops are of the first to begin and the last to end.
+func TestSpansOfSeveralLoops(t *testing.T) {
+	r := &run{crew: &crew{workers: []*member{{}, {}, {}}}, result: &Result{}, at: 100 * time.Second}
 	for _, e := range []event{
 		{Kind: "ramped", At: 101 * time.Second, worker: 0}, {Kind: "ramped", At: 103 * time.Second, worker: 1},
 		{Kind: "stopped", At: 110 * time.Second, worker: 1}, {Kind: "stopped", At: 108 * time.Second, worker: 0},
@@ -118,13 +117,20 @@ func TestSpansOfSeveralProcesses(t *testing.T) {
 
 // A ramp has its first connect when it begins, not when the command comes.
 func TestRampBeginsAtItsTime(t *testing.T) {
-	w, err := newWorker(job{Spec: Spec{Conns: 1}}, make(chan event, 16))
+	c, err := newCrew(t.Context(), &Spec{Targets: []string{"ws://127.0.0.1:1"}, Conns: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.loop.Close()
-	w.beginRamp(command{At: monotonic() + time.Hour, Conns: 1, Rate: 1e-4})
-	want(t, "clients started", int64(w.ramp.started), 0)
+	defer c.close()
+	if err := c.grow(1); err != nil {
+		t.Fatal(err)
+	}
+	w, started := c.workers[0].worker, make(chan int)
+	w.loop.Post(func() {
+		w.beginRamp(command{At: w.now() + time.Hour, Conns: 1, Rate: 1e-4})
+		started <- w.ramp.started
+	})
+	want(t, "clients started", int64(<-started), 0)
 }
 
 func TestMeasuringIsNotPartOfTheLoad(t *testing.T) {
@@ -133,12 +139,13 @@ func TestMeasuringIsNotPartOfTheLoad(t *testing.T) {
 	for i := range heap {
 		heap[i] = new([8]byte)
 	}
-	w := &worker{}
+	var m meter
 	began := processCPU()
-	first := w.ownCost()
+	first := m.read()
 	took := processCPU() - began
-	if got := w.ownCost().CPU - first.CPU; got > took.Seconds()/2 {
-		t.Errorf("%.6f s of CPU between two measurements that follow each other, of which the first took %.6f s", got, took.Seconds())
+	if got := m.read().CPU - first.CPU; got > took.Seconds()/2 {
+		t.Errorf("%.6f s of CPU between two measurements that follow each other, of which the first took %.6f s",
+			got, took.Seconds())
 	}
 	runtime.KeepAlive(heap)
 }
@@ -246,51 +253,105 @@ func TestHandshakeOptions(t *testing.T) {
 	}
 }
 
-func TestManyProcesses(t *testing.T) {
-	t.Parallel()
-	a, b := (&server{}).start(t), (&server{}).start(t)
-	children := 0
-	r := load(t, Spec{Conns: 50, Processes: 3, Rate: 900, Duration: 334 * time.Millisecond,
-		OnPhase: func(phase string) {
-			if phase == "idle" {
-				children = len(procfs.Family(os.Getpid())) - 1
+func TestManyLoops(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		t.Run(fmt.Sprintf("own tables %t", own), func(t *testing.T) {
+			t.Parallel()
+			if err := reactor.CanSplit(); own && err != nil {
+				t.Skip(err)
 			}
-		}}, a, b)
-	wantOK(t, r)
-	want(t, "processes", int64(r.Tool.Processes), 3)
-	if children < 3 {
-		t.Errorf("%d child processes, want at least 3", children)
-	}
-	want(t, "opened", r.Counters.Ramped, 50)
-	want(t, "answered", r.Counters.Replies, 301) // not a multiple of the processes
-	want(t, "latencies", r.Message.Count, 301)
-	if sum := int64(len(a.totals)) + int64(len(b.totals)); sum != 50 || len(a.totals) != 25 {
-		t.Errorf("%d and %d sessions counted on the two servers, want 25 each", len(a.totals), len(b.totals))
+			a, b := (&server{}).start(t), (&server{}).start(t)
+			r := load(t, Spec{Conns: 50, Loops: 3, ownTables: own, Rate: 900,
+				Duration: 334 * time.Millisecond}, a, b)
+			wantOK(t, r)
+			want(t, "loops", int64(r.Tool.Loops), 3)
+			want(t, "opened", r.Counters.Ramped, 50)
+			want(t, "answered", r.Counters.Replies, 301) // not a multiple of the loops
+			want(t, "latencies", r.Message.Count, 301)
+			if sum := len(a.totals) + len(b.totals); sum != 50 || len(a.totals) != 25 {
+				t.Errorf("%d and %d sessions counted on the two servers, want 25 each",
+					len(a.totals), len(b.totals))
+			}
+		})
 	}
 }
 
-func TestProcessThatDies(t *testing.T) {
+// Each scenario works with a table for each loop, and leaves no descriptor behind.
+func TestOwnTables(t *testing.T) {
+	if err := reactor.CanSplit(); err != nil {
+		t.Skip(err)
+	}
+	secure := (&server{ln: tlsListener(t)}).start(t)
+	secure.url = "wss" + strings.TrimPrefix(secure.url, "ws")
+	for _, spec := range []Spec{{Scenario: Count}, {Scenario: Resume, Window: 4}, {Scenario: Storm}} {
+		spec.Loops, spec.ownTables, spec.Insecure = 2, true, true
+		for _, s := range []*server{(&server{}).start(t), secure} {
+			wantOK(t, load(t, spec, s))
+		}
+	}
+}
+
+func TestMoreThanLoopsHold(t *testing.T) {
+	_, err := Run(t.Context(), Spec{Targets: []string{"ws://127.0.0.1:1"},
+		Conns: connsPerTable() + 1, Loops: 1})
+	if err == nil || !strings.Contains(err.Error(), "do not fit into 1 loops") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The hold is a phase of its own, and its end is the traffic's beginning.
+func TestHoldAndServerCloses(t *testing.T) {
+	t.Parallel()
 	s := (&server{}).start(t)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	r, err := Run(ctx, Spec{Targets: []string{s.url}, Conns: 10, Processes: 2, Rate: 100, Duration: 20 * time.Second,
-		OnPhase: func(phase string) {
-			if children := procfs.Family(os.Getpid())[1:]; phase == "idle" && len(children) > 0 {
-				_ = syscall.Kill(children[0], syscall.SIGKILL)
+	closing := func(code ws.StatusCode) func(string) {
+		return func(phase string) {
+			if phase == "after" {
+				s.closeAll(code)
 			}
-		}})
-	if err != nil {
-		t.Fatal(err)
+		}
 	}
-	wantFailure(t, r, " of 2 of the load generator ended: signal: killed: its 5 connections went with it")
-	want(t, "died", int64(r.Tool.Died), 1)
-	if r.Complete {
-		t.Error("the run calls itself complete")
+	spec := Spec{Hold: 300 * time.Millisecond, Rate: 100, Duration: 200 * time.Millisecond,
+		AwaitClose: time.Minute, ExpectClose: []int{1001}}
+	spec.OnPhase = closing(ws.StatusGoingAway)
+	r := load(t, spec, s)
+	wantOK(t, r)
+	want(t, "answered", r.Counters.Replies, 20)
+	want(t, "closed with 1001", r.Counters.Closes["1001"], 20)
+	var names []string
+	for _, p := range r.Phases {
+		names = append(names, p.Name)
 	}
-	want(t, "handshakes timed by the other process", r.Handshake.Count, 5)
-	want(t, "byes to the other process", r.Counters.Byes, 5)
-	if left := procfs.Family(os.Getpid())[1:]; len(left) != 0 {
-		t.Errorf("processes %v are left", left)
+	if got := strings.Join(names, ", "); got != "ramp, hold, traffic, server closes, closing" {
+		t.Errorf("phases %s", got)
+	}
+
+	s = (&server{}).start(t)
+	spec.OnPhase = closing(ws.StatusInternalServerError)
+	r = load(t, spec, s)
+	want(t, "lost", r.Counters.Lost, 20)
+
+	s = (&server{}).start(t)
+	spec.OnPhase, spec.AwaitClose = nil, 300*time.Millisecond
+	wantFailure(t, load(t, spec, s), "20 connections were open 300ms after the server was to close them")
+}
+
+func TestStartAt(t *testing.T) {
+	t.Parallel()
+	s := (&server{}).start(t)
+	at := time.Now().Add(400 * time.Millisecond)
+	var before time.Time
+	r := load(t, Spec{Rate: 100, Duration: 100 * time.Millisecond, StartAt: at, OnPhase: func(p string) {
+		if p == "before" {
+			before = time.Now()
+		}
+	}}, s)
+	wantOK(t, r)
+	if before.Before(at) {
+		t.Errorf("began %v early", at.Sub(before))
+	}
+	_, err := Run(t.Context(), Spec{Targets: []string{s.url}, StartAt: time.Now().Add(-time.Hour)})
+	if err == nil || !strings.Contains(err.Error(), "it was 1h0m") {
+		t.Errorf("got %v", err)
 	}
 }
 

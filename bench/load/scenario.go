@@ -122,9 +122,9 @@ const (
 // server: one after the other, each until its socket takes no more.
 func (w *worker) blastSlow() {
 	for _, c := range w.slow {
-		c.SetInterest(false, false)
+		c.deaf = true
 	}
-	if len(w.slow) == 0 || w.blast.do != nil {
+	if len(w.slow) == 0 || w.blast.begun {
 		return
 	}
 	next := 0

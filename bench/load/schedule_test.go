@@ -77,8 +77,8 @@ func TestWhoIsBehind(t *testing.T) {
 
 // Two reports that come close together are one point: 4,000 replies in a millisecond are not 4 M/s.
 func TestPointsKeepTheirDistance(t *testing.T) {
-	f := &fleet{workers: []*link{{last: newCounters()}}}
-	r := &run{fleet: f, result: &Result{}, spec: Spec{Conns: 1}, began: time.Now()}
+	f := &crew{plan: plan{latencies: &latencies{}}, workers: []*member{{last: newCounters()}}}
+	r := &run{crew: f, result: &Result{}, spec: Spec{Conns: 1}, began: time.Now()}
 	at := func(ms int, replies int64) {
 		f.workers[0].last.Replies = replies
 		r.tick(r.began.Add(time.Duration(ms) * time.Millisecond))

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,17 +21,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// The tests are a program that calls Run, and so its further processes are this binary again.
-func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == WorkerCommand {
-		if err := Serve(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	goleak.VerifyTestMain(patiently{m})
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(patiently{m}) }
 
 // patiently is a run of tests after which goroutines that only need time to end have it: goleak alone waits for less than half a second,
 // which is too little on a loaded machine.
@@ -206,6 +195,15 @@ func (p *peer) read() {
 			_, _ = io.Copy(io.Discard, p.Conn)
 			return
 		}
+	}
+}
+
+// closeAll has the server send Close to everybody.
+func (s *server) closeAll(code ws.StatusCode) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		_, _ = c.Write(ws.MustCompileFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(code, ""))))
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 )
 
 func TestConnSize(t *testing.T) {
-	if got, want := unsafe.Sizeof(Conn{}), uintptr(128); got > want {
+	if got, want := unsafe.Sizeof(Conn{}), uintptr(112); got > want {
 		t.Errorf("a Conn takes %d bytes, want at most %d", got, want)
 	}
 }

@@ -41,8 +41,11 @@ type Spec struct {
 
 	Conns int `json:"conns"` // connections over all targets; default 1000
 	// Ramp is connects started per second, over all; default 2000. Too fast overflows the server's
-	// accept queue.
-	Ramp float64 `json:"ramp"`
+	// accept queue. AutoRamp is as fast as keeps the 90th percentile of handshakes below RampLatency
+	// (default 50 ms); attempts that fail make it rest, and narrower.
+	Ramp        float64       `json:"ramp"`
+	AutoRamp    bool          `json:"auto_ramp,omitempty"`
+	RampLatency time.Duration `json:"ramp_latency_ns,omitempty"`
 
 	// Rate is the open loop: messages per second over all connections, each with an intended send
 	// time on a fixed schedule from which its latency counts, whether or not earlier ones were
@@ -56,6 +59,10 @@ type Spec struct {
 	// Rate. Without it that is a failure.
 	AllowBehind bool `json:"allow_behind,omitempty"`
 
+	// StartAt is when the ramp begins, so that runs on several machines begin together; default: now.
+	StartAt time.Time `json:"start_at,omitzero"`
+	// Hold is how long the connections are held between the ramp and the traffic.
+	Hold     time.Duration `json:"hold_ns,omitempty"`
 	Duration time.Duration `json:"duration_ns"` // of the traffic, after the ramp; default 10 s
 	Payload  int           `json:"payload"`     // bytes of a message; default 32; -1 for none; at most 1 MiB
 	Think    time.Duration `json:"think_ns"`    // closed loop: pause between a reply and the next message
@@ -102,6 +109,10 @@ type Spec struct {
 	// drained on purpose.
 	ExpectClose []int `json:"expect_close,omitempty"`
 
+	// AwaitClose is how long the server has, after the traffic, to close all connections, with a code
+	// of ExpectClose. What is open then is a failure. 0: the clients close them.
+	AwaitClose time.Duration `json:"await_close_ns,omitempty"`
+
 	Storms       int     `json:"storms,omitempty"`        // storm: how many, one after the other; default 1
 	SlowFraction float64 `json:"slow_fraction,omitempty"` // slow: share of clients that stop reading; default 0.1
 
@@ -111,14 +122,16 @@ type Spec struct {
 	// Settle is the pause before each measurement of the server; default 1 s with ServerPID.
 	Settle time.Duration `json:"settle_ns"`
 
-	Processes int `json:"processes"` // of the load generator; default: as many as descriptors need
+	// Loops of the load generator, a thread each; default: as many as descriptors need.
+	Loops     int  `json:"loops"`
+	ownTables bool // each loop has a table, also where one is enough for all
 
 	// Progress, when set, is called with each Point of the timeline by one goroutine of Run.
 	Progress func(Progress) `json:"-"`
 	// OnPhase, when set, is called by Run, which goes on when it returns: "before" (nothing is
 	// open), "idle" (all are open), "after" (traffic is over, all are still open), "closed";
 	// without the middle two when no connection could be opened. It is for callers that measure the
-	// server themselves.
+	// server themselves, or that tell it to close (AwaitClose) after "after".
 	OnPhase func(phase string) `json:"-"`
 }
 
@@ -156,6 +169,7 @@ func (s Spec) withDefaults() (Spec, error) {
 	s.Scenario = cmp.Or(s.Scenario, Count)
 	s.Conns = cmp.Or(s.Conns, 1000)
 	s.Ramp = cmp.Or(s.Ramp, 2000)
+	s.RampLatency = cmp.Or(s.RampLatency, 50*time.Millisecond)
 	s.Window = cmp.Or(s.Window, 64)
 	s.Duration = cmp.Or(s.Duration, 10*time.Second)
 	s.Payload = cmp.Or(s.Payload, 32)
@@ -198,7 +212,8 @@ func (s *Spec) check() error {
 		return fmt.Errorf("ramp %g, rate %g: must be positive numbers per second", s.Ramp, s.Rate)
 	case s.Window < 1:
 		return fmt.Errorf("window %d: must be at least 1", s.Window)
-	case s.Duration < 0 || s.Think < 0 || s.Timeout < 0 || s.Settle < 0 || s.HeartbeatEvery < 0:
+	case s.Duration < 0 || s.Think < 0 || s.Timeout < 0 || s.Settle < 0 ||
+		s.HeartbeatEvery < 0 || s.RampLatency < 0 || s.Hold < 0 || s.AwaitClose < 0:
 		return errors.New("durations must not be negative")
 	case s.Payload < -1 || s.Payload > maxPayload || len(s.Message) > maxPayload/2:
 		return fmt.Errorf("payload %d, message of %d bytes: must be up to %d and %d bytes "+
@@ -211,8 +226,8 @@ func (s *Spec) check() error {
 		return fmt.Errorf("session ids %q: must be server or client", s.SessionIDs)
 	case !(s.SlowFraction >= 0 && s.SlowFraction < 1):
 		return fmt.Errorf("slow fraction %g: must be 0 to less than 1", s.SlowFraction)
-	case s.Processes < 0 || s.Processes > 1000:
-		return fmt.Errorf("processes %d: must be 0 (automatic) to 1000", s.Processes)
+	case s.Loops < 0 || s.Loops > 1000:
+		return fmt.Errorf("loops %d: must be 0 (automatic) to 1000", s.Loops)
 	}
 	if err := s.checkPublish(); err != nil {
 		return err

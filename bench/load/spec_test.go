@@ -48,7 +48,7 @@ func TestSpecIsChecked(t *testing.T) {
 		"heartbeats":      func(s *Spec) { s.Heartbeats = "maybe" },
 		"session ids":     func(s *Spec) { s.SessionIDs = "both" },
 		"slow":            func(s *Spec) { s.SlowFraction = 1 },
-		"processes":       func(s *Spec) { s.Processes = 1001 },
+		"loops":           func(s *Spec) { s.Loops = 1001 },
 		"a negative ramp": func(s *Spec) { s.Ramp = -5 },
 	} {
 		s := good

@@ -23,7 +23,7 @@ func (r *run) tick(now time.Time) {
 		return
 	}
 	r.reports = 0
-	n := r.fleet.sum()
+	n, t := r.crew.sum(), &r.totals
 	failed := int64(0)
 	for _, v := range n.Reasons {
 		failed += v
@@ -31,18 +31,23 @@ func (r *run) tick(now time.Time) {
 	p := Point{
 		Seconds: now.Sub(r.began).Seconds(), Phase: r.phase,
 		Open: n.Open, Opened: n.Opened, Failed: failed, Replies: n.Replies,
-		P50US: r.interval.quantile(50), P99US: r.interval.quantile(99), MaxUS: r.interval.quantile(100),
 	}
+	l := r.crew.latencies
+	p.P50US, p.P99US, p.MaxUS = l.message.takePoint()
+	_, p.HandshakeUS, _ = l.handshake.takePoint()
+	_, p.BeatUS, _ = l.heartbeat.takePoint()
 	since := p.Seconds - r.point.Seconds
+	tool := processCPU()
 	p.RateHz = ratio(float64(p.Replies-r.point.Replies), since)
-	p.BeatsHz = ratio(float64(n.Beats-r.point.beats), since)
-	p.beats = n.Beats
-	r.interval.reset()
+	p.BeatsHz = ratio(float64(n.Beats-t.beats), since)
+	p.DialUS = ratio(float64(n.DialNS-t.dialNS)/1e3, float64(n.Attempts-t.attempts))
+	p.ToolCP = ratio((tool - t.tool).Seconds(), since)
+	t.beats, t.dialNS, t.attempts, t.tool = n.Beats, n.DialNS, n.Attempts, tool
 	if r.spec.ServerPID != 0 {
 		if u, err := procfs.SampleCPU(r.spec.ServerPID); err == nil {
-			p.ServerCP = ratio(max(u.CPUSeconds-r.server.CPUSeconds, 0), since)
+			p.ServerCP = ratio(max(u.CPUSeconds-t.server.CPUSeconds, 0), since)
 			p.ServerMB = float64(u.RSS) / (1 << 20)
-			r.server = u
+			t.server = u
 		}
 	}
 	r.point = p
@@ -63,7 +68,9 @@ func halve(points []Point) []Point {
 		first, second := a.Seconds-start, b.Seconds-a.Seconds
 		mean := func(x, y float64) float64 { return ratio(x*first+y*second, first+second) }
 		b.RateHz, b.BeatsHz = mean(a.RateHz, b.RateHz), mean(a.BeatsHz, b.BeatsHz)
-		b.ServerCP = mean(a.ServerCP, b.ServerCP)
+		b.ServerCP, b.ToolCP = mean(a.ServerCP, b.ServerCP), mean(a.ToolCP, b.ToolCP)
+		b.DialUS = max(a.DialUS, b.DialUS)
+		b.HandshakeUS, b.BeatUS = max(a.HandshakeUS, b.HandshakeUS), max(a.BeatUS, b.BeatUS)
 		b.P50US, b.P99US = max(a.P50US, b.P50US), max(a.P99US, b.P99US)
 		b.MaxUS = max(a.MaxUS, b.MaxUS)
 		points[i/2], start = b, b.Seconds

@@ -4,9 +4,6 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
-	"golang.org/x/sys/unix"
-
-	"sluice/poller"
 )
 
 // traffic decides when the next unit starts. A unit is a message; in resume and churn, a visit.
@@ -30,7 +27,7 @@ type traffic struct {
 type queue struct{ due []time.Duration }
 
 func (w *worker) beginTraffic(c command) {
-	t := traffic{began: max(w.now(), c.At-w.mono)}
+	t := traffic{began: max(w.now(), c.At)}
 	t.middle, t.until = t.began+c.Duration/2, t.began+c.Duration
 	switch {
 	case w.spec.Scenario == Idle || w.spec.Scenario == Storm:
@@ -45,7 +42,7 @@ func (w *worker) beginTraffic(c command) {
 	}
 	w.traffic = t
 	w.enter(phaseTraffic)
-	w.pacer.at(min(t.began, t.until)) // a slow schedule may have nothing for this worker
+	w.loop.Arm(&w.pacer, min(t.began, t.until)) // a slow schedule may have nothing for this worker
 	w.blastSlow()
 }
 
@@ -87,7 +84,7 @@ func (w *worker) pace() {
 		w.enter(phaseDrain)
 		return
 	}
-	w.pacer.at(next)
+	w.loop.Arm(&w.pacer, next)
 }
 
 // startDue starts the units of the open loop that are due, a bounded number of them so that
@@ -135,7 +132,7 @@ func (w *worker) again() {
 	case w.spec.Think > 0:
 		t.thinking.due = append(t.thinking.due, w.now()+w.spec.Think)
 		if len(t.thinking.due) == 1 {
-			w.pacer.at(t.thinking.due[0])
+			w.loop.Arm(&w.pacer, t.thinking.due[0])
 		}
 	default:
 		t.ready++
@@ -230,38 +227,3 @@ func (w *worker) drained() bool {
 	}
 	return true
 }
-
-// pacer wakes the loop at exact times. The loop's wheel has a resolution of a millisecond, which
-// would show in every latency of an open loop.
-type pacer struct {
-	poller.FD
-	w *worker
-}
-
-func (p *pacer) open(w *worker) error {
-	p.w = w
-	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
-	if err != nil {
-		return err
-	}
-	return w.loop.Register(&p.FD, fd, p)
-}
-
-// at sets the time of the next pace, on the worker's clock. A time that has passed is now.
-func (p *pacer) at(t time.Duration) {
-	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(max(p.w.mono+t, 1)))}
-	_ = unix.TimerfdSettime(p.SysFD(), unix.TFD_TIMER_ABSTIME, &spec, nil) // valid by construction
-}
-
-// Readable implements poller.Events.
-func (p *pacer) Readable() {
-	var expirations [8]byte
-	_, _ = p.Read(expirations[:])
-	p.w.pace()
-}
-
-// Writable implements poller.Events; it does not come.
-func (p *pacer) Writable() {}
-
-// Hangup implements poller.Events; it does not come.
-func (p *pacer) Hangup() {}

@@ -1,42 +1,26 @@
 package load
 
 import (
-	"crypto/tls"
 	"encoding/binary"
 	"math/rand/v2"
-	"os"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/gobwas/ws"
-	"golang.org/x/sys/unix"
 
-	"sluice/bench/procfs"
-	"sluice/bench/wsclient"
-	"sluice/poller"
+	"sluice/bench/reactor"
 )
 
-// worker is one process's share of the load: one loop and its connections. Loop only.
+// worker is one loop's share of the load, with its connections. Loop only.
 type worker struct {
-	job
-	spec    *Spec
-	loop    *poller.Loop
-	out     chan<- event
-	key     wsclient.Key
-	targets []*wsclient.Target
-	tls     *tls.Config
-	tlsGate chan struct{} // bounds the TLS handshakes under way
-	payload []byte        // of every message; the number at its front changes
+	*plan
+	index   int // among the workers
+	loop    *reactor.Loop
+	payload []byte                // of every message; the number at its front changes
+	message []byte                // custom: the message made from the template
+	wrong   map[string]WrongReply // the first of each kind
 
-	template *template             // custom: of messages and replies
-	message  []byte                // custom: the message made from it
-	wrong    map[string]WrongReply // the first of each kind
-
-	start   time.Time
-	mono    time.Duration // start on CLOCK_MONOTONIC, which all processes share
 	readAt  time.Duration // when the read in hand returned
 	scratch []byte
 	mask    uint32
@@ -46,15 +30,17 @@ type worker struct {
 	ramp    ramp
 	traffic traffic
 	storm   storm
+	tls     tlsGate
 	leaving []*Conn // trim, goodbye: connections that are still to be closed
 	keep    int     // trim: connections that are kept
 
 	n           Counters
-	h           hists
+	h           recorders
 	conns       []*Conn // all that are open or closing
 	slow        []*Conn // of those, the ones that do not read
 	cursor      int     // in conns: whose turn it is
 	dialing     int     // clients on their way to open, retries included
+	retrying    int     // of those, the ones that wait before their next attempt
 	outstanding int     // messages
 	visits      int     // under way
 	units       int64   // fanout: publications in all
@@ -64,31 +50,25 @@ type worker struct {
 	sawWelcome  bool
 	sawEcho     bool // slow: the server echoes and does not count
 
-	pacer     pacer
-	measuring time.Duration // CPU that ownCost has taken
-	sweep     every
-	report    every
-	blast     every
+	pacer  reactor.Timer // of the traffic
+	sweep  every
+	report every
+	blast  every
 }
 
 // every is a timer that repeats.
 type every struct {
-	poller.Timer
-	loop   *poller.Loop
-	period time.Duration
-	do     func()
+	reactor.Timer
+	begun bool
 }
 
-func (e *every) begin(loop *poller.Loop, period time.Duration, do func()) {
-	e.loop, e.period, e.do = loop, period, do
-	e.Init(e)
-	loop.Arm(&e.Timer, period)
-}
-
-// Expire implements poller.Expirer.
-func (e *every) Expire() {
-	e.loop.Arm(&e.Timer, e.period)
-	e.do()
+func (e *every) begin(l *reactor.Loop, period time.Duration, do func()) {
+	e.begun = true
+	e.Do = func() {
+		l.Arm(&e.Timer, l.Now()+period)
+		do()
+	}
+	l.Arm(&e.Timer, l.Now()+period)
 }
 
 const (
@@ -100,42 +80,28 @@ const (
 	perRound = 512
 )
 
-func newWorker(j job, out chan<- event) (*worker, error) {
-	loop, err := poller.NewLoop(poller.Config{Tick: time.Millisecond})
+// startWorker starts a loop and its worker. Any goroutine but those of loops.
+func startWorker(p *plan, index int, ownTable bool) (*worker, error) {
+	w := &worker{plan: p, index: index, n: newCounters(), wrong: map[string]WrongReply{},
+		mask: rand.Uint32() | 1, h: newRecorders(p.latencies), payload: payloadOf(&p.spec)}
+	w.pacer.Do = w.pace
+	w.ramp.timer.Do = w.startClients
+	_, err := reactor.Start(reactor.Options{OwnTable: ownTable, Start: p.start},
+		func(l *reactor.Loop) error {
+			w.loop = l
+			l.OnRound(w.endOfRound)
+			w.sweep.begin(l, sweepEvery, w.sweepAll)
+			w.report.begin(l, reportEvery, func() { w.tell(event{Kind: "progress"}) })
+			return nil
+		})
 	if err != nil {
 		return nil, err
 	}
-	w := &worker{
-		job: j, spec: &j.Spec, loop: loop, out: out, key: wsclient.NewKey(), n: newCounters(), wrong: map[string]WrongReply{},
-		tls:     &tls.Config{InsecureSkipVerify: j.Spec.Insecure, MinVersion: tls.VersionTLS12},
-		tlsGate: make(chan struct{}, 64),
-		start:   time.Now(), mono: monotonic(), mask: rand.Uint32() | 1,
-	}
-	for _, raw := range j.Spec.urls() {
-		t, err := wsclient.NewTarget(raw, w.key, w.spec.Headers, w.spec.Subprotocol)
-		if err != nil {
-			return nil, err
+	go func() {
+		if err := w.loop.Wait(); err != nil {
+			p.events <- event{Kind: "failed", worker: index, err: err}
 		}
-		w.targets = append(w.targets, t)
-	}
-	if w.template, err = newTemplate(w.spec); err != nil {
-		return nil, err
-	}
-	w.payload = payloadOf(&j.Spec)
-	if err := w.pacer.open(w); err != nil {
-		return nil, err
-	}
-	w.ramp.init(w)
-	// Touch now what a process needs whatever its number of connections, so that it does not count
-	// as their memory.
-	for _, h := range []*hist{&w.h.connect, &w.h.handshake} {
-		h.reserve()
-		h.reset() // writes to all of its pages
-	}
-	_ = w.ownCost()
-	loop.OnRound(w.endOfRound)
-	w.sweep.begin(loop, sweepEvery, w.sweepAll)
-	w.report.begin(loop, reportEvery, func() { w.tell("progress") })
+	}()
 	return w, nil
 }
 
@@ -160,40 +126,6 @@ func (s *Spec) urls() []string {
 		}
 	}
 	return urls
-}
-
-// now is the time since the worker was made. It reads the clock each time: latencies are measured
-// with it.
-func (w *worker) now() time.Duration { return time.Since(w.start) }
-
-func monotonic() time.Duration {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail
-	return time.Duration(ts.Nano())
-}
-
-// cost is what a worker's process has used so far.
-type cost struct {
-	CPU  float64 // seconds
-	Anon int64   // bytes
-	Heap int64   // bytes of live Go heap
-}
-
-// ownCost leaves out the CPU that measuring takes, which is not part of the load.
-func (w *worker) ownCost() *cost {
-	used := processCPU() - w.measuring
-	debug.FreeOSMemory() // or the kernel counts free pages as ours
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	c := &cost{CPU: used.Seconds(), Heap: int64(m.HeapAlloc), Anon: procfs.Anonymous(os.Getpid())}
-	w.measuring = processCPU() - used
-	return c
-}
-
-func processCPU() time.Duration {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts) // cannot fail
-	return time.Duration(ts.Nano())
 }
 
 // nextMask is a new masking key: xorshift, because frames have to be valid, not secret.
@@ -288,16 +220,20 @@ func (w *worker) end(c *Conn) {
 		w.conns = w.conns[:last]
 	}
 	c.lostSubscriber()
-	c.state = dead
-	if c.Loop() != nil { // over TLS it has none before the handshake is done
-		c.Close()
+	if c.state == connecting && w.targets[c.target].TLS() {
+		w.leaveTLSGate()
 	}
+	c.state = dead
+	w.loop.CloseSocket(&c.Socket)
 	for c.sent.n > 0 {
 		c.sent.pop()
 		c.maybe++
 		w.outstanding--
 		w.n.Unanswered++
 		w.messageOver(c)
+	}
+	if c.x != nil && c.x.tls != nil {
+		_ = c.x.tls.wire.Close()
 	}
 	c.x = nil
 }
@@ -311,7 +247,7 @@ func (w *worker) closedByServer(c *Conn, code int) {
 
 func (w *worker) lost(c *Conn, code int) {
 	now := w.now()
-	w.gone.over(span{w.mono + now, w.mono + now})
+	w.gone.over(span{now, now})
 	switch {
 	case c.flags&slow != 0:
 		w.n.SlowCut++

@@ -245,7 +245,11 @@ func specTable(s *load.Spec) Table {
 	}
 	add("scenario", string(s.Scenario))
 	add("connections", units.Number(s.Conns))
-	add("ramp", units.Compact(s.Ramp)+"/s")
+	if s.AutoRamp {
+		add("ramp", "as fast as keeps p90 of handshakes below "+s.RampLatency.String())
+	} else {
+		add("ramp", units.Compact(s.Ramp)+"/s")
+	}
 	if s.Scenario == load.Fanout {
 		add("publish", units.Compact(s.Rate)+"/s to "+s.Publish)
 		add("topics", units.Number(s.Topics))

@@ -70,7 +70,7 @@ func costTables(r *load.Result) (tables []Table) {
 	}
 	t := r.Tool
 	return append(tables, Table{Title: "The load generator itself", Rows: []Row{
-		{Cells: []string{"processes", units.Number(t.Processes)}},
+		{Cells: []string{"loops", units.Number(t.Loops)}},
 		{Cells: []string{"CPU time", units.Seconds(t.CPUSeconds)}},
 		{Cells: []string{"handshake: CPU", orDash(t.CPUPerHandshakeUS, units.Micros)}},
 		{Cells: []string{"message: CPU", orDash(t.CPUPerMessageUS, units.Micros)}},

@@ -105,7 +105,11 @@ func writeCounts(out io.Writer, r *load.Result) {
 
 // writeTool writes what is known: an interrupted run has not made every measurement.
 func writeTool(out io.Writer, t *load.ToolUsage) {
-	fmt.Fprintf(out, "  this tool: %d process(es)", t.Processes)
+	loops := "loops"
+	if t.Loops == 1 {
+		loops = "loop"
+	}
+	fmt.Fprintf(out, "  this tool: %d %s", t.Loops, loops)
 	if t.CPUPerHandshakeUS > 0 {
 		fmt.Fprintf(out, ", %.1f µs CPU a handshake", t.CPUPerHandshakeUS)
 	}

@@ -25,12 +25,12 @@ func TestJSONHasNoHeaderValues(t *testing.T) {
 }
 
 func TestTextSaysOnlyWhatIsKnown(t *testing.T) {
-	r := load.Result{Spec: load.Spec{Scenario: load.Count, Conns: 53, Targets: strings.Fields(strings.Repeat("ws://a:1/ ", 53))}, Tool: load.ToolUsage{Processes: 2}}
+	r := load.Result{Spec: load.Spec{Scenario: load.Count, Conns: 53, Targets: strings.Fields(strings.Repeat("ws://a:1/ ", 53))}, Tool: load.ToolUsage{Loops: 2}}
 	var b bytes.Buffer
 	if err := WriteText(&b, &r); err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"to ws://a:1/ ws://a:1/ ws://a:1/ … (53 URLs) (cut short: so far)\n", "this tool: 2 process(es)\n", "\n  ok so far\n"} {
+	for _, part := range []string{"to ws://a:1/ ws://a:1/ ws://a:1/ … (53 URLs) (cut short: so far)\n", "this tool: 2 loops\n", "\n  ok so far\n"} {
 		if !strings.Contains(b.String(), part) {
 			t.Errorf("%q is not in %s", part, b.String())
 		}

@@ -13,30 +13,20 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
 
-	"sluice/bench"
 	"sluice/bench/faults"
 )
 
-// parts are the processes as which this program starts itself again.
-var parts = map[string]func(io.Reader, io.Writer) error{
-	bench.WorkerCommand:  bench.Serve,
-	faults.ClientCommand: faults.ServeClient,
-}
-
 func main() {
-	if len(os.Args) == 2 {
-		if serve := parts[os.Args[1]]; serve != nil {
-			if err := serve(os.Stdin, os.Stdout); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				os.Exit(1)
-			}
-			return
+	if len(os.Args) == 2 && os.Args[1] == faults.ClientCommand { // a process that faults starts
+		if err := faults.ServeClient(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
 		}
+		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the second signal ends the program at once
