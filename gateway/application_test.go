@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -209,4 +210,33 @@ func TestOnDrained(t *testing.T) {
 			t.Errorf("sent %d of %d with %d waits, %d bytes queued", sent, total, waits, w.conns[0].Queued())
 		}
 	})
+}
+
+// What another layer says of the client's address is what RemoteAddr says, before 101 and after, until it
+// is taken back.
+func TestSetRemoteAddr(t *testing.T) {
+	said := netip.MustParseAddrPort("[2001:db8::7]:4711")
+	got := make(chan netip.AddrPort, 3)
+	app := &probe{done: make(chan string, 1), open: func(c *Conn, r *Request) {
+		c.SetRemoteAddr(netip.AddrPort{}) // of a connection that has none
+		socket := c.RemoteAddr()
+		c.SetRemoteAddr(said)
+		got <- c.RemoteAddr()
+		c.Accept("")
+		c.Post(func(c *Conn) {
+			got <- c.RemoteAddr()
+			c.SetRemoteAddr(netip.AddrPort{})
+			if again := c.RemoteAddr(); again != socket {
+				t.Errorf("taken back: got %v, want the socket's %v", again, socket)
+			}
+			got <- socket
+		})
+	}}
+	s := serve(t, Config{}, app)
+	c := open101(t, s, "/ws")
+	for i, want := range []netip.AddrPort{said, said, netip.MustParseAddrPort(c.LocalAddr().String())} {
+		if addr := <-got; addr != want {
+			t.Errorf("%d: got %v, want %v", i, addr, want)
+		}
+	}
 }

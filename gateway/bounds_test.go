@@ -23,7 +23,7 @@ func TestMessageTimeout(t *testing.T) {
 		{"in a control frame", frame(true, ws.OpPing, "x")[:3]},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			timeouts := counting(protocolErrors["message_timeout"])
+			timeouts := counting(s, `sluice_errors_total{reason="message_timeout"}`)
 			c := open101(t, s, "/ws")
 			c.Write(append(text("before"), tc.sent...))
 			c.expect("text before")
@@ -104,7 +104,7 @@ func TestTurnIsBounded(t *testing.T) {
 // Connections that hold much give way when the loop's share is full, those that hold most first.
 func TestBufferedBound(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1, MaxMessage: 64 << 10, MaxBuffered: 1 << 20}, Echo{})
-	errors := counting(protocolErrors["memory"])
+	errors := counting(s, `sluice_errors_total{reason="memory"}`)
 	small := open101(t, s, "/ws")
 	hello := text("hello")
 	small.Write(hello[:4])
@@ -161,7 +161,7 @@ func TestBufferedBoundToTheByte(t *testing.T) {
 // A client that reads nothing is found at a heartbeat, although the kernel still takes its replies.
 func TestUnreadBytesInTheKernel(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: time.Hour, StallTimeout: time.Hour}, flood{})
-	stalls := counting(slowConsumers[slowStall])
+	stalls := counting(s, `sluice_slow_consumers_total{reason="stall"}`)
 	c := dialNarrow(t, s)
 	onLoops(s, func(w *worker) {
 		conn := w.conns[0]

@@ -7,12 +7,19 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"sluice/poller"
 )
 
 // Config sets up a Server. Zero values are the defaults.
 type Config struct {
 	// Listen is the public address, "host:port" or ":port". Default ":8000".
 	Listen string
+
+	// Listeners are listening sockets that are there already, such as those of another process: see
+	// poller.InheritListener. Listen is not looked at then, nor SocketBuffer, and Loops is their number.
+	// New owns them, also when it returns an error. Default: New opens its own.
+	Listeners []*poller.Listener
 
 	// Paths are where WebSockets are, compared as they are sent; other paths get 404. /healthz and /readyz cannot be among them. Default /ws/chat/ and
 	// /ws, each with and without a slash at the end.
@@ -128,6 +135,13 @@ func (c Config) withDefaults() (Config, error) {
 	for _, p := range c.Paths {
 		if !strings.HasPrefix(p, "/") || strings.ContainsAny(p, "?# ") || p == "/healthz" || p == "/readyz" {
 			return c, fmt.Errorf("gateway: Paths: %q cannot be the path of a WebSocket: it starts with / and is without query", p)
+		}
+	}
+	if len(c.Listeners) > 0 {
+		def(&c.Loops, len(c.Listeners))
+		if c.Loops != len(c.Listeners) {
+			return c, fmt.Errorf("gateway: Loops is %d and there are %d Listeners: each loop serves one",
+				c.Loops, len(c.Listeners))
 		}
 	}
 	def(&c.Loops, runtime.GOMAXPROCS(0))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"net/netip"
 	"time"
 	"unicode/utf8"
 
@@ -29,6 +30,8 @@ type Conn struct {
 	in  *input  // a request or message of which only a part has come; nil most of the time
 	out *output // bytes that the socket did not take; nil most of the time
 
+	rare *rare // what few connections have; nil for the others
+
 	// On the loop's clock.
 	seen     time.Duration // when the peer was last heard
 	beatAt   time.Duration // open: the next heartbeat, or the turn to leave when draining; 0 when there is none
@@ -43,6 +46,18 @@ type Conn struct {
 	state     state
 	flags     connFlags
 	owed      uint8 // Pongs that our own Pings asked for and that have not come
+}
+
+// rare is what would cost every connection memory and few need.
+type rare struct {
+	remote netip.AddrPort // SetRemoteAddr; not valid when it has not been called
+}
+
+func (c *Conn) makeRare() *rare {
+	if c.rare == nil {
+		c.rare = new(rare)
+	}
+	return c.rare
 }
 
 // state is the life of a connection, in order; no state comes back.
@@ -134,7 +149,7 @@ func (c *Conn) fill(size int) (more bool) {
 		c.end(goneError)
 		return false
 	}
-	c.w.counted.bytesReceived += n
+	c.w.totals.bytesReceived += n
 	c.seen = c.w.loop.Now()
 	full := n == len(buf)-headroom
 	if in := c.in; in != nil && len(in.raw) > 0 {
@@ -200,7 +215,7 @@ func (c *Conn) frames(b []byte) []byte {
 			return b
 		}
 		if err != nil || ws.CheckHeader(h, c.checkState()) != nil {
-			c.fail(ws.StatusProtocolError, "protocol")
+			c.fail(ws.StatusProtocolError, failedProtocol)
 			return nil
 		}
 		c.w.frameCount++
@@ -252,7 +267,7 @@ func (c *Conn) checkState() ws.State {
 func (c *Conn) message(op ws.OpCode, payload []byte) {
 	// RFC 6455, section 8.1: "the endpoint MUST _Fail the WebSocket Connection_" on bytes that are not UTF-8
 	if op == ws.OpText && !utf8.Valid(payload) {
-		c.fail(ws.StatusInvalidFramePayloadData, "utf8")
+		c.fail(ws.StatusInvalidFramePayloadData, failedUTF8)
 		return
 	}
 	c.deliver(op, payload)
@@ -265,7 +280,7 @@ func (c *Conn) deliver(op ws.OpCode, payload []byte) {
 	if c.state != open {
 		return // the peer may go on talking until it has seen our Close; nobody listens any more
 	}
-	c.w.counted.messagesReceived++
+	c.w.totals.messagesReceived++
 	c.w.handler.Message(c, op, payload)
 	if c.w.current == c && len(c.w.scratch) >= flushAt {
 		c.flush()
@@ -286,7 +301,7 @@ func (c *Conn) control(op ws.OpCode, payload []byte) {
 		c.second, c.controls = second, 0
 	}
 	if int(c.controls) >= c.w.cfg.MaxControl {
-		c.fail(ws.StatusPolicyViolation, "control_rate")
+		c.fail(ws.StatusPolicyViolation, failedControlRate)
 		return
 	}
 	c.controls++
@@ -300,7 +315,7 @@ func (c *Conn) control(op ws.OpCode, payload []byte) {
 func (c *Conn) peerClose(payload []byte) {
 	code, bad := parseClose(payload)
 	if bad != 0 {
-		c.fail(bad, "close_frame")
+		c.fail(bad, failedCloseFrame)
 		return
 	}
 	c.flags |= peerClosed
@@ -386,7 +401,7 @@ func (c *Conn) readRest() {
 		return
 	}
 	for c.state != closed && !c.blocked() && c.flags&peerEOF == 0 {
-		before := c.w.counted.bytesReceived
+		before := c.w.totals.bytesReceived
 		c.readable()
 		if c.state == closed || c.blocked() || c.flags&peerEOF != 0 {
 			break
@@ -395,7 +410,7 @@ func (c *Conn) readRest() {
 			c.w.loop.Later(c.readRest) // its neighbours have a turn first
 			return
 		}
-		if c.w.counted.bytesReceived == before {
+		if c.w.totals.bytesReceived == before {
 			c.end(gonePeer) // nothing to read, and not the end: an error that reading did not show
 		}
 	}

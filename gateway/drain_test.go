@@ -119,7 +119,7 @@ func TestPeerThatDoesNotAnswerHasHadItsTime(t *testing.T) {
 // Sockets in their handshake are told 503: those that sent nothing, those that sent a part.
 func TestDrainWithHandshakes(t *testing.T) {
 	s := serve(t, Config{DrainSpread: -1}, nil)
-	n := counting(rejected["draining"])
+	n := counting(s, `sluice_handshakes_rejected_total{reason="draining"}`)
 	var shaking []*wire
 	for _, sent := range []string{"", "GET /ws", strings.TrimSuffix(handshake(getChat), "\r\n")} {
 		c := dial(t, s)
@@ -137,7 +137,7 @@ func TestDrainWithHandshakes(t *testing.T) {
 	}
 	ended(t, done)
 	if int(n()) != len(shaking) {
-		t.Errorf("got %d rejected, want %d", n(), len(shaking))
+		t.Errorf("got %d refused, want %d", n(), len(shaking))
 	}
 }
 

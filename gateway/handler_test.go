@@ -161,7 +161,7 @@ func TestHandlerTimeouts(t *testing.T) {
 	app := newSlowApp()
 	app.holdOpen, app.holdLeave = true, true
 	s := serve(t, Config{CloseTimeout: testPatience}, app)
-	n := counting(rejected["handler"])
+	n := counting(s, `sluice_handshakes_rejected_total{reason="handler"}`)
 
 	c, conn := app.ask(t, s)
 	overdue(s)
@@ -169,7 +169,7 @@ func TestHandlerTimeouts(t *testing.T) {
 		t.Errorf("no answer to Open: got %d %v, want 503 with Retry-After", resp.StatusCode, resp.Header)
 	}
 	if n() != 1 {
-		t.Errorf("got %d rejected, want 1", n())
+		t.Errorf("got %d refused, want 1", n())
 	}
 	conn.Post(func(c *Conn) { c.Accept("") }) // too late: nothing happens
 
@@ -375,8 +375,8 @@ func TestPaths(t *testing.T) {
 }
 
 func TestOwnRefusal(t *testing.T) {
-	n := counting(rejected["application"])
 	s := serve(t, Config{}, refuser{NewRefusal(429, "slow down", "Retry-After: 9\r\n")})
+	n := counting(s, `sluice_handshakes_rejected_total{reason="application"}`)
 	c := dial(t, s)
 	io.WriteString(c, upgradeRequest("/ws"))
 	if resp, body := c.answer("GET"); resp.StatusCode != 429 || body != "slow down\n" || resp.Header.Get("Retry-After") != "9" {

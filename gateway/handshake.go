@@ -150,7 +150,7 @@ const requestIDHeader = "X-Request-ID: "
 // openUp gives the request to the Handler.
 func (c *Conn) openUp(r *Request, requestID string) {
 	arrived := c.deadline - c.w.cfg.HandshakeTimeout
-	handshakeTime.Update((c.w.loop.Now() - arrived).Seconds())
+	c.w.metrics.handshakeTime.Update((c.w.loop.Now() - arrived).Seconds())
 	if c.w.debug {
 		c.w.log.Debug("handshake", "fd", c.fd.SysFD(), "request_id", requestID, "path", clipped(r.Path), "host", clipped(r.Host),
 			"origin", clipped(r.Origin))
@@ -185,8 +185,8 @@ func (c *Conn) Accept(headers string) {
 	}
 	c.state = open
 	c.flags |= accepted
-	connections.Add(1)
-	connectionsTotal.Inc()
+	w.metrics.connections.Add(1)
+	w.metrics.connectionsTotal.Inc()
 	if w.draining { // it began while the Handler was thinking
 		c.beatAt = w.loop.Now()
 	} else {
@@ -217,10 +217,11 @@ func (c *Conn) acceptHead() []byte {
 
 // refuse sends an HTTP response and closes the socket after it.
 func (c *Conn) refuse(r *Refusal, requestID string) {
-	rejected[r.reason].Inc()
+	c.w.metrics.refused[r.reason].Inc()
 	c.logRefusal(r, requestID)
 	if c.w.debug {
-		c.w.log.Debug("refused", "fd", c.fd.SysFD(), "request_id", requestID, "status", r.status, "reason", r.reason)
+		c.w.log.Debug("refused", "fd", c.fd.SysFD(), "request_id", requestID, "status", r.status,
+			"reason", r.reason.String())
 	}
 	c.answer(r.append(nil, requestID))
 }

@@ -45,7 +45,7 @@ func (immortal) Open(c *Conn, _ *Request) {
 func TestHeartbeats(t *testing.T) {
 	const interval = 50 * time.Millisecond
 	s := serve(t, Config{Heartbeat: interval}, immortal{})
-	beats, sent := counting(heartbeatsSent), counting(messagesSent)
+	beats, sent := counting(s, `sluice_heartbeats_sent_total`), counting(s, `sluice_messages_sent_total`)
 	opened := time.Now()
 	c := open101(t, s, "/ws")
 	var times []time.Time
@@ -127,7 +127,7 @@ func TestHeartbeatsOff(t *testing.T) {
 func TestDeadPeerIsDropped(t *testing.T) {
 	const interval = 400 * time.Millisecond
 	s := serve(t, Config{Heartbeat: interval}, Echo{})
-	dead, lost := counting(deadPeers), counting(closes["1006"])
+	dead, lost := counting(s, `sluice_errors_total{reason="dead_peer"}`), counting(s, `sluice_closes_total{code="1006"}`)
 	opened := time.Now()
 	silent := open101(t, s, "/ws")
 	beats := 0
@@ -210,7 +210,7 @@ func TestStoppedLoopFindsNobodyDead(t *testing.T) {
 func TestPausedConnectionIsNotTakenForDead(t *testing.T) {
 	const interval = 200 * time.Millisecond
 	s := serve(t, Config{Heartbeat: interval, MaxControl: 255}, pauser{})
-	dead := counting(deadPeers)
+	dead := counting(s, `sluice_errors_total{reason="dead_peer"}`)
 	c := open101(t, s, "/ws")
 	c.Write(append(text("pause"), text("held back")...))
 	for range 5 { // four intervals, and a dead peer has 2.5
@@ -268,7 +268,7 @@ func TestHeartbeatsMissedAreNotMadeUpFor(t *testing.T) {
 		time.Sleep(10 * interval) // a Handler that blocks, which it must not
 		unblocked = w.loop.Now() + time.Since(began)
 	})
-	sent := counting(heartbeatsSent)
+	sent := counting(s, `sluice_heartbeats_sent_total`)
 	c.beat()
 	onLoops(s, func(w *worker) { after, now = w.conns[0].beatAt, w.loop.Now() })
 	if (after-before)%interval != 0 || after <= before {

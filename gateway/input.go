@@ -82,10 +82,10 @@ func (c *Conn) admit(h ws.Header) bool {
 	switch {
 	// The first comparison keeps the sum from overflowing.
 	case h.Length > int64(c.w.cfg.MaxMessage) || size > int64(c.w.cfg.MaxMessage):
-		c.fail(ws.StatusMessageTooBig, "message_size")
+		c.fail(ws.StatusMessageTooBig, failedMessageSize)
 		return false
 	case fragments > c.w.cfg.MaxFragments:
-		c.fail(ws.StatusMessageTooBig, "fragments")
+		c.fail(ws.StatusMessageTooBig, failedFragments)
 		return false
 	}
 	return true
@@ -114,7 +114,7 @@ func (c *Conn) continueFrame(b []byte) []byte {
 		// A bad byte ends the connection when it comes, not when the message is complete.
 		valid, ok := validUTF8Prefix(in.message[in.valid:])
 		if !ok {
-			c.fail(ws.StatusInvalidFramePayloadData, "utf8")
+			c.fail(ws.StatusInvalidFramePayloadData, failedUTF8)
 			return nil
 		}
 		in.valid += valid
@@ -133,7 +133,7 @@ func (c *Conn) endFrame() {
 	}
 	op, payload := in.op, in.message
 	if op == ws.OpText && in.valid != len(payload) {
-		c.fail(ws.StatusInvalidFramePayloadData, "utf8")
+		c.fail(ws.StatusInvalidFramePayloadData, failedUTF8)
 		return
 	}
 	in.op, in.fragments, in.valid, in.message = 0, 0, 0, nil

@@ -61,7 +61,7 @@ func (c *Conn) dueWhileOpen() {
 	}
 	if in := c.in; c.state == open && in != nil && in.since != 0 && now >= in.since+c.w.cfg.MessageTimeout {
 		if !c.blocked() {
-			c.fail(ws.StatusPolicyViolation, "message_timeout")
+			c.fail(ws.StatusPolicyViolation, failedMessageTimeout)
 			return
 		}
 		in.since = now // we were not reading
@@ -77,7 +77,7 @@ func (c *Conn) dueWhileOpen() {
 			c.seen = max(c.seen, now)
 		}
 		if now >= c.seen+deadAfter(c.w.cfg.Heartbeat) {
-			deadPeers.Inc()
+			c.w.metrics.failed[failedDeadPeer].Inc()
 			c.end(goneReset)
 			return
 		}
@@ -169,8 +169,8 @@ func (c *Conn) heartbeat() {
 	c.watchUnread()
 	c.write(c.w.heartbeat())
 	c.owed += min(1, math.MaxUint8-c.owed)
-	c.w.counted.heartbeats++
-	c.w.counted.messagesSent++
+	c.w.totals.heartbeats++
+	c.w.totals.messagesSent++
 	for c.beatAt += c.w.cfg.Heartbeat; c.beatAt <= now; c.beatAt += c.w.cfg.Heartbeat {
 		// A loop that was kept from running sends one heartbeat and not all that it missed, and keeps the phase.
 	}
@@ -205,8 +205,12 @@ func (c *Conn) PeerClose() (code ws.StatusCode, reason []byte) {
 	return ws.StatusCode(c.peerCode), c.w.closeReason
 }
 
-// RemoteAddr is the address of the client, as the kernel sees it.
+// RemoteAddr is the address of the client: what SetRemoteAddr was given, or else the socket's peer, who
+// may be a proxy. It is not valid when the socket is closed and SetRemoteAddr was not called.
 func (c *Conn) RemoteAddr() netip.AddrPort {
+	if c.rare != nil && c.rare.remote.IsValid() {
+		return c.rare.remote
+	}
 	switch sa, _ := unix.Getpeername(c.fd.SysFD()); sa := sa.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
@@ -216,7 +220,16 @@ func (c *Conn) RemoteAddr() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Opening reports whether the request still waits for its answer: Accept or Refuse.
+// SetRemoteAddr says who the client is, where something between it and the gateway knows better than
+// the socket: a proxy's header, or PROXY protocol. An address that is not valid takes that back.
+func (c *Conn) SetRemoteAddr(addr netip.AddrPort) {
+	if addr.IsValid() || c.rare != nil {
+		c.makeRare().remote = addr
+	}
+}
+
+// Opening reports whether the request still waits for Accept or Refuse: a Handler that answers late may
+// find that the client did not wait, or that its time was up.
 func (c *Conn) Opening() bool { return c.state == opening }
 
 // Closed reports whether the transport is gone: Handler.Closed has been called, or is being called.
@@ -262,17 +275,17 @@ func (c *Conn) sayClose(code ws.StatusCode, reason string) {
 }
 
 // fail ends a connection whose peer broke the protocol or a limit. What else it sends is not read as frames.
-func (c *Conn) fail(code ws.StatusCode, reason string) {
+func (c *Conn) fail(code ws.StatusCode, reason failure) {
 	if c.state < open || c.state >= lingering {
 		return
 	}
-	protocolErrors[reason].Inc()
+	c.w.metrics.failed[reason].Inc()
 	if c.w.debug {
-		c.w.log.Debug("failed", "fd", c.fd.SysFD(), "code", int(code), "reason", reason)
+		c.w.log.Debug("failed", "fd", c.fd.SysFD(), "code", int(code), "reason", reason.String())
 	}
 	if c.state != closing {
 		c.closeCode = uint16(code)
-		c.sayClose(code, reason)
+		c.sayClose(code, reason.String())
 	}
 	c.linger()
 }
@@ -347,8 +360,8 @@ func (c *Conn) end(how gone) {
 	c.dropOutput()
 	c.unwatch()
 	if c.flags&accepted != 0 {
-		connections.Add(-1)
-		countClose(c.closeCode)
+		w.metrics.connections.Add(-1)
+		w.metrics.countClose(c.closeCode)
 	}
 	if c.w.debug {
 		w.log.Debug("closed", "fd", c.fd.SysFD(), "code", c.closeCode)

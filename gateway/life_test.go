@@ -29,7 +29,7 @@ func TestPauseBehindClose(t *testing.T) {
 func TestSlowConsumerStallsInItsLastWords(t *testing.T) {
 	for _, peerFirst := range []bool{false, true} {
 		s := serve(t, Config{Loops: 1, MaxQueue: 1 << 20, StallTimeout: 50 * time.Millisecond, CloseTimeout: 2 * testPatience}, flood{})
-		stalls := counting(slowConsumers[slowStall])
+		stalls := counting(s, `sluice_slow_consumers_total{reason="stall"}`)
 		dialNarrow(t, s)
 		onLoops(s, func(w *worker) {
 			conn := w.conns[0]

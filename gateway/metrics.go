@@ -12,71 +12,20 @@ import (
 	"sluice/poller"
 )
 
-// Every series there will ever be is made here, before the first client: what clients send can add to none of the
-// labels.
+// Every series there will ever be is made before the first client: what clients send can add to none of
+// the labels.
 
 // Times of the process, in nanoseconds; 0 until it has happened.
 var startupTime, shutdownTime atomic.Int64
 
 var (
-	_ = metrics.NewGauge(`sluice_startup_seconds`, func() float64 { return time.Duration(startupTime.Load()).Seconds() })
-	_ = metrics.NewGauge(`sluice_shutdown_seconds`, func() float64 { return time.Duration(shutdownTime.Load()).Seconds() })
-)
-
-// SetStartup records how long the process took from its start until it was ready. Any goroutine.
-func SetStartup(d time.Duration) { startupTime.Store(int64(d)) }
-
-// SetShutdown records how long the drain took. Any goroutine.
-func SetShutdown(d time.Duration) { shutdownTime.Store(int64(d)) }
-
-// WriteMetrics writes all metrics of the process, with those of the Go runtime and the operating system, as
-// Prometheus text. Any goroutine.
-func WriteMetrics(w io.Writer) {
-	var text bytes.Buffer
-	metrics.WritePrometheus(&text, true)
-	metrics.WriteFDMetrics(&text)
-	_, _ = helpWriter{w}.Write(text.Bytes())
-}
-
-func init() { metrics.ExposeMetadata(true) }
-
-var (
-	connections atomic.Int64 // open WebSockets
-	_           = metrics.NewGauge(`sluice_connections`, func() float64 { return float64(connections.Load()) })
-
-	maxConnections atomic.Int64 // what the process may hold
-	_              = metrics.NewGauge(`sluice_max_connections`, func() float64 { return float64(maxConnections.Load()) })
-	_              = metrics.NewGauge(buildInfo(), func() float64 { return 1 })
-
-	buffered atomic.Int64 // bytes of partial input and unsent output of all loops
-	_        = metrics.NewGauge(`sluice_buffered_bytes`, func() float64 { return float64(buffered.Load()) })
-
-	connectionsTotal = metrics.NewCounter(`sluice_connections_total`)
-	handshakeTime    = poller.NewHistogram(`sluice_handshake_duration_seconds`, poller.DurationBuckets)
-
-	messagesReceived = metrics.NewCounter(`sluice_messages_received_total`)
-	messagesSent     = metrics.NewCounter(`sluice_messages_sent_total`)
-	bytesReceived    = metrics.NewCounter(`sluice_bytes_received_total`)
-	bytesSent        = metrics.NewCounter(`sluice_bytes_sent_total`)
-	heartbeatsSent   = metrics.NewCounter(`sluice_heartbeats_sent_total`)
-
-	slowConsumers = [slowReasons]*metrics.Counter{
-		slowOverflow: metrics.NewCounter(`sluice_slow_consumers_total{reason="overflow"}`),
-		slowStall:    metrics.NewCounter(`sluice_slow_consumers_total{reason="stall"}`),
-		slowMemory:   metrics.NewCounter(`sluice_slow_consumers_total{reason="memory"}`),
-	}
-
-	deadPeers      = metrics.NewCounter(`sluice_errors_total{reason="dead_peer"}`)
-	registerErrors = metrics.NewCounter(`sluice_errors_total{reason="register"}`)
-	protocolErrors = counters(`sluice_errors_total{reason=%q}`, "protocol", "utf8", "close_frame", "control_rate", "message_size",
-		"fragments", "message_timeout", "memory")
-
-	rejected = counters(`sluice_handshakes_rejected_total{reason=%q}`, "request", "headers", "timeout", "path", "method",
-		"upgrade", "host", "origin", "session_id", "session_rate", "store", "full", "draining", "handler", "application")
-
-	// closes has one series for each code that the gateway sends or registered peers use; the rest share one.
-	closes     = counters(`sluice_closes_total{code=%q}`, closeCodes...)
-	closeCodes = []string{"1000", "1001", "1002", "1003", "1005", "1006", "1007", "1008", "1009", "1010", "1011", "1012", "1013", "1014", "other"}
+	_ = metrics.NewGauge(`sluice_startup_seconds`, func() float64 {
+		return time.Duration(startupTime.Load()).Seconds()
+	})
+	_ = metrics.NewGauge(`sluice_shutdown_seconds`, func() float64 {
+		return time.Duration(shutdownTime.Load()).Seconds()
+	})
+	_ = metrics.NewGauge(buildInfo(), func() float64 { return 1 })
 )
 
 func buildInfo() string {
@@ -84,52 +33,127 @@ func buildInfo() string {
 	return fmt.Sprintf(`sluice_build_info{version=%q,commit=%q,go=%q}`, b.Version, b.Commit, b.Go)
 }
 
-func counters(format string, labels ...string) map[string]*metrics.Counter {
-	m := make(map[string]*metrics.Counter, len(labels))
-	for _, label := range labels {
-		if m[label] == nil {
-			m[label] = metrics.NewCounter(fmt.Sprintf(format, label))
+// SetStartup records how long the process took from its start until it was ready. Any goroutine.
+func SetStartup(d time.Duration) { startupTime.Store(int64(d)) }
+
+// SetShutdown records how long the drain took. Any goroutine.
+func SetShutdown(d time.Duration) { shutdownTime.Store(int64(d)) }
+
+func init() { metrics.ExposeMetadata(true) }
+
+// WriteMetrics writes what the process has beside its Servers, as Prometheus text: session stores,
+// applications, the Go runtime and the operating system. Any goroutine.
+func WriteMetrics(w io.Writer) {
+	var text bytes.Buffer
+	metrics.WritePrometheus(&text, true)
+	metrics.WriteFDMetrics(&text)
+	_, _ = helpWriter{w}.Write(text.Bytes())
+}
+
+// WriteMetrics writes the Server's metrics and then those of the process, as Prometheus text. Two
+// Servers have the same series, so each needs an address of its own to be read at. Any goroutine.
+func (s *Server) WriteMetrics(w io.Writer) {
+	var text bytes.Buffer
+	s.metrics.collect(s.workers)
+	s.metrics.set.WritePrometheus(&text)
+	_, _ = helpWriter{w}.Write(text.Bytes())
+	WriteMetrics(w)
+}
+
+// serverMetrics are those of one Server.
+type serverMetrics struct {
+	set   *metrics.Set
+	loops *poller.Metrics
+
+	connections      atomic.Int64 // WebSockets that are open
+	connectionsTotal *metrics.Counter
+	handshakeTime    *poller.Histogram
+
+	refused       [refusalReasons]*metrics.Counter
+	failed        [failures]*metrics.Counter
+	slowConsumers [slowReasons]*metrics.Counter
+	closes        [closeSeries]*metrics.Counter
+
+	// Sums of what the loops count, as of the last collect.
+	messagesReceived, messagesSent *metrics.Counter
+	bytesReceived, bytesSent       *metrics.Counter
+	heartbeatsSent                 *metrics.Counter
+	buffered                       atomic.Int64
+}
+
+func newServerMetrics(maxConns int) *serverMetrics {
+	set := metrics.NewSet()
+	m := &serverMetrics{
+		set:              set,
+		loops:            poller.NewMetrics(set),
+		connectionsTotal: set.NewCounter(`sluice_connections_total`),
+		handshakeTime: set.NewPrometheusHistogramExt(
+			`sluice_handshake_duration_seconds`, poller.DurationBuckets),
+		messagesReceived: set.NewCounter(`sluice_messages_received_total`),
+		messagesSent:     set.NewCounter(`sluice_messages_sent_total`),
+		bytesReceived:    set.NewCounter(`sluice_bytes_received_total`),
+		bytesSent:        set.NewCounter(`sluice_bytes_sent_total`),
+		heartbeatsSent:   set.NewCounter(`sluice_heartbeats_sent_total`),
+	}
+	gauge := func(name string, value func() int64) {
+		set.NewGauge(name, func() float64 { return float64(value()) })
+	}
+	gauge(`sluice_connections`, m.connections.Load)
+	gauge(`sluice_max_connections`, func() int64 { return int64(maxConns) })
+	gauge(`sluice_buffered_bytes`, m.buffered.Load)
+	counters := func(format string, series []*metrics.Counter, label func(i int) string) {
+		for i := range series {
+			series[i] = set.NewCounter(fmt.Sprintf(format, label(i)))
 		}
 	}
+	// The series keeps the name that it was published under; everywhere else the word is "refused".
+	counters(`sluice_handshakes_rejected_total{reason=%q}`, m.refused[:],
+		func(i int) string { return refusalReason(i).String() })
+	counters(`sluice_errors_total{reason=%q}`, m.failed[:],
+		func(i int) string { return failure(i).String() })
+	counters(`sluice_slow_consumers_total{reason=%q}`, m.slowConsumers[:],
+		func(i int) string { return slowReason(i).String() })
+	counters(`sluice_closes_total{code=%q}`, m.closes[:], closeLabel)
 	return m
 }
 
-// countClose counts the end of a WebSocket by its Close frame's code; 0, no frame at all, is 1006 (RFC 6455, section 7.1.5).
-func countClose(code uint16) {
+// closeSeries is how many series sluice_closes_total has: one for each code that a registered peer or
+// the gateway uses, 1000 to 1014 without 1004, and one for the rest, which has the place of 1004.
+const (
+	closeSeries = 15
+	closeOther  = 4
+)
+
+func closeLabel(i int) string {
+	if i == closeOther {
+		return "other"
+	}
+	return fmt.Sprint(1000 + i)
+}
+
+// countClose counts the end of a WebSocket by its Close frame's code; 0, no frame at all, is 1006 (RFC
+// 6455, section 7.1.5).
+func (m *serverMetrics) countClose(code uint16) {
+	i := closeOther
 	switch {
 	case code == 0:
-		code = 1006
-	case code < 1000 || code > 1014 || code == 1004:
-		closes["other"].Inc()
-		return
+		i = 6
+	case code >= 1000 && code < 1000+closeSeries:
+		i = int(code - 1000)
 	}
-	closes[closeLabels[code-1000]].Inc()
+	m.closes[i].Inc()
 }
 
-var closeLabels = func() (labels [15]string) {
-	for i := range labels {
-		labels[i] = fmt.Sprint(1000 + i)
+// collect adds up what the loops have counted.
+func (m *serverMetrics) collect(workers []*worker) {
+	var sum loopTotals
+	for _, w := range workers {
+		sum.add(w.published.load())
 	}
-	return labels
-}()
-
-// counted is what a loop counts for each message. It is added to the shared counters once a round, so that the loops do not
-// pass a cache line back and forth with each message.
-type counted struct {
-	messagesReceived, messagesSent, bytesReceived, bytesSent, heartbeats int
-
-	held, heldBefore int // bytes of partial input and unsent output: now, and when last published
-}
-
-func (n *counted) publish() {
-	if *n == (counted{held: n.heldBefore, heldBefore: n.heldBefore}) {
-		return
-	}
-	buffered.Add(int64(n.held - n.heldBefore))
-	messagesReceived.Add(n.messagesReceived)
-	messagesSent.Add(n.messagesSent)
-	bytesReceived.Add(n.bytesReceived)
-	bytesSent.Add(n.bytesSent)
-	heartbeatsSent.Add(n.heartbeats)
-	*n = counted{held: n.held, heldBefore: n.held}
+	m.messagesReceived.Set(uint64(sum.messagesReceived))
+	m.messagesSent.Set(uint64(sum.messagesSent))
+	m.bytesReceived.Set(uint64(sum.bytesReceived))
+	m.bytesSent.Set(uint64(sum.bytesSent))
+	m.heartbeatsSent.Set(uint64(sum.heartbeats))
+	m.buffered.Store(int64(sum.buffered))
 }

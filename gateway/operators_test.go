@@ -19,7 +19,7 @@ func TestMetricsPleasePromtool(t *testing.T) {
 	c := open101(t, s, "/ws")
 	c.welcome(0, false)
 	var b strings.Builder
-	WriteMetrics(&b)
+	s.WriteMetrics(&b)
 	text := b.String()
 	for _, name := range []string{"sluice_max_connections", "sluice_build_info", "process_open_fds",
 		"process_max_fds", "sluice_buffered_bytes"} {

@@ -42,7 +42,7 @@ func (c *Conn) Send(op ws.OpCode, payload []byte) error {
 	if c.state != open && c.state != leaving {
 		return errClosed
 	}
-	c.w.counted.messagesSent++
+	c.w.totals.messagesSent++
 	c.sendFrame(op, payload)
 	return nil
 }
@@ -89,7 +89,7 @@ func (c *Conn) SendFrame(f Frame) error {
 	if c.state != open && c.state != leaving {
 		return errClosed
 	}
-	c.w.counted.messagesSent++
+	c.w.totals.messagesSent++
 	if c.w.current == c {
 		c.w.scratch = append(c.w.scratch, f.encoded...)
 	} else {
@@ -146,7 +146,7 @@ func (c *Conn) write(b []byte) {
 			c.breakOff()
 			return
 		}
-		c.w.counted.bytesSent += n
+		c.w.totals.bytesSent += n
 		if b = b[n:]; len(b) == 0 {
 			return
 		}
@@ -184,7 +184,7 @@ func (c *Conn) writable() {
 		c.breakOff()
 		return
 	}
-	c.w.counted.bytesSent += n
+	c.w.totals.bytesSent += n
 	out.sent += n
 	if n > 0 {
 		out.since = c.w.loop.Now()
@@ -216,16 +216,6 @@ func (c *Conn) dropOutput() {
 		c.out = nil
 	}
 }
-
-// slowReason is why a slow consumer was cut off.
-type slowReason int
-
-const (
-	slowOverflow slowReason = iota // its queue was full and there was more to send
-	slowStall                      // it took nothing for StallTimeout
-	slowMemory                     // it held much when the loop's share of MaxBuffered was full
-	slowReasons
-)
 
 // stalled reports whether the peer has taken nothing of what waits for it for StallTimeout. Write
 // readiness does not tell: the kernel reports it only when a third of its buffer is free, which a
@@ -336,7 +326,7 @@ func (w *worker) shed() {
 func (c *Conn) shed() {
 	switch {
 	case c.out != nil:
-		slowConsumers[slowMemory].Inc()
+		c.w.metrics.slowConsumers[slowMemory].Inc()
 		c.closeCode = uint16(ws.StatusPolicyViolation)
 		c.end(goneReset)
 	case c.state == handshaking:
@@ -344,7 +334,7 @@ func (c *Conn) shed() {
 	case c.state == opening:
 		c.Refuse(RefuseFull)
 	default:
-		c.fail(1013, "memory") // try again later
+		c.fail(1013, failedMemory) // try again later
 	}
 }
 
@@ -354,7 +344,7 @@ func (c *Conn) dropSlowConsumer(why slowReason) {
 	if c.flags&broken != 0 {
 		return // it is on its way out already, and counted
 	}
-	slowConsumers[why].Inc()
+	c.w.metrics.slowConsumers[why].Inc()
 	c.closeCode = uint16(ws.StatusPolicyViolation)
 	c.breakOff()
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -275,7 +276,7 @@ func TestCloseCodesAreCounted(t *testing.T) {
 		{"1014", closeFrame(1014, "")}, {"other", closeFrame(3000, "")}, {"other", closeFrame(4999, "")},
 		{"1002", []byte("\x81\x00")}, {"1007", text("\xff")}, {"1009", masked(t, "82 ff 00 00 00 00 00 02 00 00", "")}, {"1006", nil},
 	} {
-		n := counting(closes[tc.label])
+		n := counting(s, fmt.Sprintf(`sluice_closes_total{code=%q}`, tc.label))
 		c := open101(t, s, "/ws")
 		c.Write(tc.sent)
 		if tc.sent != nil {

@@ -194,6 +194,36 @@ func (r *Request) Headers(yield func(name, value []byte) bool) {
 	}
 }
 
+// Cookies goes through the cookies of all Cookie headers in the order in which they came (RFC 6265,
+// section 4.2.1). Values are as they were sent, quotes included; what is not "name=value" is left out.
+// The slices die with the Request.
+func (r *Request) Cookies(yield func(name, value []byte) bool) {
+	for header, list := range r.Headers {
+		if !isName(header, "Cookie") {
+			continue
+		}
+		for more := true; more; {
+			var pair []byte
+			pair, list, more = bytes.Cut(list, []byte{';'})
+			name, value, found := bytes.Cut(bytes.Trim(pair, " \t"), []byte{'='})
+			if name = bytes.TrimRight(name, " \t"); found && isToken(name) && !yield(name, value) {
+				return
+			}
+		}
+	}
+}
+
+// Cookie is the value of the first cookie of a name, which is compared with its case; found is false
+// when there is none.
+func (r *Request) Cookie(name string) (value []byte, found bool) {
+	for n, v := range r.Cookies {
+		if string(n) == name {
+			return v, true
+		}
+	}
+	return nil, false
+}
+
 // once reports whether this header had not been seen before.
 func (r *Request) once(h headerSet) bool {
 	first := r.seen&h == 0

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -304,6 +305,45 @@ func FuzzRequest(f *testing.F) {
 }
 
 // FuzzSessionID: the id is found where net/url finds it, and what is taken for one is one.
+// Cookies are those that net/http finds, but for the quotes that it takes off values.
+func FuzzCookies(f *testing.F) {
+	f.Add("a=1; b=2")                  // the usual
+	f.Add("a=1;b=2 ;; c")              // loose separators, no value
+	f.Add("a=\"quoted\"; a=again; =x") // quotes, one name twice, no name
+	f.Add("a b=1; c==; d=\tx")         // what a name cannot have
+	f.Add("")
+	f.Fuzz(func(t *testing.T, list string) {
+		var r Request
+		head := []byte(head("GET / HTTP/1.1", hostLine, "Cookie: first=0", "cookie:"+list))
+		if end, bad := headEnd(head, 0); bad || end != len(head) || parseRequest(head, 64, &r) != nil {
+			return
+		}
+		var got []string
+		for name, value := range r.Cookies {
+			got = append(got, string(name)+"="+string(value))
+		}
+		if len(got) == 0 || got[0] != "first=0" {
+			t.Fatalf("%q: got %q, want first=0 ahead", list, got)
+		}
+		pairs := slices.DeleteFunc(strings.Split(list, ";"), func(pair string) bool {
+			return !strings.Contains(pair, "=") // net/http takes a name alone for a cookie
+		})
+		request := http.Request{Header: http.Header{"Cookie": {"first=0", strings.Join(pairs, ";")}}}
+		for _, want := range request.Cookies() {
+			text := want.Name + "=" + want.Value
+			quoted := want.Name + `="` + want.Value + `"`
+			if !slices.ContainsFunc(got, func(g string) bool {
+				return strings.Trim(g, " \t") == text || g == quoted
+			}) {
+				t.Errorf("%q: got %q, net/http has %q", list, got, text)
+			}
+			if _, found := r.Cookie(want.Name); !found {
+				t.Errorf("%q: no cookie %q", list, want.Name)
+			}
+		}
+	})
+}
+
 func FuzzSessionID(f *testing.F) {
 	f.Add("session_id=123e4567-e89b-42d3-a456-426614174000")       // the usual
 	f.Add("a=1&session_id=123E4567-E89B-42D3-A456-426614174000&b") // among others

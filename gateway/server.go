@@ -21,6 +21,7 @@ type Server struct {
 	hosts      hosts
 	refusePath *Refusal
 	debug      bool
+	metrics    *serverMetrics
 
 	addr      netip.AddrPort
 	workers   []*worker
@@ -48,33 +49,33 @@ const (
 // New opens the listeners and the loops of a gateway in front of app. Nothing is accepted before Start, though the kernel
 // completes connections from now on.
 func New(cfg Config, app App) (_ *Server, err error) {
+	listeners := cfg.Listeners
 	cfg, err = cfg.withDefaults()
 	if err != nil {
+		for _, ln := range listeners {
+			_ = ln.Close()
+		}
 		return nil, err
 	}
-	s := &Server{cfg: cfg, emptied: make(chan struct{}), failed: make(chan error, cfg.Loops)}
+	s := &Server{
+		cfg: cfg, metrics: newServerMetrics(cfg.MaxConns), listeners: listeners,
+		emptied: make(chan struct{}), failed: make(chan error, cfg.Loops),
+	}
+	defer func() {
+		if err != nil {
+			s.release()
+		}
+	}()
 	if s.origins, err = newOrigins(cfg.AllowedOrigins); err != nil {
 		return nil, fmt.Errorf("gateway: AllowedOrigins: %w", err)
 	}
 	if s.hosts, err = newHosts(cfg.AllowedHosts); err != nil {
 		return nil, fmt.Errorf("gateway: AllowedHosts: %w", err)
 	}
-	s.refusePath = newRefusal(http.StatusNotFound, "path", "no such path: WebSockets are at "+strings.Join(cfg.Paths, ", "), "")
+	s.refusePath = newRefusal(http.StatusNotFound, refusedPath, "no such path: WebSockets are at "+strings.Join(cfg.Paths, ", "), "")
 	s.debug = cfg.Logger.Enabled(context.Background(), slog.LevelDebug)
-	defer func() {
-		if err != nil {
-			s.release()
-		}
-	}()
-	listen := cfg.Listen
-	for range cfg.Loops {
-		ln, err := poller.Listen(listen, poller.ListenOptions{ReusePort: cfg.Loops > 1, SocketBuffer: cfg.SocketBuffer})
-		if err != nil {
-			return nil, err
-		}
-		s.listeners = append(s.listeners, ln)
-		s.addr = ln.Addr()
-		listen = s.addr.String() // the port that the kernel chose for the first is the port of all
+	if err = s.listen(); err != nil {
+		return nil, err
 	}
 	for range cfg.Loops {
 		w, err := newWorker(s, app)
@@ -84,7 +85,6 @@ func New(cfg Config, app App) (_ *Server, err error) {
 		s.workers = append(s.workers, w)
 	}
 	s.accepting.Store(int32(len(s.workers)))
-	maxConnections.Add(int64(cfg.MaxConns))
 	return s, nil
 }
 
@@ -103,6 +103,23 @@ func (s *Server) release() {
 	}
 	s.accepting.Store(0)
 	s.checkEmpty()
+}
+
+// listen opens the listeners, one a loop, unless it was given them.
+func (s *Server) listen() error {
+	at := s.cfg.Listen
+	for len(s.listeners) < s.cfg.Loops {
+		ln, err := poller.Listen(at, poller.ListenOptions{
+			ReusePort: s.cfg.Loops > 1, SocketBuffer: s.cfg.SocketBuffer,
+		})
+		if err != nil {
+			return err
+		}
+		s.listeners = append(s.listeners, ln)
+		at = ln.Addr().String() // the port that the kernel chose for the first is the port of all
+	}
+	s.addr = s.listeners[0].Addr()
+	return nil
 }
 
 // Start runs the loops, and returns when connections are accepted. Once; with an error the server is closed.

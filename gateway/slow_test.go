@@ -76,7 +76,7 @@ func queueOf(s *Server) (queued, held int, high bool) {
 // A reader that stops has its replies queued up to MaxQueue and is cut off with the first that comes beyond.
 func TestSlowConsumerOverflows(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1, MaxQueue: 20_000, MaxMessage: 1 << 20}, flood{})
-	overflows, stalls, closed := counting(slowConsumers[slowOverflow]), counting(slowConsumers[slowStall]), counting(closes["1008"])
+	overflows, stalls, closed := counting(s, `sluice_slow_consumers_total{reason="overflow"}`), counting(s, `sluice_slow_consumers_total{reason="stall"}`), counting(s, `sluice_closes_total{code="1008"}`)
 	c := dialNarrow(t, s)
 	c.Write(text("flood 1000000"))
 	await(t, "the slow reader is cut off", func() bool { return s.Connections() == 0 })
@@ -101,7 +101,7 @@ func TestQueueBound(t *testing.T) {
 	const bound = 20_000
 	for _, extra := range []int{-1, 0, 1} {
 		s := serve(t, Config{Loops: 1, Heartbeat: -1, MaxQueue: bound}, flood{})
-		overflows := counting(slowConsumers[slowOverflow])
+		overflows := counting(s, `sluice_slow_consumers_total{reason="overflow"}`)
 		c := dialNarrow(t, s)
 		c.Write(text("flood 10000")) // fills the kernel's buffers, perhaps
 		var queued int
@@ -132,7 +132,7 @@ func TestQueueBound(t *testing.T) {
 // A reader that stops is cut off when it has taken nothing for StallTimeout, although its queue has room.
 func TestSlowConsumerStalls(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1, StallTimeout: 100 * time.Millisecond, MaxQueue: 1 << 20}, flood{})
-	overflows, stalls := counting(slowConsumers[slowOverflow]), counting(slowConsumers[slowStall])
+	overflows, stalls := counting(s, `sluice_slow_consumers_total{reason="overflow"}`), counting(s, `sluice_slow_consumers_total{reason="stall"}`)
 	c := dialNarrow(t, s)
 	c.Write(text("flood 500000"))
 	await(t, "the slow reader is cut off", func() bool { return s.Connections() == 0 })
@@ -145,7 +145,7 @@ func TestSlowConsumerStalls(t *testing.T) {
 // A reader that takes a little again and again is not stalled, however long the queue lasts: the time counts from the last byte taken.
 func TestSlowConsumerThatTakesALittle(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1, StallTimeout: time.Hour, MaxQueue: 1 << 20}, flood{})
-	stalls := counting(slowConsumers[slowStall])
+	stalls := counting(s, `sluice_slow_consumers_total{reason="stall"}`)
 	c := dialNarrow(t, s)
 	c.Write(text("flood 300000"))
 	c.expect(fmt.Sprintf("text %0996d", 0))
@@ -202,7 +202,7 @@ func TestEchoThroughASlowReader(t *testing.T) {
 	cfg := Config{Loops: 1, Heartbeat: -1, StallTimeout: testPatience}
 	s := serve(t, cfg, flood{})
 	cfg = s.Config()
-	overflows := counting(slowConsumers[slowOverflow])
+	overflows := counting(s, `sluice_slow_consumers_total{reason="overflow"}`)
 	c, neighbour := dialNarrow(t, s), open101(t, s, "/ws")
 	slow := s.Connections() - 1 // the first on the loop's list is the slow one
 

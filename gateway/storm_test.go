@@ -160,7 +160,6 @@ func TestStormOfClientsThatMisbehave(t *testing.T) {
 		HandshakeTimeout: 100 * time.Millisecond, CloseTimeout: 100 * time.Millisecond, StallTimeout: 100 * time.Millisecond,
 		Heartbeat: 50 * time.Millisecond, MaxMessage: 4000, DrainSpread: 50 * time.Millisecond,
 	}, app)
-	openBefore := connections.Load()
 	const clients, each = 16, 40
 	var wg sync.WaitGroup
 	for i := range clients {
@@ -179,7 +178,7 @@ func TestStormOfClientsThatMisbehave(t *testing.T) {
 	if open, closed := app.open.Load(), app.closed.Load(); open != closed || open < clients*each/16 {
 		t.Errorf("got %d calls of Open and %d of Closed, want as many, and not just a few", open, closed)
 	}
-	if got := connections.Load() - openBefore; got != 0 {
+	if got := s.metrics.connections.Load(); got != 0 {
 		t.Errorf("sluice_connections: got %d left, want 0", got)
 	}
 	checkQuiet(t, s)

@@ -1,10 +1,11 @@
 package gateway
 
 import (
+	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
-
-	"github.com/VictoriaMetrics/metrics"
 
 	"sluice/gateway/gatewaytest"
 )
@@ -48,10 +49,24 @@ func await(t testing.TB, what string, condition func() bool) {
 	gatewaytest.Await(t, what, condition)
 }
 
-// counting returns how much c grows from here on.
-func counting(c *metrics.Counter) func() uint64 {
-	before := c.Get()
-	return func() uint64 { return c.Get() - before }
+// counting returns how much a series of s grows from here on.
+func counting(s *Server, series string) func() uint64 {
+	read := func() uint64 {
+		var text strings.Builder
+		s.WriteMetrics(&text)
+		for line := range strings.Lines(text.String()) {
+			if value, ok := strings.CutPrefix(line, series+" "); ok {
+				n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 64)
+				if err != nil {
+					panic(fmt.Sprintf("%s: %v", series, err))
+				}
+				return n
+			}
+		}
+		panic("no such series: " + series)
+	}
+	before := read()
+	return func() uint64 { return read() - before }
 }
 
 // checkQuiet insists that a server without connections holds nothing for them: no connection in a list, no timer, no buffer

@@ -15,6 +15,7 @@ import (
 type worker struct {
 	server  *Server
 	cfg     *Config
+	metrics *serverMetrics
 	loop    *poller.Loop
 	handler Handler
 	origins *origins
@@ -38,23 +39,25 @@ type worker struct {
 	beat   []byte        // the heartbeat of this tick
 	beatOf time.Duration // the tick that beat was encoded for
 
-	refusals   map[string]refusalLogged
+	refusals   [refusalReasons]refusalLogged
 	share      int             // bytes that the connections may hold in Buffers together
 	stalls     map[*Conn]stall // peers that do not read, while the kernel takes what they are sent
 	frameCount uint            // frames decoded, of all connections
 
 	inputs  []*input  // pools
 	outputs []*output //
-	counted counted
+
+	totals    loopTotals
+	published publishedTotals
 }
 
 func newWorker(s *Server, app App) (*worker, error) {
-	loop, err := poller.NewLoop(poller.Config{Tick: tick(s.cfg.Heartbeat)})
+	loop, err := poller.NewLoop(poller.Config{Tick: tick(s.cfg.Heartbeat), Metrics: s.metrics.loops})
 	if err != nil {
 		return nil, err
 	}
 	w := &worker{
-		server: s, cfg: &s.cfg, loop: loop, origins: &s.origins, hosts: s.hosts, log: s.cfg.Logger, debug: s.debug,
+		server: s, cfg: &s.cfg, metrics: s.metrics, loop: loop, origins: &s.origins, hosts: s.hosts, log: s.cfg.Logger, debug: s.debug,
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		beatOf: -1,
 	}
@@ -62,8 +65,8 @@ func newWorker(s *Server, app App) (*worker, error) {
 	w.share = max(s.cfg.MaxBuffered/s.cfg.Loops, 4*max(s.cfg.MaxMessage, s.cfg.MaxQueue))
 	loop.OnRound(w.shed)
 	loop.OnRound(func() {
-		w.counted.held = loop.Buffers.Held()
-		w.counted.publish()
+		w.totals.conns, w.totals.buffered = len(w.conns), loop.Buffers.Held()
+		w.published.publish(w.totals)
 	})
 	return w, nil
 }
@@ -83,7 +86,7 @@ func tick(heartbeat time.Duration) time.Duration {
 func (w *worker) accept(sysfd int) {
 	if w.server.conns.Add(1) > int64(w.cfg.MaxConns+refusalRoom) {
 		w.server.left()
-		rejected[RefuseFull.reason].Inc()
+		w.metrics.refused[refusedFull].Inc()
 		_, _ = unix.Read(sysfd, w.loop.ReadBuf()) // a request left unread makes close a reset, which destroys the answer
 		_, _ = unix.Write(sysfd, RefuseFull.append(nil, ""))
 		_ = unix.Close(sysfd)
@@ -92,7 +95,7 @@ func (w *worker) accept(sysfd int) {
 	c := &Conn{w: w}
 	if err := w.loop.Register(&c.fd, sysfd, (*events)(c)); err != nil {
 		w.server.left()
-		registerErrors.Inc()
+		w.metrics.failed[failedRegister].Inc()
 		w.log.Error("register connection", "error", err)
 		_ = unix.Close(sysfd)
 		return
@@ -232,6 +235,7 @@ func clipped(b []byte) string {
 
 // refusalLogged is what a loop has logged of one reason to refuse.
 type refusalLogged struct {
+	logged  bool
 	at      time.Duration // when the last line was written
 	skipped int           // refusals since
 }
@@ -243,16 +247,12 @@ const refusalLogEvery = 10 * time.Second
 // operator sees who is refused and why, and a flood of them costs next to nothing.
 func (c *Conn) logRefusal(r *Refusal, requestID string) {
 	w := c.w
-	last, found := w.refusals[r.reason]
-	if found && w.loop.Now()-last.at < refusalLogEvery {
+	last := &w.refusals[r.reason]
+	if last.logged && w.loop.Now()-last.at < refusalLogEvery {
 		last.skipped++
-		w.refusals[r.reason] = last
 		return
 	}
-	if w.refusals == nil {
-		w.refusals = make(map[string]refusalLogged)
-	}
-	w.refusals[r.reason] = refusalLogged{at: w.loop.Now()}
-	w.log.Info("refused", "reason", r.reason, "status", r.status, "client", c.RemoteAddr().String(),
-		"request_id", requestID, "since_last", last.skipped+1)
+	w.log.Info("refused", "reason", r.reason.String(), "status", r.status,
+		"client", c.RemoteAddr().String(), "request_id", requestID, "since_last", last.skipped+1)
+	*last = refusalLogged{logged: true, at: w.loop.Now()}
 }

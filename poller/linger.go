@@ -1,7 +1,6 @@
 package poller
 
 import (
-	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -19,9 +18,6 @@ const (
 	lingerCheck = time.Second // also how late a descriptor is given back
 	lingerMax   = 256         // sockets a loop; one more, and the oldest is reset
 )
-
-// lingering is how many closed sockets of all loops still have unsent bytes.
-var lingering atomic.Int64
 
 // lingerers are a loop's closed sockets with unsent bytes, oldest first.
 type lingerers struct {
@@ -51,7 +47,7 @@ func (g *lingerers) take(fd int32) bool {
 	}
 	_ = unix.Shutdown(int(fd), unix.SHUT_WR)
 	g.list = append(g.list, lingerer{fd, g.loop.now + lingerTime})
-	lingering.Add(1)
+	g.loop.metrics.lingering.Add(1)
 	if !g.timer.Armed() {
 		g.loop.Arm(&g.timer, lingerCheck)
 	}
@@ -71,7 +67,7 @@ func (g *lingerers) Expire() {
 			kept = append(kept, s)
 			continue
 		}
-		lingering.Add(-1)
+		g.loop.metrics.lingering.Add(-1)
 	}
 	g.list = kept
 	if len(g.list) > 0 {
@@ -86,7 +82,7 @@ func (g *lingerers) resetOldest() bool {
 	}
 	reset(g.list[0].fd)
 	g.list = append(g.list[:0], g.list[1:]...)
-	lingering.Add(-1)
+	g.loop.metrics.lingering.Add(-1)
 	return true
 }
 
@@ -95,7 +91,7 @@ func (g *lingerers) leave() {
 	for _, s := range g.list {
 		_ = unix.Close(int(s.fd))
 	}
-	lingering.Add(-int64(len(g.list)))
+	g.loop.metrics.lingering.Add(-int64(len(g.list)))
 	g.list = nil
 }
 

@@ -101,7 +101,7 @@ func fullSocket(t *testing.T) (fd int32, peer net.Conn) {
 // A socket with unsent bytes is kept until the peer has read them, or reset when that takes too long.
 func TestLingeringSockets(t *testing.T) {
 	newLingerers := func() (*Loop, *lingerers) {
-		l := &Loop{tick: time.Millisecond}
+		l := &Loop{tick: time.Millisecond, metrics: unexposed()}
 		l.wheel.init()
 		l.lingerers.init(l)
 		return l, &l.lingerers
@@ -140,18 +140,17 @@ func TestLingeringSockets(t *testing.T) {
 		}
 	})
 	t.Run("too many", func(t *testing.T) {
-		_, g := newLingerers()
-		before := lingering.Load()
+		l, g := newLingerers()
 		for range lingerMax + 1 {
 			fd, _ := fullSocket(t)
 			g.take(fd)
 		}
-		if len(g.list) != lingerMax || lingering.Load()-before != lingerMax {
-			t.Errorf("%d are kept and %d counted, want %d", len(g.list), lingering.Load()-before, lingerMax)
+		if len(g.list) != lingerMax || l.metrics.lingering.Load() != lingerMax {
+			t.Errorf("%d are kept and %d counted, want %d", len(g.list), l.metrics.lingering.Load(), lingerMax)
 		}
 		g.leave()
-		if lingering.Load() != before {
-			t.Errorf("%d are counted after the loop has ended", lingering.Load()-before)
+		if n := l.metrics.lingering.Load(); n != 0 {
+			t.Errorf("%d are counted after the loop has ended", n)
 		}
 	})
 	t.Run("nothing unsent", func(t *testing.T) {

@@ -248,7 +248,7 @@ func (a *Acceptor) Readable() {
 		default:
 			// accept(2): pending network errors of the new socket are reported here too, and to be
 			// treated like EAGAIN by trying again.
-			acceptErrors.Inc()
+			a.loop.metrics.acceptErrors.Inc()
 			a.warn("accept", errno)
 		}
 		if a.Closed() {
@@ -263,7 +263,7 @@ func (a *Acceptor) Writable() {}
 // Hangup implements Events. It comes when a process that shares the socket has called shutdown on
 // it, which ends it for all of them.
 func (a *Acceptor) Hangup() {
-	acceptErrors.Inc()
+	a.loop.metrics.acceptErrors.Inc()
 	slog.Error("accept: the listening socket was shut down, no connection comes any more (restart to listen again)")
 }
 
@@ -272,7 +272,7 @@ const noDescriptors = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nCon
 // turnAway drops the first waiting connection by way of the spare descriptor, and reports whether
 // accepting may go on.
 func (a *Acceptor) turnAway(errno syscall.Errno) bool {
-	acceptNoFile.Inc()
+	a.loop.metrics.acceptNoFile.Inc()
 	if a.spare < 0 {
 		if a.spare = openSpare(); a.spare < 0 {
 			a.pause("accept: no descriptor left, connections wait", errno)
@@ -295,7 +295,7 @@ func (a *Acceptor) turnAway(errno syscall.Errno) bool {
 }
 
 func (a *Acceptor) pause(what string, errno syscall.Errno) {
-	acceptErrors.Inc()
+	a.loop.metrics.acceptErrors.Inc()
 	a.warn(what, errno)
 	a.SetInterest(false, false)
 	a.loop.Arm(&a.rest, acceptPause)

@@ -26,6 +26,9 @@ type Config struct {
 	// limit of open files allows a whole process. For Start only; see CanSplit and the package's
 	// comment.
 	OwnTable bool
+
+	// Metrics is where the loop counts. Loops may share one. Default: nobody reads what it counts.
+	Metrics *Metrics
 }
 
 // expireBudget is how many timers one round fires before the sockets get their turn: about 2 ms of
@@ -48,6 +51,9 @@ type Loop struct {
 	closing atomic.Bool   // own: Close was called
 	ended   chan struct{} // closed when Run is over
 	failure error         // what Run returned, once ended is closed
+	busy    atomic.Int64  // nanoseconds: see Busy
+	lag     atomic.Int64  // nanoseconds: see Lag
+	metrics *Metrics
 
 	// The loop only.
 	start   time.Time     // the zero of Now
@@ -90,9 +96,12 @@ func newLoop(cfg Config) (*Loop, error) {
 	if cfg.Tick < time.Millisecond || cfg.ReadBuffer < 4<<10 {
 		return nil, fmt.Errorf("open loop: tick %v below 1ms or read buffer %d below 4096 bytes", cfg.Tick, cfg.ReadBuffer)
 	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = unexposed()
+	}
 	l := &Loop{
 		tick: cfg.Tick, readBuf: make([]byte, cfg.ReadBuffer),
-		own: cfg.OwnTable, ended: make(chan struct{}),
+		metrics: cfg.Metrics, own: cfg.OwnTable, ended: make(chan struct{}),
 	}
 	l.wheel.init()
 	l.lingerers.init(l)
@@ -280,6 +289,13 @@ func (l *Loop) OnRound(fn func()) { l.onRound = append(l.onRound, fn) }
 // only.
 func (l *Loop) Now() time.Duration { return l.now }
 
+// Busy is how long the loop has run callbacks since it was made, as of its last round. Two readings
+// give the share of the time between them in which it was not waiting. Any goroutine.
+func (l *Loop) Busy() time.Duration { return time.Duration(l.busy.Load()) }
+
+// Lag is how late the loop came to its timers when it last woke up for them. Any goroutine.
+func (l *Loop) Lag() time.Duration { return time.Duration(l.lag.Load()) }
+
 // ReadBuf is the loop's shared read buffer. Its contents die with the callback that filled it. Loop
 // only.
 func (l *Loop) ReadBuf() []byte { return l.readBuf }
@@ -302,6 +318,7 @@ func (l *Loop) round(handle func() (closed bool)) (closed bool) {
 	l.runLater()
 	l.settle()
 	l.timerfd.arm(l)
+	l.busy.Add(int64(time.Since(l.start) - l.now))
 	return false
 }
 

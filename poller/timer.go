@@ -80,7 +80,9 @@ func (t *timerFD) Readable() {
 	if _, err := unix.Read(t.SysFD(), expirations[:]); err != nil {
 		return
 	}
-	loopLag.Update((t.loop.now - t.at).Seconds())
+	lag := t.loop.now - t.at
+	t.loop.lag.Store(int64(lag))
+	t.loop.metrics.loopLag.Update(lag.Seconds())
 	t.at = 0
 }
 

@@ -300,7 +300,9 @@ func (s *server) serveAdmin(ln net.Listener) {
 		s.log.Warn("the admin address is not loopback: whoever reaches it reads sessions and profiles",
 			"admin", a.String())
 	}
-	a := admin.New(admin.Config{Ready: s.gateway.Ready, Store: s.store, Logger: s.log})
+	a := admin.New(admin.Config{
+		Ready: s.gateway.Ready, Store: s.store, Metrics: s.gateway.WriteMetrics, Logger: s.log,
+	})
 	s.admin = a.Server()
 	s.admin.Addr = ln.Addr().String() // what it got, when it asked for port 0
 	go func() {

@@ -28,6 +28,9 @@ type Config struct {
 	Ready func() error
 	// Store answers /sessions/{id}; nil when the application counts nothing.
 	Store sessions.Store
+	// Metrics writes what /metrics shows: Server.WriteMetrics. Default: gateway.WriteMetrics, which
+	// knows no Server.
+	Metrics func(w io.Writer)
 	// Logger is told about broken requests, at debug. Default: slog.Default.
 	Logger *slog.Logger
 }
@@ -55,6 +58,9 @@ type Admin struct {
 func New(cfg Config) *Admin {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = gateway.WriteMetrics
 	}
 	a := &Admin{cfg: cfg, mux: http.NewServeMux()}
 	a.HandleFunc("GET /{$}", a.index)
@@ -138,7 +144,7 @@ func (a *Admin) index(w http.ResponseWriter, _ *http.Request) {
 
 func (a *Admin) metrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	gateway.WriteMetrics(w)
+	a.cfg.Metrics(w)
 }
 
 func (a *Admin) healthz(w http.ResponseWriter, _ *http.Request) {

@@ -211,7 +211,7 @@ func TestStoreThatCannotAnswer(t *testing.T) {
 		{sessions.ErrUnavailable, "store"}, {fmt.Errorf("%w: refused", sessions.ErrUnavailable), "store"},
 		{sessions.ErrFull, "full"}, {fmt.Errorf("%w: at its bound", sessions.ErrFull), "full"},
 	} {
-		n := counting(t, fmt.Sprintf(`sluice_handshakes_rejected_total{reason=%q}`, tc.reason))
+		n := counting(t, s, fmt.Sprintf(`sluice_handshakes_rejected_total{reason=%q}`, tc.reason))
 		c, a := store.ask(t, s, "/ws?session_id="+sessions.NewID().String())
 		if !a.resume {
 			t.Error("a session asked for was not looked up")
@@ -391,7 +391,7 @@ func TestCountAndResume(t *testing.T) {
 func TestNewSessionRate(t *testing.T) {
 	const rate = 5
 	s := serve(t, gateway.Config{Loops: 1}, App{Store: memory(t), NewSessionRate: rate})
-	refused := counting(t, `sluice_handshakes_rejected_total{reason="session_rate"}`)
+	refused := counting(t, s, `sluice_handshakes_rejected_total{reason="session_rate"}`)
 	for time.Now().Nanosecond() > 200_000_000 { // all of it within one second of the clock
 		time.Sleep(10 * time.Millisecond)
 	}

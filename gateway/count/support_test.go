@@ -59,12 +59,12 @@ func memory(t testing.TB) sessions.Store {
 
 func wireOf(pieces ...[]byte) []byte { return bytes.Join(pieces, nil) }
 
-// counting returns how much a counter of the process grows from here on.
-func counting(t testing.TB, series string) func() int {
+// counting returns how much a counter of s grows from here on.
+func counting(t testing.TB, s *gateway.Server, series string) func() int {
 	read := func() (n int) {
 		t.Helper()
 		var b bytes.Buffer
-		gateway.WriteMetrics(&b)
+		s.WriteMetrics(&b)
 		for line := range bytes.Lines(b.Bytes()) {
 			if scan(string(line), series+" %d", &n) {
 				return n
