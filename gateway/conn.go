@@ -11,6 +11,7 @@ import (
 	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
 
+	"sluice/gateway/client"
 	"sluice/poller"
 )
 
@@ -50,7 +51,13 @@ type Conn struct {
 
 // rare is what would cost every connection memory and few need.
 type rare struct {
-	remote netip.AddrPort // SetRemoteAddr; not valid when it has not been called
+	remote   netip.AddrPort // SetRemoteAddr; not valid when it has not been called
+	counted  netip.Addr     // by which admission counts the connection; not valid when it does not
+	user     string         // SetUser
+	protocol string         // SetProtocol, until Accept
+	ending   *ending        // EndAfter
+	summary  *begun         // of a connection that will be in the access log
+	messages client.Bucket  // Clients.MessageRate
 }
 
 func (c *Conn) makeRare() *rare {
@@ -76,17 +83,20 @@ const (
 type connFlags uint16
 
 const (
-	paused     connFlags = 1 << iota // PauseReading
-	peerClosed                       // the peer's Close frame has come
-	finSent                          // the write side is shut down
-	handled                          // Handler.Open has been called, so Closed will be
-	broken                           // a write failed; the end of the round closes it
-	revived                          // a resume is waiting for the end of the round
-	accepted                         // 101 has been sent
-	bodyless                         // the request was a HEAD: what answers it has no body
-	hungUp                           // the descriptor is off the reactor: no event comes any more
-	peerEOF                          // the peer's FIN has come: it sends nothing more, but may read
-	watched                          // worker.stalls has an entry
+	paused      connFlags = 1 << iota // PauseReading
+	peerClosed                        // the peer's Close frame has come
+	finSent                           // the write side is shut down
+	handled                           // Handler.Open has been called, so Closed will be
+	broken                            // a write failed; the end of the round closes it
+	revived                           // a resume is waiting for the end of the round
+	accepted                          // 101 has been sent
+	bodyless                          // the request was a HEAD: what answers it has no body
+	hungUp                            // the descriptor is off the reactor: no event comes any more
+	peerEOF                           // the peer's FIN has come: it sends nothing more, but may read
+	watched                           // worker.stalls has an entry
+	awaitsProxy                       // a PROXY header may come before the request
+	unfinished                        // the handshake counts as unfinished: see requestComplete
+	deflates                          // permessage-deflate is agreed on
 )
 
 var errClosed = errors.New("gateway: the connection is closing")
@@ -150,6 +160,7 @@ func (c *Conn) fill(size int) (more bool) {
 		return false
 	}
 	c.w.totals.bytesReceived += n
+	c.rare.received(n)
 	c.seen = c.w.loop.Now()
 	full := n == len(buf)-headroom
 	if in := c.in; in != nil && len(in.raw) > 0 {
@@ -210,10 +221,14 @@ func (c *Conn) frames(b []byte) []byte {
 			b = c.continueFrame(b)
 			continue
 		}
+		if c.spent() {
+			return b
+		}
 		h, n, err := decodeHeader(b)
 		if n == 0 && err == nil {
 			return b
 		}
+		compressed := c.takeRSV1(&h)
 		if err != nil || ws.CheckHeader(h, c.checkState()) != nil {
 			c.fail(ws.StatusProtocolError, failedProtocol)
 			return nil
@@ -240,10 +255,14 @@ func (c *Conn) frames(b []byte) []byte {
 			payload := b[n : n+int(h.Length)]
 			b = b[n+int(h.Length):]
 			ws.Cipher(payload, h.Mask, 0)
-			c.message(h.OpCode, payload)
+			if compressed {
+				c.inflate(h.OpCode, payload)
+			} else {
+				c.message(h.OpCode, payload)
+			}
 			continue
 		}
-		c.startFrame(h)
+		c.startFrame(h, compressed)
 		b = b[n:]
 		if h.Length == 0 {
 			c.endFrame()
@@ -281,6 +300,11 @@ func (c *Conn) deliver(op ws.OpCode, payload []byte) {
 		return // the peer may go on talking until it has seen our Close; nobody listens any more
 	}
 	c.w.totals.messagesReceived++
+	c.rare.receivedMessage()
+	if c.w.messageRate.Limited() && !c.makeRare().messages.Take(c.w.messageRate, c.w.loop.Now()) {
+		c.fail(ws.StatusPolicyViolation, failedMessageRate)
+		return
+	}
 	c.w.handler.Message(c, op, payload)
 	if c.w.current == c && len(c.w.scratch) >= flushAt {
 		c.flush()
@@ -430,7 +454,7 @@ func (c *Conn) endOfStream() {
 	case handshaking:
 		c.end(gonePeer)
 	case open:
-		if c.blocked() {
+		if c.blocked() || c.flags&revived != 0 && c.in != nil && len(c.in.raw) > 0 {
 			return // resume comes back here when all that was read is handled
 		}
 		c.leave(ws.StatusAbnormalClosure)

@@ -13,6 +13,13 @@ import (
 // request collects the request head and acts on it when it is whole. It returns what follows the head: the first frames, of a
 // client that did not wait for the answer.
 func (c *Conn) request(b []byte) []byte {
+	if c.flags&awaitsProxy != 0 {
+		rest, done := c.proxyHeader(b)
+		if !done || len(rest) == 0 {
+			return rest
+		}
+		b = rest
+	}
 	in := c.in
 	scanned := 0
 	if in != nil {
@@ -42,6 +49,10 @@ func (c *Conn) request(b []byte) []byte {
 func (c *Conn) route(head []byte) {
 	r := &c.w.request
 	refusal := parseRequest(head, c.w.cfg.MaxHeaders, r)
+	c.requestComplete()
+	if refusal == nil {
+		refusal = c.forwarded(r)
+	}
 	if string(r.Method) == http.MethodHead {
 		c.flags |= bodyless
 	}
@@ -155,7 +166,9 @@ func (c *Conn) openUp(r *Request, requestID string) {
 		c.w.log.Debug("handshake", "fd", c.fd.SysFD(), "request_id", requestID, "path", clipped(r.Path), "host", clipped(r.Host),
 			"origin", clipped(r.Origin))
 	}
+	c.describe(r, requestID)
 	u := &c.w.upgrader
+	u.out = c.negotiate(u.out, r)
 	u.out = append(append(append(u.out, requestIDHeader...), requestID...), "\r\n"...)
 	c.state = opening
 	c.flags |= handled
@@ -178,7 +191,8 @@ func (c *Conn) Accept(headers string) {
 	}
 	w, head := c.w, c.acceptHead()
 	nested := w.begin(c)
-	w.scratch = append(append(append(w.scratch, head...), headers...), "\r\n"...)
+	w.scratch = c.appendProtocol(append(w.scratch, head...), headers)
+	w.scratch = append(append(w.scratch, headers...), "\r\n"...)
 	if c.in != nil && c.in.accept != nil {
 		w.loop.Buffers.Put(c.in.accept)
 		c.in.accept = nil
@@ -187,6 +201,9 @@ func (c *Conn) Accept(headers string) {
 	c.flags |= accepted
 	w.metrics.connections.Add(1)
 	w.metrics.connectionsTotal.Inc()
+	if s := c.summary(); s != nil {
+		s.at = w.loop.Now()
+	}
 	if w.draining { // it began while the Handler was thinking
 		c.beatAt = w.loop.Now()
 	} else {

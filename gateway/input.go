@@ -18,7 +18,8 @@ type input struct {
 	message   []byte
 	op        ws.OpCode // 0: none
 	fragments int
-	valid     int // bytes of message known to be UTF-8
+	deflated  bool // it is compressed
+	valid     int  // bytes of message known to be UTF-8
 
 	// The frame being read.
 	remaining int64 // bytes of its payload still to come
@@ -92,10 +93,10 @@ func (c *Conn) admit(h ws.Header) bool {
 }
 
 // startFrame notes the header of a data frame whose payload is put together piece by piece.
-func (c *Conn) startFrame(h ws.Header) {
+func (c *Conn) startFrame(h ws.Header, compressed bool) {
 	in := c.input()
 	if h.OpCode != ws.OpContinuation {
-		in.op = h.OpCode
+		in.op, in.deflated = h.OpCode, compressed
 	}
 	in.fragments++
 	in.fin, in.mask, in.phase, in.remaining = h.Fin, h.Mask, 0, h.Length
@@ -110,7 +111,7 @@ func (c *Conn) continueFrame(b []byte) []byte {
 	ws.Cipher(in.message[start:], in.mask, in.phase)
 	in.phase = (in.phase + n) & 3
 	in.remaining -= int64(n)
-	if in.op == ws.OpText {
+	if in.op == ws.OpText && !in.deflated {
 		// A bad byte ends the connection when it comes, not when the message is complete.
 		valid, ok := validUTF8Prefix(in.message[in.valid:])
 		if !ok {
@@ -131,12 +132,16 @@ func (c *Conn) endFrame() {
 	if !in.fin {
 		return
 	}
-	op, payload := in.op, in.message
-	if op == ws.OpText && in.valid != len(payload) {
+	op, payload, deflated := in.op, in.message, in.deflated
+	if op == ws.OpText && !deflated && in.valid != len(payload) {
 		c.fail(ws.StatusInvalidFramePayloadData, failedUTF8)
 		return
 	}
 	in.op, in.fragments, in.valid, in.message = 0, 0, 0, nil
-	c.deliver(op, payload)
+	if deflated {
+		c.inflate(op, payload)
+	} else {
+		c.deliver(op, payload)
+	}
 	c.w.loop.Buffers.Put(payload)
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
-	"golang.org/x/sys/unix"
 )
 
 // expire is the connection's one timer: what is due depends on the state.
@@ -70,6 +69,9 @@ func (c *Conn) dueWhileOpen() {
 		c.leave(ws.StatusGoingAway)
 		return
 	}
+	if c.state == open && c.endDue(now) {
+		return
+	}
 	if c.state == open && !c.w.draining && c.w.cfg.Heartbeat > 0 {
 		// Its silence says nothing when we are not listening, or have not asked: a process that was stopped, or a machine that slept, must not
 		// find all its clients dead when it wakes up.
@@ -105,6 +107,9 @@ func (c *Conn) rearm() {
 	}
 	if c.state == open && c.in != nil && c.in.since != 0 {
 		at = earlier(at, c.in.since+c.w.cfg.MessageTimeout)
+	}
+	if c.state == open && c.rare != nil && c.rare.ending != nil {
+		at = earlier(at, c.rare.ending.at)
 	}
 	if c.out != nil {
 		at = earlier(at, c.stallDue())
@@ -171,6 +176,7 @@ func (c *Conn) heartbeat() {
 	c.owed += min(1, math.MaxUint8-c.owed)
 	c.w.totals.heartbeats++
 	c.w.totals.messagesSent++
+	c.rare.sentMessage()
 	for c.beatAt += c.w.cfg.Heartbeat; c.beatAt <= now; c.beatAt += c.w.cfg.Heartbeat {
 		// A loop that was kept from running sends one heartbeat and not all that it missed, and keeps the phase.
 	}
@@ -211,13 +217,7 @@ func (c *Conn) RemoteAddr() netip.AddrPort {
 	if c.rare != nil && c.rare.remote.IsValid() {
 		return c.rare.remote
 	}
-	switch sa, _ := unix.Getpeername(c.fd.SysFD()); sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
+	return peerOf(c.fd.SysFD())
 }
 
 // SetRemoteAddr says who the client is, where something between it and the gateway knows better than
@@ -256,7 +256,7 @@ func (c *Conn) Close(code ws.StatusCode, reason string) {
 	if c.flags&(peerClosed|peerEOF) == 0 {
 		c.closeCode = uint16(code)
 	}
-	c.sayClose(code, reason)
+	c.sayClose(code, c.endReason(code, reason))
 	if c.flags&(peerClosed|peerEOF) != 0 {
 		// RFC 6455, section 5.5.1: "the server MUST close the underlying TCP connection immediately"
 		c.linger()
@@ -359,7 +359,9 @@ func (c *Conn) end(how gone) {
 	c.dropInput()
 	c.dropOutput()
 	c.unwatch()
+	c.uncount()
 	if c.flags&accepted != 0 {
+		c.tellEnded()
 		w.metrics.connections.Add(-1)
 		w.metrics.countClose(c.closeCode)
 	}

@@ -67,12 +67,15 @@ type serverMetrics struct {
 
 	connections      atomic.Int64 // WebSockets that are open
 	connectionsTotal *metrics.Counter
+	compressed       *metrics.Counter // connections with compression
 	handshakeTime    *poller.Histogram
 
 	refused       [refusalReasons]*metrics.Counter
 	failed        [failures]*metrics.Counter
 	slowConsumers [slowReasons]*metrics.Counter
 	closes        [closeSeries]*metrics.Counter
+	barred        [barriers]*metrics.Counter
+	proxied       [proxieds]*metrics.Counter
 
 	// Sums of what the loops count, as of the last collect.
 	messagesReceived, messagesSent *metrics.Counter
@@ -87,6 +90,7 @@ func newServerMetrics(maxConns int) *serverMetrics {
 		set:              set,
 		loops:            poller.NewMetrics(set),
 		connectionsTotal: set.NewCounter(`sluice_connections_total`),
+		compressed:       set.NewCounter(`sluice_connections_compressed_total`),
 		handshakeTime: set.NewPrometheusHistogramExt(
 			`sluice_handshake_duration_seconds`, poller.DurationBuckets),
 		messagesReceived: set.NewCounter(`sluice_messages_received_total`),
@@ -113,6 +117,10 @@ func newServerMetrics(maxConns int) *serverMetrics {
 		func(i int) string { return failure(i).String() })
 	counters(`sluice_slow_consumers_total{reason=%q}`, m.slowConsumers[:],
 		func(i int) string { return slowReason(i).String() })
+	counters(`sluice_addresses_barred_total{reason=%q}`, m.barred[1:],
+		func(i int) string { return barrier(i + 1).String() })
+	counters(`sluice_proxied_total{result=%q}`, m.proxied[:],
+		func(i int) string { return proxied(i).String() })
 	counters(`sluice_closes_total{code=%q}`, m.closes[:], closeLabel)
 	return m
 }

@@ -43,6 +43,7 @@ func (c *Conn) Send(op ws.OpCode, payload []byte) error {
 		return errClosed
 	}
 	c.w.totals.messagesSent++
+	c.rare.sentMessage()
 	c.sendFrame(op, payload)
 	return nil
 }
@@ -50,21 +51,31 @@ func (c *Conn) Send(op ws.OpCode, payload []byte) error {
 func (c *Conn) sendFrame(op ws.OpCode, payload []byte) {
 	w := c.w
 	if w.current == c {
-		w.scratch = appendFrame(w.scratch, op, payload)
+		w.scratch = c.appendMessage(w.scratch, op, payload)
 		return
 	}
-	w.single = appendFrame(w.single[:0], op, payload)
+	w.single = c.appendMessage(w.single[:0], op, payload)
 	c.write(w.single)
 	w.single = spare(w.single)
 }
 
 // Frame is a message that is encoded once and sent to many connections. It is never changed, so all
 // goroutines may share it. The zero Frame is none.
-type Frame struct{ encoded []byte }
+type Frame struct {
+	encoded    []byte
+	compressed *compressedFrame // nil for one that is too short
+}
+
+// leastCompressed is the shortest payload that NewFrame makes room for a compressed form of.
+const leastCompressed = 64
 
 // NewFrame encodes a message; op is ws.OpText or ws.OpBinary. payload is copied. Any goroutine.
 func NewFrame(op ws.OpCode, payload []byte) Frame {
-	return Frame{appendFrame(make([]byte, 0, len(payload)+10), op, payload)}
+	f := Frame{encoded: appendFrame(make([]byte, 0, len(payload)+10), op, payload)}
+	if len(payload) >= leastCompressed {
+		f.compressed = new(compressedFrame)
+	}
+	return f
 }
 
 // Payload is the message that was encoded; it must not be changed.
@@ -81,7 +92,8 @@ func (f Frame) Payload() []byte {
 	return f.encoded[2:]
 }
 
-// Size is how many bytes the frame has on the wire.
+// Size is how many bytes the frame has on the wire where it is not compressed; where it is, it has
+// less, and is held in both forms.
 func (f Frame) Size() int { return len(f.encoded) }
 
 // SendFrame is Send for a message that was encoded before.
@@ -90,10 +102,15 @@ func (c *Conn) SendFrame(f Frame) error {
 		return errClosed
 	}
 	c.w.totals.messagesSent++
+	c.rare.sentMessage()
+	encoded := f.encoded
+	if c.flags&deflates != 0 {
+		encoded = f.forDeflate(c.w)
+	}
 	if c.w.current == c {
-		c.w.scratch = append(c.w.scratch, f.encoded...)
+		c.w.scratch = append(c.w.scratch, encoded...)
 	} else {
-		c.write(f.encoded)
+		c.write(encoded)
 	}
 	return nil
 }
@@ -147,6 +164,7 @@ func (c *Conn) write(b []byte) {
 			return
 		}
 		c.w.totals.bytesSent += n
+		c.rare.sent(n)
 		if b = b[n:]; len(b) == 0 {
 			return
 		}
@@ -185,6 +203,7 @@ func (c *Conn) writable() {
 		return
 	}
 	c.w.totals.bytesSent += n
+	c.rare.sent(n)
 	out.sent += n
 	if n > 0 {
 		out.since = c.w.loop.Now()

@@ -18,6 +18,9 @@ const (
 	refusedFull
 	refusedDraining
 	refusedHandler     // it did not answer in time
+	refusedProxy       // no PROXY header where one must be
+	refusedAddress     // Clients.Allow, Clients.Deny
+	refusedTooMany     // of one address
 	refusedApplication // NewRefusal, NewResponse
 	refusalReasons
 )
@@ -37,6 +40,9 @@ var refusalNames = [refusalReasons]string{
 	refusedFull:        "full",
 	refusedDraining:    "draining",
 	refusedHandler:     "handler",
+	refusedProxy:       "proxy",
+	refusedAddress:     "address",
+	refusedTooMany:     "address_rate",
 	refusedApplication: "application",
 }
 
@@ -53,6 +59,8 @@ const (
 	failedMessageSize
 	failedFragments
 	failedMessageTimeout
+	failedMessageRate
+	failedDeflate // what is no DEFLATE stream
 	failedMemory
 	failedDeadPeer
 	failedRegister // a new socket with the reactor
@@ -67,6 +75,8 @@ var failureNames = [failures]string{
 	failedMessageSize:    "message_size",
 	failedFragments:      "fragments",
 	failedMessageTimeout: "message_timeout",
+	failedMessageRate:    "message_rate",
+	failedDeflate:        "deflate",
 	failedMemory:         "memory",
 	failedDeadPeer:       "dead_peer",
 	failedRegister:       "register",

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"bytes"
+	"fmt"
+	"strings"
 )
 
 // Request is one complete HTTP request head. Its slices point into the loop's read buffer and die when Handler.Open returns.
@@ -222,6 +224,40 @@ func (r *Request) Cookie(name string) (value []byte, found bool) {
 		}
 	}
 	return nil, false
+}
+
+// Clone is a copy that outlives Handler.Open.
+func (r *Request) Clone() *Request {
+	c := *r
+	move := func(to *[]byte) { *to = bytes.Clone(*to) }
+	for _, field := range []*[]byte{&c.head, &c.Method, &c.Path, &c.Query, &c.Host, &c.Origin, &c.RequestID,
+		&c.upgrade, &c.key} {
+		move(field)
+	}
+	return &c
+}
+
+// SetHeader has all headers of a name, in any case, replaced by one with value, or by none when value is
+// empty. Only on a Clone. It panics on a name or value that cannot stand in a header.
+func (r *Request) SetHeader(name, value string) {
+	if !isToken([]byte(name)) || strings.ContainsAny(value, "\r\n\x00") {
+		panic(fmt.Sprintf("gateway: header %q: %q", name, value))
+	}
+	head := make([]byte, 0, len(r.head)+len(name)+len(value)+4)
+	if value != "" {
+		head = append(append(append(append(head, name...), ": "...), value...), "\r\n"...)
+	}
+	for rest := r.head; ; {
+		line, more, ok := cutLine(rest)
+		if !ok || len(line) == 0 {
+			break
+		}
+		if key, _, _ := bytes.Cut(line, []byte{':'}); !isName(key, name) {
+			head = append(append(head, line...), "\r\n"...)
+		}
+		rest = more
+	}
+	r.head = append(head, "\r\n"...)
 }
 
 // once reports whether this header had not been seen before.

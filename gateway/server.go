@@ -19,6 +19,7 @@ type Server struct {
 	cfg        Config
 	origins    origins
 	hosts      hosts
+	admission  *admission
 	refusePath *Refusal
 	debug      bool
 	metrics    *serverMetrics
@@ -71,6 +72,9 @@ func New(cfg Config, app App) (_ *Server, err error) {
 	}
 	if s.hosts, err = newHosts(cfg.AllowedHosts); err != nil {
 		return nil, fmt.Errorf("gateway: AllowedHosts: %w", err)
+	}
+	if s.admission, err = newAdmission(&s.cfg.Clients); err != nil {
+		return nil, err
 	}
 	s.refusePath = newRefusal(http.StatusNotFound, refusedPath, "no such path: WebSockets are at "+strings.Join(cfg.Paths, ", "), "")
 	s.debug = cfg.Logger.Enabled(context.Background(), slog.LevelDebug)

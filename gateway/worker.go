@@ -8,6 +8,8 @@ import (
 	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
 
+	"sluice/gateway/client"
+	"sluice/gateway/deflate"
 	"sluice/poller"
 )
 
@@ -40,9 +42,17 @@ type worker struct {
 	beatOf time.Duration // the tick that beat was encoded for
 
 	refusals   [refusalReasons]refusalLogged
+	barred     [barriers]refusalLogged
 	share      int             // bytes that the connections may hold in Buffers together
 	stalls     map[*Conn]stall // peers that do not read, while the kernel takes what they are sent
 	frameCount uint            // frames decoded, of all connections
+
+	messageRate client.Rate
+
+	codec      deflate.Codec
+	plain      []byte // the message in hand,
+	compressed []byte // and compressed
+	inflated   int    // bytes that the messages of this turn have inflated to
 
 	inputs  []*input  // pools
 	outputs []*output //
@@ -61,6 +71,8 @@ func newWorker(s *Server, app App) (*worker, error) {
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		beatOf: -1,
 	}
+	rate := s.cfg.Clients.MessageRate
+	w.messageRate = client.PerSecond(rate, rate)
 	w.handler = app.ForLoop(loop.Post)
 	w.share = max(s.cfg.MaxBuffered/s.cfg.Loops, 4*max(s.cfg.MaxMessage, s.cfg.MaxQueue))
 	loop.OnRound(w.shed)
@@ -93,7 +105,14 @@ func (w *worker) accept(sysfd int) {
 		return
 	}
 	c := &Conn{w: w}
+	if why := c.arrive(sysfd); why != nothing {
+		w.server.left()
+		w.bar(sysfd, why)
+		return
+	}
+	c.summarize()
 	if err := w.loop.Register(&c.fd, sysfd, (*events)(c)); err != nil {
+		c.uncount()
 		w.server.left()
 		w.metrics.failed[failedRegister].Inc()
 		w.log.Error("register connection", "error", err)
@@ -132,6 +151,7 @@ func (w *worker) begin(c *Conn) (nested bool) {
 		w.current.flush()
 	}
 	w.current = c
+	w.inflated = 0
 	return false
 }
 

@@ -80,6 +80,9 @@ func NewRates(r Rate) *Rates {
 	return t
 }
 
+// Limited reports whether there is a limit at all.
+func (t *Rates) Limited() bool { return t.rate.Limited() }
+
 // Take takes a token of the address group of ip, and reports whether there was one.
 func (t *Rates) Take(ip netip.Addr, now time.Duration) bool {
 	if !t.rate.Limited() {

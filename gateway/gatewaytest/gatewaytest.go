@@ -42,6 +42,12 @@ func Dial(t testing.TB, s Server) *Client {
 	return &Client{t, conn, bufio.NewReader(conn)}
 }
 
+// Wrap makes a Client of a connection that is there already.
+func Wrap(t testing.TB, conn net.Conn) *Client { return &Client{t, conn, bufio.NewReader(conn)} }
+
+// CloseWrite ends the client's side of the stream.
+func CloseWrite(c *Client) { _ = c.Conn.(*net.TCPConn).CloseWrite() }
+
 // Open connects and upgrades.
 func Open(t testing.TB, s Server, target string) *Client {
 	t.Helper()
