@@ -23,6 +23,7 @@ type App struct {
 	hub     *topics.Hub
 
 	running atomic.Int64 // goroutines of requests
+	adopted atomic.Bool  // there are connections of another process, whose ids number its loops
 }
 
 // New makes an App; no backend is contacted yet. hub has the topics that backends subscribe their

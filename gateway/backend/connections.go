@@ -21,10 +21,23 @@ var (
 // on runs fn on the loop of a session, and waits for it. It reports false when there is no such
 // session, or when ctx ends before: then fn may still run.
 func (a *App) on(ctx context.Context, id connID, fn func(s *session)) bool {
-	if a == nil || id.loop() >= len(a.loops) {
+	if a == nil {
 		return false
 	}
-	l := a.loops[id.loop()]
+	if n := id.loop(); n < len(a.loops) && a.loops[n].on(ctx, id, fn) {
+		return true
+	}
+	if a.adopted.Load() {
+		for _, l := range a.loops {
+			if l.index != id.loop() && l.on(ctx, id, fn) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (l *loop) on(ctx context.Context, id connID, fn func(s *session)) bool {
 	found := make(chan bool, 1)
 	if !l.post(func() {
 		s := l.sessions[id]
