@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -80,7 +81,8 @@ func newAdmission(cfg *Clients) (*admission, error) {
 		ranges []string
 		to     **client.Prefixes
 	}{
-		{"TrustedProxies", cfg.TrustedProxies, &a.trusted}, {"Allow", cfg.Allow, &a.allow}, {"Deny", cfg.Deny, &a.deny},
+		{"TrustedProxies", cfg.TrustedProxies, &a.trusted},
+		{"Allow", cfg.Allow, &a.allow}, {"Deny", cfg.Deny, &a.deny},
 	} {
 		var err error
 		if *set.to, err = client.NewPrefixes(set.ranges); err != nil {
@@ -88,14 +90,15 @@ func newAdmission(cfg *Clients) (*admission, error) {
 		}
 	}
 	if cfg.ProxyProtocol && a.trusted == nil {
-		return nil, fmt.Errorf("gateway: ProxyProtocol without TrustedProxies: nobody's header would count")
+		return nil, errors.New("gateway: ProxyProtocol without TrustedProxies: no header would count")
 	}
 	def(&cfg.UnfinishedPerAddress, 200)
 	a.counts = client.NewCounts(cfg.MaxConnsPerAddress)
 	a.opened = client.NewRates(client.PerSecond(cfg.ConnRatePerAddress, cfg.ConnRatePerAddress))
-	a.unfinished = client.NewRates(client.PerSecond(cfg.UnfinishedPerAddress, cfg.UnfinishedPerAddress*unfinishedBurst))
-	a.direct = a.trusted != nil || a.allow != nil || a.deny != nil || a.counts != nil || a.opened.Limited() ||
-		a.unfinished.Limited()
+	rate := cfg.UnfinishedPerAddress
+	a.unfinished = client.NewRates(client.PerSecond(rate, rate*unfinishedBurst))
+	a.direct = a.trusted != nil || a.allow != nil || a.deny != nil || a.counts != nil ||
+		a.opened.Limited() || a.unfinished.Limited()
 	return a, nil
 }
 
@@ -117,7 +120,8 @@ const (
 )
 
 var barrierNames = [barriers]string{
-	nothing: "", barredDenied: "denied", barredConns: "conns", barredRate: "conn_rate", barredHandshakes: "unfinished",
+	barredDenied: "denied", barredConns: "conns", barredRate: "conn_rate",
+	barredHandshakes: "unfinished",
 }
 
 func (b barrier) String() string { return barrierNames[b] }
@@ -218,8 +222,8 @@ func (w *worker) logBarred(why barrier, peer netip.AddrPort) {
 		last.skipped++
 		return
 	}
-	w.log.Warn("connections turned away", "reason", why.String(), "client", peer.String(), "since_last", last.skipped+1,
-		"hint", "if this is a load balancer, it belongs among the trusted proxies")
+	w.log.Warn("connections turned away", "reason", why.String(), "client", peer.String(),
+		"since_last", last.skipped+1, "hint", "if this is a load balancer, it belongs among the trusted proxies")
 	*last = refusalLogged{logged: true, at: w.loop.Now()}
 }
 
@@ -228,7 +232,8 @@ func (w *worker) logBarred(why barrier, peer netip.AddrPort) {
 func peerOf(sysfd int) netip.AddrPort {
 	var sa unix.RawSockaddrInet6
 	size := uint32(unix.SizeofSockaddrInet6)
-	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(sysfd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
+	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(sysfd),
+		uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
 	if errno != 0 {
 		return netip.AddrPort{}
 	}

@@ -23,8 +23,10 @@ const (
 )
 
 var proxiedNames = [proxieds]string{
-	proxyTaken: "proxy", proxyLocal: "proxy_local", proxyUntrusted: "proxy_untrusted", proxyBad: "proxy_malformed",
-	forwardedTaken: "forwarded", forwardedUntrusted: "forwarded_untrusted", forwardedBad: "forwarded_malformed",
+	proxyTaken: "proxy", proxyLocal: "proxy_local",
+	proxyUntrusted: "proxy_untrusted", proxyBad: "proxy_malformed",
+	forwardedTaken: "forwarded", forwardedUntrusted: "forwarded_untrusted",
+	forwardedBad: "forwarded_malformed",
 }
 
 func (p proxied) String() string { return proxiedNames[p] }

@@ -133,8 +133,9 @@ func (n *client) Attached(a sessions.Attachment, total uint64, resumed bool, err
 func (n *client) accept(step *step, total uint64, resumed bool) {
 	var header [64]byte
 	h := append(header[:0], "X-Session-Id: "...)
-	h = append(step.id.Append(h), "\r\n"...)
-	n.c.Accept(string(h))
+	h = step.id.Append(h)
+	n.c.SetSession(h[len(h)-36:])
+	n.c.Accept(string(append(h, "\r\n"...)))
 	if !step.loop.welcome {
 		return
 	}
