@@ -56,6 +56,8 @@ type shard struct {
 	mu    sync.Mutex
 	byID  map[ID]*session
 	store *Memory
+	// subjects has those of byID that were made with a subject.
+	subjects map[ID]subject
 }
 
 // segment is one of the two queues of a segmented LRU: a session that was used once is evicted
@@ -138,15 +140,15 @@ func (m *Memory) Ready() error {
 }
 
 // Attach calls o.Attached before it returns. It may be called by any goroutine.
-func (m *Memory) Attach(id ID, _ bool, o Owner) {
+func (m *Memory) Attach(id ID, name string, _ bool, o Owner) {
 	if m.closed.Load() {
 		o.Attached(nil, 0, false, ErrUnavailable)
 		return
 	}
-	s, held := m.shard(id).attach(id)
-	if s == nil {
+	s, held, err := m.shard(id).attach(id, subjectOf(name))
+	if err != nil {
 		sessionsRejected.Inc()
-		o.Attached(nil, 0, false, ErrFull)
+		o.Attached(nil, 0, false, err)
 		return
 	}
 	m.trim()
@@ -177,6 +179,7 @@ func (m *Memory) Close(context.Context) error {
 		sh.mu.Lock()
 		attachedOrKept.Add(int64(-len(sh.byID)))
 		clear(sh.byID)
+		clear(sh.subjects)
 		for seg := range sh.idle {
 			for sh.idle[seg].head != nil {
 				sh.unlink(sh.idle[seg].head)

@@ -17,7 +17,7 @@ func BenchmarkMemoryFootprint(b *testing.B) {
 				runtime.ReadMemStats(&before)
 				w := new(answer)
 				for range size {
-					m.Attach(NewID(), false, w)
+					m.Attach(NewID(), "", false, w)
 				}
 				runtime.GC()
 				runtime.ReadMemStats(&after)
@@ -54,7 +54,7 @@ func BenchmarkMemoryAttachDetach(b *testing.B) {
 	id, w := NewID(), new(answer)
 	b.ReportAllocs()
 	for b.Loop() {
-		m.Attach(id, false, w)
+		m.Attach(id, "", false, w)
 		w.a.Add()
 		w.a.Detach(nil)
 	}

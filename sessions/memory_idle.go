@@ -3,8 +3,9 @@ package sessions
 import "time"
 
 // attach adds a connection to session id, making the session if need be. held says that it was
-// there. It returns nil when as many sessions are attached as may be.
-func (sh *shard) attach(id ID) (s *session, held bool) {
+// there. It returns ErrFull when as many sessions are attached as may be, and ErrForbidden when it
+// was made with another subject.
+func (sh *shard) attach(id ID, who subject) (s *session, held bool, err error) {
 	m := sh.store
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -15,24 +16,45 @@ func (sh *shard) attach(id ID) (s *session, held bool) {
 		sessionsExpired.Inc()
 		held = false
 	}
+	if held && !sh.subjects[id].mayUse(who) {
+		return nil, true, ErrForbidden
+	}
 	if held && s.refs > 0 {
 		s.refs++
-		return s, true
+		return s, true, nil
 	}
 	if m.attached.Add(1) > m.max {
 		m.attached.Add(-1)
-		return nil, false
+		return nil, false, ErrFull
 	}
 	if held {
 		sh.unlink(s)
 		s.resumed = true
 	} else {
 		s = &session{id: id, shard: sh}
-		sh.byID[id] = s
-		attachedOrKept.Add(1)
+		sh.hold(s, who)
 	}
 	s.refs = 1
-	return s, held
+	return s, held, nil
+}
+
+// hold adds a session. Under sh.mu.
+func (sh *shard) hold(s *session, who subject) {
+	sh.byID[s.id] = s
+	attachedOrKept.Add(1)
+	if who != (subject{}) {
+		if sh.subjects == nil {
+			sh.subjects = map[ID]subject{}
+		}
+		sh.subjects[s.id] = who
+	}
+}
+
+// drop removes a session. Under sh.mu.
+func (sh *shard) drop(s *session) {
+	delete(sh.byID, s.id)
+	delete(sh.subjects, s.id)
+	attachedOrKept.Add(-1)
 }
 
 // detach removes a connection. With the last one a session that counted goes idle; one that never
@@ -49,8 +71,7 @@ func (sh *shard) detach(s *session) {
 		return // the store was closed meanwhile
 	}
 	if s.n.Load() == 0 {
-		delete(sh.byID, s.id)
-		attachedOrKept.Add(-1)
+		sh.drop(s)
 		return
 	}
 	s.idleSince, s.in = sh.store.now(), fresh
@@ -97,9 +118,8 @@ func (sh *shard) unlink(s *session) {
 // forget removes an idle session. Under sh.mu.
 func (sh *shard) forget(s *session) {
 	sh.unlink(s)
-	delete(sh.byID, s.id)
+	sh.drop(s)
 	sh.store.counted.Add(-1)
-	attachedOrKept.Add(-1)
 }
 
 func (sh *shard) expired(s *session) bool {

@@ -13,7 +13,7 @@ func TestFloodDoesNotEvictOthers(t *testing.T) {
 	m := NewMemory(MemoryConfig{MaxSessions: most})
 	defer m.Close(context.Background())
 	use := func(id ID, messages int) {
-		s, _ := m.shard(id).attach(id)
+		s, _, _ := m.shard(id).attach(id, subject{})
 		for range messages {
 			s.Add()
 		}
@@ -48,14 +48,14 @@ func TestKeptSessionsLeaveRoom(t *testing.T) {
 	defer m.Close(context.Background())
 	for range 2 * most {
 		id := NewID()
-		s, _ := m.shard(id).attach(id)
+		s, _, _ := m.shard(id).attach(id, subject{})
 		for range usedOnce + 1 {
 			s.Add()
 		}
 		s.Detach(nil)
 	}
 	id := NewID()
-	s, _ := m.shard(id).attach(id)
+	s, _, _ := m.shard(id).attach(id, subject{})
 	s.Add()
 	s.Detach(nil)
 	if total, err := m.Lookup(context.Background(), id); total != 1 {
@@ -74,7 +74,7 @@ func TestExpiryIsBounded(t *testing.T) {
 	for range crowd {
 		id := NewID()
 		id[15] = 0
-		s, _ := m.shard(id).attach(id)
+		s, _, _ := m.shard(id).attach(id, subject{})
 		s.Add()
 		s.Detach(nil)
 		last = id
@@ -88,7 +88,7 @@ func TestExpiryIsBounded(t *testing.T) {
 	if gone := before - len(sh.byID); gone != expireBudget {
 		t.Errorf("one call forgot %d sessions, want %d", gone, expireBudget)
 	}
-	s, held := sh.attach(last)
+	s, held, _ := sh.attach(last, subject{})
 	if held || s.n.Load() != 0 {
 		t.Errorf("an expired session was resumed with %d", s.n.Load())
 	}

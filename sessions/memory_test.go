@@ -65,7 +65,7 @@ func newTestMemory(t testing.TB, cfg MemoryConfig) (*Memory, *clock) {
 
 func attach(l Loop, id ID, resume bool) *answer {
 	w := new(answer)
-	l.Attach(id, resume, w)
+	l.Attach(id, "", resume, w)
 	return w
 }
 

@@ -56,11 +56,10 @@ type envelope struct {
 
 // modelProcess is a gateway as far as it concerns this session.
 type modelProcess struct {
-	instance     string
-	incarnations uint64
-	w            *writer // nil while it has nothing to do with the session
-	conns        map[*redisAttachment]*modelConn
-	looked       []look
+	instance *instance
+	w        *writer // nil while it has nothing to do with the session
+	conns    map[*redisAttachment]*modelConn
+	looked   []look
 }
 
 // look is a resume that was read from the store and not yet attached.
@@ -136,11 +135,7 @@ func (w *world) read(p *modelProcess) look {
 	l := look{told: w.told}
 	for name, c := range w.server.get() {
 		l.snapshot.total += c.worth()
-		if name == p.instance {
-			l.snapshot.own = c
-		} else {
-			l.snapshot.others = append(l.snapshot.others, field{name, c})
-		}
+		l.snapshot.fields = append(l.snapshot.fields, field{name, c})
 	}
 	return l
 }
@@ -149,8 +144,8 @@ var connections int32 // of all histories: names them
 
 func (w *world) attach(p *modelProcess, l look) {
 	if p.w == nil {
-		p.incarnations++
-		p.w = &writer{acked: contribution{incarnation: p.incarnations}}
+		p.w = &writer{instance: p.instance}
+		p.w.acked.incarnation = p.instance.incarnations.Add(1)
 	}
 	p.w.attached++
 	p.w.found(l.snapshot)
@@ -186,11 +181,11 @@ func (w *world) release(p *modelProcess) {
 // speak sends p's commit and takes the answer. more says that the committer would send another
 // one at once.
 func (w *world) speak(p *modelProcess) (more bool) {
-	e := envelope{p.instance, p.w.commit()}
+	e := envelope{p.instance.name, p.w.commit()}
 	s := w.exec(e)
 	if s.lost {
 		p.w.restore = true
-		e = envelope{p.instance, p.w.commit()}
+		e = envelope{p.instance.name, p.w.commit()}
 		if s = w.exec(e); s.lost {
 			w.t.Fatalf("%+v was not restored: %v", e.commit, w.server.get())
 		}
@@ -248,7 +243,7 @@ func (w *world) play(loses bool) {
 	named := 0
 	start := func() *modelProcess {
 		named++
-		return &modelProcess{instance: fmt.Sprint(instancePrefix, named), conns: map[*redisAttachment]*modelConn{}}
+		return &modelProcess{instance: &instance{name: fmt.Sprint(instancePrefix, named)}, conns: map[*redisAttachment]*modelConn{}}
 	}
 	for range 3 {
 		w.processes = append(w.processes, start())
@@ -274,14 +269,14 @@ func (w *world) play(loses bool) {
 		"commit": func(*rapid.T) { w.speak(w.speaking()) },
 		"commit, answer lost": func(*rapid.T) {
 			p := w.speaking()
-			e := envelope{p.instance, p.w.commit()}
+			e := envelope{p.instance.name, p.w.commit()}
 			w.wire = append(w.wire, e)
 			w.exec(e)
 			w.unanswered(p)
 		},
 		"commit, delayed": func(*rapid.T) {
 			p := w.speaking()
-			w.wire = append(w.wire, envelope{p.instance, p.w.commit()})
+			w.wire = append(w.wire, envelope{p.instance.name, p.w.commit()})
 			w.unanswered(p)
 		},
 		"an old command arrives": func(t *rapid.T) {
@@ -311,7 +306,7 @@ func (w *world) play(loses bool) {
 				t.Skip()
 			}
 			w.processes[i] = start()
-			w.processes[i].instance, w.processes[i].incarnations = old.instance, old.incarnations
+			w.processes[i].instance = old.instance
 		},
 	}
 	if loses {

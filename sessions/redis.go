@@ -91,9 +91,8 @@ type Redis struct {
 	client atomic.Pointer[clients] // nil until the first connection succeeded
 	state  atomic.Pointer[health]
 
-	instance     string        // this process' field in every hash
-	incarnations atomic.Uint64 // of this process' writers: the last one given out
-	committers   []*committer  // a session's is chosen by its id
+	instance   atomic.Pointer[instance] // of new writers
+	committers []*committer             // a session's is chosen by its id
 
 	failing atomic.Int32 // committers whose last batch was not taken as a whole
 	failed  atomic.Pointer[failure]
@@ -147,9 +146,10 @@ func NewRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 		return nil, err
 	}
 	s := &Redis{
-		cfg: cfg, option: option, log: cfg.Logger, instance: newInstance(),
+		cfg: cfg, option: option, log: cfg.Logger,
 		ttl: strconv.FormatInt(cfg.TTL.Milliseconds(), 10),
 	}
+	s.instance.Store(newInstance())
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.state.Store(&health{err: fmt.Errorf("redis %s: not connected yet", s.where())})
 	if err := s.connect(ctx); err != nil {

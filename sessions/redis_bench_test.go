@@ -57,7 +57,7 @@ func BenchmarkRedisAcknowledged(b *testing.B) {
 			pumps := make([]*pump, 1000)
 			for i := range pumps {
 				pumps[i] = &pump{left: &left, done: done, elapsed: &elapsed}
-				loops[i%2].on(func() { loops[i%2].Attach(NewID(), false, pumps[i]) })
+				loops[i%2].on(func() { loops[i%2].Attach(NewID(), "", false, pumps[i]) })
 			}
 			b.ReportAllocs()
 			used := redisCPU(r)
@@ -107,7 +107,7 @@ func BenchmarkRedisFootprint(b *testing.B) {
 		before := heap()
 		l.on(func() {
 			for i := range owners {
-				l.Attach(NewID(), false, &owners[i])
+				l.Attach(NewID(), "", false, &owners[i])
 			}
 		})
 		b.ReportMetric(float64(heap()-before)/size, "B/silent")

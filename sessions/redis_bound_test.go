@@ -20,6 +20,7 @@ func TestRedisWaitingResumesAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &Redis{cfg: cfg}
+	s.instance.Store(newInstance())
 	s.committers = []*committer{newCommitter(s)}
 	l := &redisLoop{store: s}
 	for i, refused := range []bool{false, false, false, true, true} {

@@ -58,15 +58,11 @@ func newCommitter(s *Redis) *committer {
 	}
 }
 
-// writer returns this process' writer for a session, which is a new one unless it has one. Under
-// c.mu.
-func (c *committer) writer(id ID) *writer {
-	w := c.writers[id]
-	if w == nil {
-		w = &writer{id: id, committer: c}
-		w.acked.incarnation = c.store.incarnations.Add(1)
-		c.writers[id] = w
-	}
+// newWriter has this process take a session up. Under c.mu.
+func (c *committer) newWriter(id ID, made subject) *writer {
+	w := &writer{id: id, committer: c, instance: c.store.instance.Load(), subject: made}
+	w.acked.incarnation = w.instance.incarnations.Add(1)
+	c.writers[id] = w
 	return w
 }
 

@@ -240,7 +240,7 @@ func TestRedisStormIsServedFromTheCache(t *testing.T) {
 		}
 		l.on(func() {
 			for i, m := range owners {
-				l.Attach(ids[i], resume, m)
+				l.Attach(ids[i], "", resume, m)
 			}
 		})
 		for _, m := range owners {

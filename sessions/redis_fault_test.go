@@ -255,7 +255,7 @@ func TestRedisClose(t *testing.T) {
 		for range 2000 { // several batches
 			id := NewID()
 			ids = append(ids, id)
-			l.Attach(id, false, &closer{})
+			l.Attach(id, "", false, &closer{})
 		}
 	})
 	l.end() // the loop is gone; what it left is not

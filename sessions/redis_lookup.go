@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/redis/rueidis"
 )
@@ -14,6 +15,7 @@ const maxResumes = 256
 // lookup is a resume that waits for its session's total.
 type lookup struct {
 	id   ID
+	who  subject
 	o    Owner
 	loop *redisLoop
 }
@@ -26,9 +28,9 @@ type found struct {
 }
 
 // Attach answers at once for a new session: nothing is written before its first message.
-func (l *redisLoop) Attach(id ID, resume bool, o Owner) {
+func (l *redisLoop) Attach(id ID, name string, resume bool, o Owner) {
 	c := l.store.committer(id)
-	q := attached{lookup: lookup{id, o, l}}
+	q := attached{lookup: lookup{id, subjectOf(name), o, l}}
 	c.mu.Lock()
 	switch {
 	case c.closed, resume && l.lookups >= l.store.cfg.PendingPerLoop:
@@ -40,17 +42,33 @@ func (l *redisLoop) Attach(id ID, resume bool, o Owner) {
 		wake(c.asked)
 		return
 	default:
-		q.a = c.attach(q.lookup)
+		q.a, q.err = c.attach(q.lookup, snapshot{})
 	}
 	c.mu.Unlock()
 	l.attached(&q)
 }
 
-// attach adds a connection to its session's writer. Under c.mu.
-func (c *committer) attach(q lookup) *redisAttachment {
-	w := c.writer(q.id)
+// attach adds a connection to its session's writer; s is what was found of the session. Under
+// c.mu.
+func (c *committer) attach(q lookup, s snapshot) (*redisAttachment, error) {
+	made := s.subject
+	w := c.writers[q.id]
+	switch {
+	case made != subject{}:
+	case w != nil:
+		made = w.subject
+	case s.total == 0:
+		made = q.who
+	}
+	if !made.mayUse(q.who) {
+		return nil, ErrForbidden
+	}
+	if w == nil {
+		w = c.newWriter(q.id, made)
+	}
 	w.attached++
-	return &redisAttachment{loop: q.loop, w: w, owner: q.o}
+	w.found(s)
+	return &redisAttachment{loop: q.loop, w: w, owner: q.o}, nil
 }
 
 // attached answers Attach. The loop's goroutine.
@@ -106,8 +124,9 @@ func (c *committer) resolve(batch []lookup, answers []found) {
 		f := &answers[i]
 		r := attached{lookup: q, err: f.err}
 		if f.err == nil {
-			r.a = c.attach(q)
-			r.a.w.found(f.snapshot)
+			r.a, r.err = c.attach(q, f.snapshot)
+		}
+		if r.a != nil {
 			r.total = max(f.total, r.a.w.known())
 			if f.total < r.a.w.known() && !r.a.w.queued { // it is restored before somebody misses it
 				c.enqueue(r.a.w)
@@ -208,11 +227,11 @@ func orAll(which []int, n int) []int {
 }
 
 func (s *Redis) parse(r rueidis.RedisResult) (f found) {
-	f.snapshot, f.err = parseSnapshot(r, s.instance)
-	switch {
-	case f.err == nil && f.own == (contribution{}) && len(f.others) >= maxProcesses:
-		return found{err: fmt.Errorf("resume: %w: %d processes have counted in it", ErrFull, len(f.others)), rejected: true}
-	case f.err == nil:
+	if f.snapshot, f.err = parseSnapshot(r); f.err == nil {
+		if n := len(f.fields); n >= maxProcesses && !s.countedIn(f.fields) {
+			f.err = fmt.Errorf("resume: %w: %d processes have counted in it", ErrFull, n)
+			return found{err: f.err, rejected: true}
+		}
 		return f
 	}
 	if err := s.ofSession("read session", f.err); err != nil {
@@ -224,6 +243,12 @@ func (s *Redis) parse(r rueidis.RedisResult) (f found) {
 		f.err = fmt.Errorf("%w (%w)", f.err, ErrUnavailable)
 	}
 	return f
+}
+
+// countedIn says that one of the fields is this process'.
+func (s *Redis) countedIn(fields []field) bool {
+	name := s.instance.Load().name
+	return slices.ContainsFunc(fields, func(f field) bool { return f.name == name })
 }
 
 // barrier waits for an answer on the connection that carries the invalidations. Redis sends those

@@ -55,7 +55,7 @@ func (s *Redis) probe(ctx context.Context, c *clients) error {
 	var nothing commit
 	key := s.key(ID{})
 	for _, source := range []bool{true, false} {
-		r := c.commits.Do(ctx, nothing.command(c.commits.B(), key, s.instance, s.ttl, source))
+		r := c.commits.Do(ctx, nothing.command(c.commits.B(), key, instancePrefix, s.ttl, source))
 		if _, err := parseStored(r); err != nil && !isNoScript(err) {
 			return s.explain("run the commit script (EVAL, EVALSHA)", err)
 		}

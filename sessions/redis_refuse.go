@@ -17,6 +17,7 @@ const (
 	errForeign   = "SESSIONFOREIGN" // a hash, though not one of commit.lua's
 	errFull      = "SESSIONFULL"    // as many processes have counted in it as may
 	errLimit     = "SESSIONLIMIT"   // the total would no longer be exact
+	errSubject   = "SESSIONSUBJECT" // it was made with another subject
 )
 
 // errorWord finds the first of words in what Redis answered. Redis before 7 wraps what a script's
@@ -41,13 +42,15 @@ func (s *Redis) ofSession(what string, err error) error {
 		word, said = errForeign, f.what
 	} else if answer, ok := rueidis.IsRedisErr(err); ok {
 		said = answer.Error()
-		word = errorWord(said, errWrongType, errForeign, errFull, errLimit)
+		word = errorWord(said, errWrongType, errForeign, errFull, errLimit, errSubject)
 	}
 	switch word {
 	case "":
 		return nil
 	case errFull:
 		return fmt.Errorf("%s: %w: %s ", what, ErrFull, said)
+	case errSubject:
+		return fmt.Errorf("%s: %w", what, ErrForbidden)
 	case errLimit:
 		return fmt.Errorf("%s: %s (%w)", what, said, ErrUnavailable)
 	}

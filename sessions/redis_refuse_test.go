@@ -240,7 +240,7 @@ func TestRedisHangsWhileManyResume(t *testing.T) {
 	l.on(func() {
 		for i := range owners {
 			owners[i] = &member{t: t, loop: l, name: "resume"}
-			l.Attach(NewID(), true, owners[i])
+			l.Attach(NewID(), "", true, owners[i])
 		}
 	})
 	eventually(t, "all are answered", func() bool { // a deadline for each batch would be more than that

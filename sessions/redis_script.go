@@ -7,8 +7,10 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/redis/rueidis"
 )
@@ -32,25 +34,34 @@ var (
 // instancePrefix begins the name of a process' field, which no other field has.
 const instancePrefix = "c:"
 
-// newInstance names this process' field in the hashes: c: and 12 random characters.
-func newInstance() string {
+// instance is a writer's identity in all the hashes: the name of a field, and a counter of the
+// incarnations that have been given out for it. A process has one; after a takeover also that of
+// the process before it.
+type instance struct {
+	name         string
+	incarnations atomic.Uint64
+}
+
+// newInstance names a field: c: and 12 random characters.
+func newInstance() *instance {
 	var id [9]byte
 	_, _ = rand.Read(id[:]) // never fails: the program ends instead
-	return instancePrefix + base64.RawURLEncoding.EncodeToString(id[:])
+	return &instance{name: instancePrefix + base64.RawURLEncoding.EncodeToString(id[:])}
 }
 
 // commit is what a process says of its part in a session: all that commit.lua must know.
 type commit struct {
-	own    contribution // after is not sent
-	told   uint64       // what the other fields were worth, as the process was told
-	others []field      // all of them, to restore what Redis lost
-	touch  bool
+	own     contribution // after is not sent
+	told    uint64       // what the other fields were worth, as the process was told
+	others  []field      // all of them, to restore what Redis lost
+	subject subject
+	touch   bool
 }
 
 // arguments are the script's ARGV.
 func (c *commit) arguments(instance, ttl string) []string {
-	args := make([]string, 5, 5+2*len(c.others))
-	args[0], args[1], args[2], args[3] = instance, c.value(), "0", ttl
+	args := make([]string, 6, 6+2*len(c.others))
+	args[0], args[1], args[2], args[3], args[5] = instance, c.value(), "0", ttl, c.subject.String()
 	if c.told > 0 {
 		args[2] = strconv.FormatUint(c.told, 10)
 	}
@@ -141,14 +152,23 @@ func parseField(name, value string) (field, error) {
 
 // snapshot is a session as a resume finds it.
 type snapshot struct {
-	total  uint64
-	own    contribution
-	others []field
+	total   uint64
+	subject subject
+	fields  []field
 }
 
-// parseSnapshot reads HGETALL's answer for the process whose field is instance. A session without
-// a total is no session.
-func parseSnapshot(r rueidis.RedisResult, instance string) (s snapshot, err error) {
+// without returns the fields of a snapshot but for the one of an instance, and that one's value.
+func (s snapshot) without(instance string) (own contribution, others []field) {
+	for i, f := range s.fields {
+		if f.name == instance {
+			return f.contribution, slices.Concat(s.fields[:i], s.fields[i+1:])
+		}
+	}
+	return own, s.fields
+}
+
+// parseSnapshot reads HGETALL's answer. A session without a total is no session.
+func parseSnapshot(r rueidis.RedisResult) (s snapshot, err error) {
 	m, err := r.AsStrMap()
 	if err != nil || len(m) == 0 {
 		return s, err
@@ -157,18 +177,21 @@ func parseSnapshot(r rueidis.RedisResult, instance string) (s snapshot, err erro
 		return s, &foreign{fmt.Sprintf("its total is %.40q", m["n"])}
 	}
 	for name, value := range m {
-		if name == "n" {
+		switch name {
+		case "n":
+			continue
+		case "s":
+			var ok bool
+			if s.subject, ok = parseSubject(value); !ok {
+				return s, &foreign{fmt.Sprintf("its subject is %.40q", value)}
+			}
 			continue
 		}
 		f, err := parseField(name, value)
 		if err != nil {
 			return s, err
 		}
-		if name == instance {
-			s.own = f.contribution
-		} else {
-			s.others = append(s.others, f)
-		}
+		s.fields = append(s.fields, f)
 	}
 	return s, nil
 }

@@ -74,7 +74,7 @@ func (c *committer) commands(b rueidis.Builder, batch []*writer, which []int, so
 	s := c.store
 	commands := make([]rueidis.Completed, 0, len(which))
 	for _, i := range which {
-		commands = append(commands, c.sending.commits[i].command(b, s.key(batch[i].id), s.instance, s.ttl, source))
+		commands = append(commands, c.sending.commits[i].command(b, s.key(batch[i].id), batch[i].instance.name, s.ttl, source))
 	}
 	return commands
 }

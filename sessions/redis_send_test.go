@@ -13,7 +13,7 @@ func TestRedisBatchesAreSpread(t *testing.T) {
 		l.on(func() {
 			for i := range members {
 				members[i] = &member{t: t, loop: l, name: "spread"}
-				l.Attach(NewID(), false, members[i])
+				l.Attach(NewID(), "", false, members[i])
 				for range i + 1 {
 					members[i].a.Add()
 				}

@@ -290,7 +290,7 @@ func get[T any](m *member, field *T) T {
 func (l *testLoop) join(t testing.TB, id ID, resume bool) *member {
 	t.Helper()
 	m := &member{t: t, loop: l, name: id.String()[:8]}
-	l.on(func() { l.Attach(id, resume, m) })
+	l.on(func() { l.Attach(id, "", resume, m) })
 	eventually(t, "Attached is called", func() bool { return get(m, &m.attached) == 1 })
 	return m
 }

@@ -14,6 +14,9 @@ var (
 	ErrUnavailable = errors.New("session store unavailable")
 	// ErrFull says that the store is at its bound and nothing in it can give way.
 	ErrFull = errors.New("session store full")
+	// ErrForbidden says that the session was made with another subject: it is somebody else's. A
+	// gateway answers 403.
+	ErrForbidden = errors.New("the session belongs to somebody else")
 )
 
 // Store keeps the counts of all sessions. Every connection of a process shares one.
@@ -39,7 +42,11 @@ type Loop interface {
 	// Attach adds one connection to session id. resume says that the client asked for this id, so
 	// that the total is looked up; without it the id is new. o.Attached is called once, perhaps
 	// before Attach returns.
-	Attach(id ID, resume bool, o Owner)
+	//
+	// subject is who the client has proved to be, like the sub of its token, or "" for nobody. A
+	// session that is made with a subject is that subject's: to all others, nobody included,
+	// Attached says ErrForbidden. One that is made by nobody anybody may resume, and it stays so.
+	Attach(id ID, subject string, resume bool, o Owner)
 }
 
 // Owner is told what became of what it asked for. The gateway's connections implement it. It is
@@ -47,8 +54,8 @@ type Loop interface {
 type Owner interface {
 	// Attached answers Attach. total is the session's count so far. resumed says that the store
 	// held the session (or, in memory, that another connection is attached to it). When err is
-	// ErrUnavailable or ErrFull there is no attachment: a is nil. ErrFull may be about the store,
-	// or about one session.
+	// ErrUnavailable, ErrFull or ErrForbidden there is no attachment: a is nil. ErrFull may be
+	// about the store, or about one session.
 	Attached(a Attachment, total uint64, resumed bool, err error)
 	// Acknowledged says that the oldest last-first+1 unacknowledged messages of this attachment
 	// are stored, and are numbered first..last in the order in which they were added.
@@ -60,7 +67,8 @@ type Owner interface {
 	// goes on trying until it is closed.
 	//
 	// Without a Detach it says that the store refuses this session (ErrFull: too many processes
-	// have counted in it; ErrUnavailable: something else is stored at its place). The attachment
+	// have counted in it; ErrForbidden: it was made at the same time with another subject, which
+	// was stored first; ErrUnavailable: something else is stored at its place). The attachment
 	// has ended, and what was pending is never acknowledged, nor stored, unless a command that
 	// was given up arrives late.
 	Detached(total uint64, err error)

@@ -8,6 +8,8 @@ import "slices"
 type writer struct {
 	id        ID
 	committer *committer
+	instance  *instance
+	subject   subject // whose session it is
 
 	acked    contribution // what Redis confirmed of this process; after is not used
 	added    uint64       // messages of this incarnation, confirmed or not
@@ -59,7 +61,7 @@ func (w *writer) commit() commit {
 		w.inFlight, w.covered = w.added, int32(len(w.runs))
 	}
 	w.touching, w.touch = w.touching || w.touch, false
-	c := commit{own: w.acked, told: w.others.total(), touch: w.touching}
+	c := commit{own: w.acked, told: w.others.total(), subject: w.subject, touch: w.touching}
 	c.own.delta = w.inFlight
 	if w.restore && w.others != nil {
 		c.others = slices.Clone(w.others.list)
@@ -111,11 +113,11 @@ func (w *writer) unanswered(give func(acknowledgement)) (repeat bool) {
 
 // found takes a session as a resume read it.
 func (w *writer) found(s snapshot) {
-	switch own := s.own; {
-	case own.incarnation == w.acked.incarnation: // delta may be that of the commit in flight
+	own, others := s.without(w.instance.name)
+	if own.incarnation == w.acked.incarnation { // delta may be that of the commit in flight
 		w.acked.base = max(w.acked.base, own.base)
-	default:
+	} else {
 		w.acked.base = max(w.acked.base, own.worth())
 	}
-	w.others = w.others.merge(s.others)
+	w.others = w.others.merge(others)
 }

@@ -43,6 +43,7 @@ type config struct {
 	SessionStore   string   `group:"sessions" enum:"memory,redis" default:"memory" placeholder:"NAME" help:"Where counts are kept: memory or redis."`
 	SessionTTL     duration `group:"sessions" name:"session-ttl" default:"1h" placeholder:"TIME" help:"How long an abandoned session is kept."`
 	NewSessionRate count    `group:"sessions" default:"0" placeholder:"N" help:"New sessions a second on each loop; beyond it handshakes get 503. 0 for no limit."`
+	SessionKey     []string `group:"sessions" placeholder:"KEY" help:"Makes ids that clients cannot invent; ids of other keys, and without one, are refused. The first makes them, all check them, so that keys can be changed. 32 bytes or more each: text, base64:… or whsec_…, the same on all gateways."`
 	MaxSessions    count    `group:"sessions" default:"1000000" placeholder:"N" help:"Sessions held in memory; beyond it the one idle for longest is forgotten."`
 
 	RedisURL         string `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://user:password@host:port/db, or rediss:// for TLS. A variable keeps the password out of the process list."`
@@ -176,6 +177,9 @@ func (c *config) check(name func(flag string) string) error {
 	}
 	if c.SocketBuffer != 0 && (c.SocketBuffer < 4<<10 || c.SocketBuffer > 64<<20) {
 		return wrong("socket-buffer", "%v is out of range (want 4KiB to 64MiB, or 0 for the kernel's choice)", c.SocketBuffer)
+	}
+	if _, err := c.sessionKeys(); err != nil {
+		return wrong("session-key", "%v", err)
 	}
 	if c.MaxSessions < 1 {
 		return wrong("max-sessions", "must be at least 1")

@@ -123,6 +123,7 @@ var samples = map[string][3]string{
 	"socket-buffer":      {"4KiB", "1MiB", "65535"},
 	"session-store":      {"redis", "redis", "redis"},
 	"session-ttl":        {"1s", "2h", "24h"},
+	"session-key":        {strings.Repeat("a", 32), strings.Repeat("b", 32) + "," + strings.Repeat("a", 33), "base64:" + strings.Repeat("YWFh", 11)},
 	"max-sessions":       {"1", "2", "3"},
 	"redis-url":          {"redis://a:1", "redis://u:secret@b:2/3", "rediss://c"},
 	"redis-client-cache": {"false", "false", "false"},

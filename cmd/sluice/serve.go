@@ -287,8 +287,10 @@ func (s *server) app() gateway.App {
 	case s.store == nil:
 		return gateway.Echo{}
 	}
+	keys, _ := s.cfg.sessionKeys() // checked with the configuration
 	return counting.App{
 		Store:          s.store,
+		Keys:           keys,
 		SessionTTL:     time.Duration(s.cfg.SessionTTL),
 		NoWelcome:      !s.cfg.Welcome,
 		NewSessionRate: int(s.cfg.NewSessionRate),

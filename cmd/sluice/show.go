@@ -85,7 +85,7 @@ func maskSecret(flag, value string) (masked string, ok bool) {
 	switch flag {
 	case "redis-url", "broker-url", "channels-layer":
 		return maskPassword(value)
-	case "backend-key", "control-key":
+	case "backend-key", "control-key", "session-key":
 		return "…", value != ""
 	}
 	return value, false

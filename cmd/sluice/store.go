@@ -2,11 +2,29 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
+	"sluice/gateway/backend"
 	"sluice/sessions"
 )
+
+// sessionKeys are those that cfg names, or nil.
+func (c *config) sessionKeys() (*sessions.IDKeys, error) {
+	var keys [][]byte
+	for i, text := range c.SessionKey {
+		key, err := backend.ParseKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("key %d: %w", i+1, err)
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	return sessions.NewIDKeys(keys[0], keys[1:]...)
+}
 
 // openStore opens the session store that cfg asks for. A Redis that does not answer is no error: the store
 // goes on trying, and is not ready until then.

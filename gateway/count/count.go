@@ -7,6 +7,7 @@ package count
 
 import (
 	"errors"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -25,6 +26,10 @@ type App struct {
 	// it. Default 1 hour.
 	SessionTTL time.Duration
 
+	// Keys makes session ids, and refuses those that it has not made as malformed. Nil: ids are
+	// random, and any UUID is taken.
+	Keys *sessions.IDKeys
+
 	// NoWelcome leaves out the first frame, for clients that do not expect it.
 	NoWelcome bool
 
@@ -32,6 +37,9 @@ type App struct {
 	// get 503. Asking for a session that the store does not hold begins one too. 0: no limit.
 	NewSessionRate int
 }
+
+// refuseSubject is what a client is told that asks for somebody else's session.
+var refuseSubject = gateway.NewRefusal(http.StatusForbidden, "this session belongs to somebody else", "")
 
 // ForLoop implements gateway.App. The Handler is a gateway.Waker too: an application that wraps it
 // must pass Wake on, or sessions that are silent for the TTL are forgotten while they are
@@ -41,15 +49,15 @@ func (a App) ForLoop(post func(fn func()) bool) gateway.Handler {
 		a.SessionTTL = time.Hour
 	}
 	return &loop{
-		store: a.Store.Join(
-			post,
-		), touch: a.SessionTTL / 2, welcome: !a.NoWelcome, rate: a.NewSessionRate,
+		store: a.Store.Join(post), keys: a.Keys, touch: a.SessionTTL / 2,
+		welcome: !a.NoWelcome, rate: a.NewSessionRate,
 	}
 }
 
 // loop is App on one loop.
 type loop struct {
 	store   sessions.Loop
+	keys    *sessions.IDKeys
 	touch   time.Duration
 	welcome bool
 
@@ -92,16 +100,16 @@ func (l *loop) Open(c *gateway.Conn, r *gateway.Request) {
 	value, found, ok := r.QueryValue("session_id")
 	if found {
 		var err error
-		if step.id, err = sessions.ParseID(string(value)); err != nil || !ok {
+		if step.id, err = l.keys.Parse(string(value)); err != nil || !ok {
 			c.Refuse(gateway.RefuseSession)
 			return
 		}
 	} else {
-		step.id = sessions.NewID()
+		step.id = l.keys.New()
 	}
 	c.Data = n
 	c.WakeAfter(l.touch)
-	l.store.Attach(step.id, found, n)
+	l.store.Attach(step.id, "", found, n)
 }
 
 // Attached implements sessions.Owner: the handshake can be answered.
@@ -110,9 +118,12 @@ func (n *client) Attached(a sessions.Attachment, total uint64, resumed bool, err
 	n.step = nil
 	switch {
 	case err != nil:
-		if errors.Is(err, sessions.ErrFull) {
+		switch {
+		case errors.Is(err, sessions.ErrFull):
 			c.Refuse(gateway.RefuseFull)
-		} else {
+		case errors.Is(err, sessions.ErrForbidden):
+			c.Refuse(refuseSubject)
+		default:
 			c.Refuse(gateway.RefuseUnavailable)
 		}
 		return
@@ -202,8 +213,12 @@ func (n *client) Detached(total uint64, err error) {
 	}
 	if n.attachment != nil { // the store refuses this session; a later connection may find it mended
 		n.attachment = nil
-		code = 1013 // try again later
-		if !errors.Is(err, sessions.ErrFull) {
+		switch {
+		case errors.Is(err, sessions.ErrFull):
+			code = 1013 // try again later
+		case errors.Is(err, sessions.ErrForbidden):
+			code = ws.StatusPolicyViolation
+		default:
 			code = ws.StatusInternalServerError
 		}
 	}

@@ -349,7 +349,9 @@ func TestDrainWhileFull(t *testing.T) {
 // pending.
 func TestStoreGivesUpASession(t *testing.T) {
 	for code, err := range map[string]error{
-		"close 1013": fmt.Errorf("too many: %w", sessions.ErrFull), "close 1011": fmt.Errorf("foreign: %w", sessions.ErrUnavailable),
+		"close 1013": fmt.Errorf("too many: %w", sessions.ErrFull),
+		"close 1011": fmt.Errorf("foreign: %w", sessions.ErrUnavailable),
+		"close 1008": fmt.Errorf("another's: %w", sessions.ErrForbidden),
 	} {
 		store := newLazyStore(1)
 		s := serve(t, gateway.Config{}, App{Store: store})
@@ -365,6 +367,52 @@ func TestStoreGivesUpASession(t *testing.T) {
 		}
 		c.Write(gatewaytest.CloseFrame(1000, ""))
 		c.Expect("EOF")
+	}
+}
+
+// Somebody else's session is 403, whatever the client may do about it.
+func TestSessionOfAnother(t *testing.T) {
+	store := newLazyStore(100)
+	s := serve(t, gateway.Config{}, App{Store: store})
+	c, a := store.ask(t, s, "/ws?session_id="+sessions.NewID().String())
+	a.on(func() { a.owner.Attached(nil, 0, false, sessions.ErrForbidden) })
+	if resp := c.Response(); resp.StatusCode != 403 {
+		t.Errorf("got %d, want 403", resp.StatusCode)
+	}
+}
+
+// With keys the gateway makes the ids, resumes what was made with one of them, also by an earlier
+// key, and takes no others.
+func TestSessionKeys(t *testing.T) {
+	keys := func(texts ...string) *sessions.IDKeys {
+		var all [][]byte
+		for _, text := range texts {
+			all = append(all, []byte(strings.Repeat(text, 32)))
+		}
+		k, err := sessions.NewIDKeys(all[0], all[1:]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	store := memory(t)
+	old := serve(t, gateway.Config{}, App{Store: store, Keys: keys("a")})
+	rotated := serve(t, gateway.Config{}, App{Store: store, Keys: keys("b", "a")})
+	other := serve(t, gateway.Config{}, App{Store: store, Keys: keys("c")})
+	c := gatewaytest.Open(t, old, "/ws")
+	id := c.Welcome(0, false)
+	c.Write(gatewaytest.Text("x"))
+	c.Expect(`text {"count":1}`)
+	gatewaytest.Open(t, rotated, "/ws?session_id="+id).Welcome(1, true)
+	for _, refused := range []struct {
+		s  *gateway.Server
+		id string
+	}{{other, id}, {old, sessions.NewID().String()}, {rotated, sessions.NewID().String()}} {
+		c := gatewaytest.Dial(t, refused.s)
+		c.Write([]byte(gatewaytest.Upgrade("/ws?session_id=" + refused.id)))
+		if resp := c.Response(); resp.StatusCode != 400 {
+			t.Errorf("%s: got %d, want 400", refused.id, resp.StatusCode)
+		}
 	}
 }
 

@@ -125,7 +125,7 @@ type lazyLoop struct {
 	post  func(fn func()) bool
 }
 
-func (l lazyLoop) Attach(id sessions.ID, resume bool, o sessions.Owner) {
+func (l lazyLoop) Attach(id sessions.ID, _ string, resume bool, o sessions.Owner) {
 	l.store.attached <- &lazyAttachment{loop: l, owner: o, resume: resume, detached: make(chan struct{})}
 }
 
