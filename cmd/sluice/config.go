@@ -28,6 +28,7 @@ type config struct {
 
 	backendConfig `embed:""`
 	topicsConfig  `embed:""`
+	clientsConfig `embed:""`
 
 	Loops          count    `group:"limits" default:"0" placeholder:"N" help:"Event loops; 0 for one per core."`
 	MaxConns       count    `group:"limits" default:"0" placeholder:"N" help:"Connections held at once; 0 for what the descriptor limit leaves."`
@@ -57,6 +58,8 @@ type config struct {
 
 	LogLevel  string `group:"logs" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat string `group:"logs" enum:"json,text" default:"json" placeholder:"NAME" help:"json or text."`
+
+	accessConfig `embed:""`
 }
 
 // configGroups are the headings of --help and of the printed configuration, in the order of the fields above.
@@ -66,6 +69,9 @@ var configGroups = []struct{ key, title string }{
 	{"backend", "Services behind the gateway (--app backend)"},
 	{"control", "Publishing (--app backend)"},
 	{"topics", "Topics (--app backend)"},
+	{"clients", "Clients"},
+	{"auth", "Tokens"},
+	{"compression", "Compression"},
 	{"limits", "Limits"},
 	{"sessions", "Sessions"},
 	{"redis", "Sessions in Redis (--session-store redis)"},
@@ -183,6 +189,9 @@ func (c *config) check(name func(flag string) string) error {
 	}
 	if c.MaxSessions < 1 {
 		return wrong("max-sessions", "must be at least 1")
+	}
+	if err := c.checkClients(wrong); err != nil {
+		return err
 	}
 	if err := c.checkTopics(wrong); err != nil {
 		return err

@@ -107,6 +107,27 @@ var samples = map[string][3]string{
 	"topic-retain":            {"1", "2", "3"},
 	"max-publish":             {"1KiB", "2MiB", "65535"},
 
+	"trusted-proxies":   {"10.0.0.0/8", "192.0.2.1,2001:db8::/32", "127.0.0.1"},
+	"proxy-protocol":    {"true", "true", "true"},
+	"forwarded-header":  {"forwarded", "none", "forwarded"},
+	"allow":             {"10.0.0.0/8", "192.0.2.1,2001:db8::/32", "127.0.0.1"},
+	"deny":              {"10.0.0.0/8", "192.0.2.1,2001:db8::/32", "127.0.0.1"},
+	"max-conns-per-ip":  {"1", "2", "3"},
+	"conn-rate-per-ip":  {"1", "2", "3"},
+	"unfinished-per-ip": {"0", "2", "3"},
+	"message-rate":      {"1", "2", "3"},
+	"auth-algorithm":    {"RS256", "ES256", "EdDSA"},
+	"auth-jwt-key":      {strings.Repeat("a", 32), strings.Repeat("b", 32) + "," + strings.Repeat("c", 32), strings.Repeat("d", 40)},
+	"auth-jwks-url":     {"https://a.example/jwks", "https://b.example/jwks", "http://127.0.0.1:1/jwks"},
+	"auth-issuer":       {"https://a.example", "https://b.example", "c"},
+	"auth-audience":     {"a", "b,c", "d"},
+	"auth-cookie":       {"a", "b", "c"},
+	"compression":       {"true", "true", "true"},
+	"compress-from":     {"1KiB", "2MiB", "65535"},
+	"access-log":        {"stdout", "/tmp/b.log", "c.log"},
+	"access-log-format": {"common", "common", "common"},
+	"access-log-sample": {"2", "3", "4"},
+
 	"allowed-hosts":      {"a.example", "b.example,c.example:81", "localhost"},
 	"drain-delay":        {"1s", "1m30s", "500ms"},
 	"new-session-rate":   {"1", "2", "3"},
@@ -164,6 +185,16 @@ func TestPrecedence(t *testing.T) {
 			switch {
 			case f.Name == "session-store":
 				also = []string{"REDIS_URL=redis://x"}
+			case f.Name == "proxy-protocol":
+				also = []string{"SLUICE_TRUSTED_PROXIES=10.0.0.0/8"}
+			case f.Name == "auth-algorithm":
+				also = []string{"SLUICE_AUTH_JWKS_URL=https://x", "SLUICE_AUTH_ISSUER=x", "SLUICE_AUTH_AUDIENCE=x"}
+			case f.Name == "auth-jwks-url":
+				also = []string{"SLUICE_AUTH_ALGORITHM=RS256", "SLUICE_AUTH_ISSUER=x", "SLUICE_AUTH_AUDIENCE=x"}
+			case f.Name == "auth-jwt-key":
+				also = []string{"SLUICE_AUTH_ALGORITHM=HS256"}
+			case strings.HasPrefix(f.Name, "auth-"):
+				also = []string{"SLUICE_AUTH_ALGORITHM=HS256", "SLUICE_AUTH_JWT_KEY=" + strings.Repeat("x", 32)}
 			case f.Name == "route":
 				also = []string{"SLUICE_APP=backend", "SLUICE_BACKEND_URL=http://x:1/x/"}
 			case ofServices(f):
@@ -208,6 +239,9 @@ func TestConfigRoundTrip(t *testing.T) {
 	serving := []string{"--app=backend"}
 	for _, f := range settingFlags(t) {
 		arg := "--" + f.Name + "=" + samples[f.Name][1]
+		if f.Name == "auth-jwt-key" {
+			continue // it does not go with auth-jwks-url
+		}
 		if f.Name != "app" && !ofServices(f) { // echo and redis do not go together
 			counting = append(counting, arg)
 		}
@@ -312,6 +346,15 @@ func TestUsageErrors(t *testing.T) {
 		{"one address twice", "admin: 127.0.0.1:8000\n", nil, []string{"serve", "--listen=127.0.0.1:8000"}, `FILE:1: admin: 127.0.0.1:8000 is the --listen address too; give it another port`},
 		{"origin", "", nil, []string{"serve", "--allowed-origins=example.com"}, `--allowed-origins: "example.com" is not an origin: want scheme://host[:port] without a path, or *`},
 		{"second origin", "allowed-origins: ['https://a.example', 'https://b.example/']\n", nil, []string{"serve"}, `FILE:1: allowed-origins: "https://b.example/" is not an origin: want scheme://host[:port] without a path, or *`},
+		{"trusted proxies", "trusted-proxies: [10.0.0.0/8, 10.0.0.1/8]\n", nil, []string{"serve"}, `FILE:1: trusted-proxies: "10.0.0.1/8" is not a range of addresses: bits are set behind the first 8 (10.0.0.0/8?)`},
+		{"PROXY of nobody", "", nil, []string{"serve", "--proxy-protocol"}, `--proxy-protocol: whose headers count? Set --trusted-proxies to the addresses of the proxies`},
+		{"allow", "", nil, []string{"serve", "--allow=example.com"}, `--allow: "example.com" is not a range of addresses: want for example 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1`},
+		{"weak secret keeps itself", "", []string{"SLUICE_AUTH_JWT_KEY=hunter2"}, []string{"serve", "--auth-algorithm=HS256"}, `SLUICE_AUTH_JWT_KEY: the secret has 7 bytes; HS256 needs at least 32`},
+		{"no algorithm", "", nil, []string{"serve", "--auth-jwt-key=hunter2"}, `--auth-algorithm: which algorithm are tokens signed with? HS256, RS256, ES256 or EdDSA`},
+		{"no audience", "", nil, []string{"serve", "--auth-algorithm=RS256", "--auth-jwks-url=https://x"}, `--auth-jwks-url: needs --auth-issuer and --auth-audience: tokens that the issuer makes for others would count here too`},
+		{"keys over http", "", nil, []string{"serve", "--auth-algorithm=RS256", "--auth-jwks-url=http://x", "--auth-issuer=x", "--auth-audience=x"}, `--auth-jwks-url: "http://x": keys that come over http could be anybody's (want https://…)`},
+		{"cookie of any page", "", nil, []string{"serve", "--auth-algorithm=HS256", "--auth-jwt-key=hunter2", "--auth-cookie=c", "--allowed-origins=*"}, `--auth-cookie: browsers send cookies for any page; with --allowed-origins * any page could act as its reader`},
+		{"issuer for nothing", "", nil, []string{"serve", "--auth-issuer=x"}, `--auth-issuer: nobody is asked for a token without --auth-jwt-key or --auth-jwks-url`},
 		{"heartbeat too short", "", nil, []string{"serve", "--heartbeat=9ms"}, `--heartbeat: 9ms is too short (want 10ms or more)`},
 		{"no handshake timeout", "", nil, []string{"serve", "--handshake-timeout=0"}, `--handshake-timeout: 0s is too short (want 10ms or more)`},
 		{"spread beyond timeout", "drain-spread: 11s\n", nil, []string{"serve"}, `FILE:1: drain-spread: 11s is longer than the 8s that --drain-timeout 10s leaves for clients, which would cut off those told last`},

@@ -24,6 +24,6 @@ func main() {
 func takeSignals() <-chan os.Signal {
 	// Two deep: the second signal must not be lost while the first is being handled.
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
 	return signals
 }

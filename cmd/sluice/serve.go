@@ -12,12 +12,14 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/net/netutil"
 
 	"sluice/gateway"
+	"sluice/gateway/accesslog"
 	"sluice/gateway/admin"
 	counting "sluice/gateway/count"
 	"sluice/poller"
@@ -38,6 +40,8 @@ type server struct {
 
 	store    sessions.Store // nil when the application counts nothing
 	services *services      // nil unless it has services behind it
+	gate     *gate          // nil unless clients must show tokens
+	access   atomic.Pointer[accesslog.Log]
 	gateway  *gateway.Server
 	admin    *http.Server // nil without an admin address
 }
@@ -168,6 +172,12 @@ func (s *server) stops() <-chan os.Signal {
 	stops := make(chan os.Signal, 2)
 	go func() {
 		for sig := range s.signals {
+			if sig == syscall.SIGUSR1 {
+				if l := s.access.Load(); l != nil {
+					l.Reopen()
+				}
+				continue
+			}
 			if sig == syscall.SIGHUP {
 				s.log.Info("SIGHUP ignored: settings are read at start only")
 				continue
@@ -196,7 +206,19 @@ func (s *server) open() (err error) {
 			return err
 		}
 	}
-	if s.gateway, err = gateway.New(s.gatewayConfig(), s.app()); err != nil {
+	access, err := s.openAccessLog()
+	if err != nil {
+		return err
+	}
+	s.access.Store(access)
+	app := s.app()
+	if s.gate, err = s.openGate(app); err != nil {
+		return err
+	}
+	if s.gate != nil {
+		app = s.gate.app
+	}
+	if s.gateway, err = gateway.New(s.gatewayConfig(), app); err != nil {
 		return err
 	}
 	if !s.cfg.adminOff() {
@@ -243,7 +265,13 @@ func (s *server) gatewayConfig() gateway.Config {
 		DrainSpread:      offIsNegative(s.cfg.DrainSpread),
 		AllowedOrigins:   s.cfg.AllowedOrigins,
 		AllowedHosts:     s.cfg.AllowedHosts,
+		Compression:      s.cfg.Compression,
+		CompressFrom:     int(s.cfg.CompressFrom),
+		Clients:          s.cfg.clients(),
 		Logger:           s.log,
+	}
+	if l := s.access.Load(); l != nil {
+		cfg.Ended, cfg.EndedSample = l.Ended, int(s.cfg.AccessLogSample)
 	}
 	if s.store != nil {
 		cfg.ReadyCheck = s.store.Ready
@@ -253,6 +281,7 @@ func (s *server) gatewayConfig() gateway.Config {
 		cfg.AnyPath = true  // the routes decide
 		cfg.PingOnly = true // services say themselves what their clients are sent
 	}
+	cfg.ReadyCheck = s.gate.ready(cfg.ReadyCheck)
 	return cfg
 }
 
@@ -340,6 +369,10 @@ func (s *server) drain() error {
 	err := s.gateway.Drain(forPeers)
 	// This cuts off those that are left, which hands their messages to the store.
 	err = errors.Join(err, s.gateway.Close())
+	s.gate.close()
+	if l := s.access.Load(); l != nil {
+		err = errors.Join(err, l.Close(lastLines))
+	}
 	if s.store != nil {
 		err = errors.Join(err, s.store.Close(whole))
 	}

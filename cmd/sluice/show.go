@@ -28,7 +28,13 @@ func printConfig(w io.Writer, flags []*kong.Flag, from originOf, secrets bool) e
 		}
 		value := valueNode(f)
 		value.LineComment = from.comment(f.Name)
-		if masked, ok := maskSecret(f.Name, value.Value); ok && !secrets {
+		masked, ok := maskSecret(f.Name, value.Value)
+		for _, item := range value.Content {
+			if masked, ok = maskSecret(f.Name, item.Value); ok {
+				break
+			}
+		}
+		if ok && !secrets {
 			comments = append(comments, fmt.Sprintf("# %s: %s # %s; --show-secrets shows it", f.Name, masked, value.LineComment))
 			continue
 		}
@@ -85,6 +91,8 @@ func maskSecret(flag, value string) (masked string, ok bool) {
 	switch flag {
 	case "redis-url", "broker-url", "channels-layer":
 		return maskPassword(value)
+	case "auth-jwt-key":
+		return "…", value != "" && !strings.HasPrefix(value, "file:")
 	case "backend-key", "control-key", "session-key":
 		return "…", value != ""
 	}

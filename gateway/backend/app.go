@@ -180,6 +180,9 @@ func handshakeHead(c *gateway.Conn, r *gateway.Request, rt *route) head {
 	if address := c.RemoteAddr(); address.IsValid() {
 		lines = append(lines, "X-Forwarded-For", address.Addr().String())
 	}
+	if user := c.User(); user != "" {
+		lines = append(lines, "X-Forwarded-User", user)
+	}
 	if len(r.Host) > 0 {
 		lines = append(lines, "X-Forwarded-Host", string(r.Host))
 	}

@@ -44,7 +44,8 @@
 //     clients cost it something. PING and PONG of the backend go to the client.
 //   - Host is the backend's own, and the client's is X-Forwarded-Host: a client must not choose
 //     among a backend's virtual hosts. Pushpin passes the client's on.
-//   - X-Forwarded-For is the client's address and nothing that the client says of itself. Neither
+//   - X-Forwarded-For is the client's address and nothing that the client says of itself, and
+//     X-Forwarded-User is there only when somebody has proved who the client is (Conn.User). Neither
 //     do its Meta-, Grip- and Webhook- headers pass, nor any with an underscore, which CGI reads as
 //     a hyphen.
 //   - --backend-url http://host/ws/ serves the paths below /ws/, each under its own name: what is

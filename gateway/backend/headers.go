@@ -20,7 +20,8 @@ var withheld = headerNames("Connection", "Keep-Alive", "Proxy-Connection", "Prox
 	"Accept", "Accept-Encoding", "Content-Length", "Content-Type", "Content-Encoding", "Content-Bytes-Replayed", "Content-Bytes-Accepted",
 	"Connection-Id", "Keep-Alive-Interval", "Sec-Websocket-Key", "Sec-Websocket-Extensions",
 	"Idempotency-Key", "X-Idempotency-Key", // net/http would repeat a request that has one
-	"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Host", "X-Forwarded-Port", "X-Real-Ip")
+	"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Host", "X-Forwarded-Port",
+	"X-Forwarded-User", "X-Real-Ip")
 
 // private are the backend's headers that are for the gateway or for the hop between them.
 var private = headerNames("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "TE", "Trailer", "Transfer-Encoding", "Upgrade",

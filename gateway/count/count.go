@@ -109,7 +109,7 @@ func (l *loop) Open(c *gateway.Conn, r *gateway.Request) {
 	}
 	c.Data = n
 	c.WakeAfter(l.touch)
-	l.store.Attach(step.id, "", found, n)
+	l.store.Attach(step.id, c.User(), found, n)
 }
 
 // Attached implements sessions.Owner: the handshake can be answered.

@@ -53,6 +53,31 @@ class Client {
 }
 
 const scenarios = {
+  // With --app echo: what ws compresses comes back whole, whatever window it says that it has.
+  async compressed() {
+    const noise = require('node:crypto').randomBytes(3000)
+    for (const clientMaxWindowBits of [true, 9]) {
+      const ws = new WebSocket(`${gateway}/ws/chat/`, { perMessageDeflate: { threshold: 0, clientMaxWindowBits } })
+      await once(ws, 'open')
+      assert.match(ws.extensions, /^permessage-deflate/)
+      for (const data of [Buffer.from('a'), Buffer.alloc(60000, 'abc'), noise, Buffer.alloc(0), Buffer.alloc(257, 'x')]) {
+        ws.send(data)
+        const [got] = await once(ws, 'message')
+        assert.ok(data.equals(got), `${data.length} bytes came back as ${got.length}`)
+      }
+      ws.close(1000)
+      assert.equal((await once(ws, 'close'))[0], 1000)
+    }
+    // A server window that the gateway does not have: the offer is declined, and all goes on without.
+    const plain = new WebSocket(`${gateway}/ws/chat/`, { perMessageDeflate: { serverMaxWindowBits: 10 } })
+    await once(plain, 'open')
+    assert.equal(plain.extensions, '')
+    plain.send('x'.repeat(2000))
+    assert.equal(`${(await once(plain, 'message'))[0]}`, 'x'.repeat(2000))
+    plain.close()
+    await once(plain, 'close')
+  },
+
   async count() {
     const c = await new Client().open()
     const id = c.headers['x-session-id']
