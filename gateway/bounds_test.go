@@ -176,12 +176,12 @@ func TestUnreadBytesInTheKernel(t *testing.T) {
 		st := w.stalls[conn]
 		w.stalls[conn] = stall{w.loop.Now() - time.Hour + time.Millisecond, st.acked}
 		conn.expire()
-		if conn.flags&broken != 0 {
+		if conn.state == broken {
 			t.Error("cut off a millisecond before StallTimeout")
 		}
 		w.stalls[conn] = stall{w.loop.Now() - time.Hour, st.acked - 1}
 		conn.expire()
-		if conn.flags&broken != 0 {
+		if conn.state == broken {
 			t.Error("cut off though the peer has acknowledged bytes since")
 		}
 		w.stalls[conn] = stall{w.loop.Now() - time.Hour, conn.fd.Acked()}

@@ -57,10 +57,11 @@ func (c *Conn) takeRSV1(h *ws.Header) bool {
 // the wire can become 64 KiB, which takes a loop as long as any 64 KiB do.
 const turnInflated = 1 << 20
 
-// inflate hands a compressed message to the Handler.
-func (c *Conn) inflate(op ws.OpCode, payload []byte) {
+// inflate is what a compressed message says; ok is false when it has ended the connection, or when
+// nobody listens any more.
+func (c *Conn) inflate(payload []byte) (message []byte, ok bool) {
 	if c.state != open {
-		return // nobody listens any more: see deliver
+		return nil, false
 	}
 	message, err := c.w.codec.Expand(payload, c.w.cfg.MaxMessage)
 	switch {
@@ -71,8 +72,8 @@ func (c *Conn) inflate(op ws.OpCode, payload []byte) {
 		c.fail(ws.StatusInvalidFramePayloadData, failedDeflate)
 	default:
 		c.w.inflated += len(message)
-		c.message(op, message)
 	}
+	return message, err == nil
 }
 
 // spent reports whether the connection's messages have inflated to a turn's worth. What is left of
@@ -82,7 +83,7 @@ func (c *Conn) spent() bool {
 		return false
 	}
 	c.w.frameCount += turnMessages // no further read in this turn
-	c.revive()
+	c.resumeLater()
 	return true
 }
 

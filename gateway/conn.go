@@ -15,11 +15,12 @@ import (
 	"sluice/poller"
 )
 
-// The path of a byte, from epoll to the Handler, reads down this file: readable → fill → feed → (handshake.go until 101)
-// → frames → message or control → Handler.Message → Conn.Send → flush, one write for all replies of the event.
+// The path of a byte, from epoll to the Handler, reads down this file: readable → read → process →
+// (handshake.go until 101) → frames → message → Handler.Message → Conn.Send → uncork, one write for
+// all replies of the event.
 
-// Conn is one client connection. All its methods, but Post, are for its own loop: for the Handler's methods and for
-// functions given to Post.
+// Conn is one client connection. All its methods, but Post, are for its own loop: for the Handler's
+// methods and for functions given to Post.
 type Conn struct {
 	// Data is the Handler's.
 	Data any
@@ -33,18 +34,18 @@ type Conn struct {
 
 	rare *rare // what few connections have; nil for the others
 
-	// On the loop's clock.
-	seen     time.Duration // when the peer was last heard
-	beatAt   time.Duration // open: the next heartbeat, or the turn to leave when draining; 0 when there is none
-	wakeAt   time.Duration // open: WakeAfter; 0 when it is not set
-	deadline time.Duration // other states: when the patience with the present one ends
+	// On the loop's clock; 0 when there is none.
+	seen     time.Duration // when the peer was last heard; handshaking: when it was accepted
+	beatAt   time.Duration // open: the next heartbeat
+	wakeAt   time.Duration // open: WakeAfter
+	deadline time.Duration // when the present state must end; see setState
 
 	index     int32  // in worker.conns
 	second    uint32 // the second that controls counts in
-	peerCode  uint16 // that of the Close frame received; 0 before
+	peerCode  uint16 // that of the Close frame received, 1005 for none; 0 before
 	closeCode uint16 // that of the Close frame sent or received, for the metric; 0 before
 	controls  uint8  // Ping and Pong frames of this second
-	state     state
+	state     state  // changed by setState only
 	flags     connFlags
 	owed      uint8 // Pongs that our own Pings asked for and that have not come
 }
@@ -58,6 +59,8 @@ type rare struct {
 	ending   *ending        // EndAfter
 	summary  *begun         // of a connection that will be in the access log
 	messages client.Bucket  // Clients.MessageRate
+
+	transport transport // with the flag layered
 }
 
 func (c *Conn) makeRare() *rare {
@@ -67,37 +70,25 @@ func (c *Conn) makeRare() *rare {
 	return c.rare
 }
 
-// state is the life of a connection, in order; no state comes back.
-type state uint8
-
-const (
-	handshaking state = iota // collecting the request
-	opening                  // the Handler has the request and has not answered yet
-	open                     // messages flow
-	leaving                  // the Handler has been asked for its last words
-	closing                  // our Close frame is on its way, the peer's has not come
-	lingering                // all is said: send what is queued, then FIN, then wait for the peer's FIN
-	closed
-)
-
 type connFlags uint16
 
 const (
 	paused      connFlags = 1 << iota // PauseReading
-	peerClosed                        // the peer's Close frame has come
-	finSent                           // the write side is shut down
 	handled                           // Handler.Open has been called, so Closed will be
-	broken                            // a write failed; the end of the round closes it
-	revived                           // a resume is waiting for the end of the round
+	resuming                          // a resume waits for the end of the round
 	accepted                          // 101 has been sent
-	bodyless                          // the request was a HEAD: what answers it has no body
 	hungUp                            // the descriptor is off the reactor: no event comes any more
 	peerEOF                           // the peer's FIN has come: it sends nothing more, but may read
 	watched                           // worker.stalls has an entry
 	awaitsProxy                       // a PROXY header may come before the request
 	unfinished                        // the handshake counts as unfinished: see requestComplete
 	deflates                          // permessage-deflate is agreed on
+	layered                           // rare.transport is between the socket and the frames
+	saidLast                          // the transport has said what comes before FIN
 )
+
+// peerEnded reports whether the peer has said that nothing more comes: with a Close frame or FIN.
+func (c *Conn) peerEnded() bool { return c.peerCode != 0 || c.flags&peerEOF != 0 }
 
 var errClosed = errors.New("gateway: the connection is closing")
 
@@ -127,25 +118,26 @@ const (
 
 // readable reads what has come and sends what the Handler replied, in one write.
 func (c *Conn) readable() {
-	nested := c.w.begin(c)
+	outer := c.w.cork(c)
+	c.w.inflated = 0
 	before, size := c.w.frameCount, firstRead
 	for taken := 0; taken < turnBytes && c.w.frameCount-before < turnMessages; taken += size {
 		if taken > 0 {
 			size = len(c.w.loop.ReadBuf()) - headroom
 		}
-		if more := c.fill(size); !more {
+		if more := c.read(size); !more {
 			break
 		}
 	}
-	c.w.end(c, nested)
+	c.w.uncork(c, outer)
 }
 
-// fill reads once, up to size bytes, into the loop's buffer and handles what came. It reports
+// read reads once, up to size bytes, into the loop's buffer and has them processed. It reports
 // whether there may be more.
 //
-// The buffer keeps room in front for the bytes carried over from the last event, so that a header or a
-// control frame that was cut in two is whole again without a buffer of its own.
-func (c *Conn) fill(size int) (more bool) {
+// The buffer keeps room in front for the bytes carried over from the last event, so that a header or
+// a control frame that was cut in two is whole again without a buffer of its own.
+func (c *Conn) read(size int) (more bool) {
 	buf := c.w.loop.ReadBuf()
 	buf = buf[:min(len(buf), headroom+size)]
 	n, err := c.fd.Read(buf[headroom:])
@@ -161,19 +153,21 @@ func (c *Conn) fill(size int) (more bool) {
 	}
 	c.w.totals.bytesReceived += n
 	c.rare.received(n)
-	c.seen = c.w.loop.Now()
+	if c.state != handshaking {
+		c.seen = c.w.loop.Now()
+	}
 	full := n == len(buf)-headroom
-	if in := c.in; in != nil && len(in.raw) > 0 {
-		if len(in.raw) <= headroom {
-			from := headroom - copy(buf[headroom-len(in.raw):headroom], in.raw)
-			in.raw = in.raw[:0]
-			c.feed(buf[from : headroom+n])
-		} else {
-			in.raw = c.w.loop.Buffers.Append(in.raw, buf[headroom:headroom+n]...)
-			c.feedCarried()
-		}
-	} else {
-		c.feed(buf[headroom : headroom+n])
+	switch in := c.in; {
+	case c.flags&layered != 0:
+		c.rare.transport.open(c, buf[headroom:headroom+n])
+	case in == nil || len(in.raw) == 0:
+		c.process(buf[headroom : headroom+n])
+	case len(in.raw) <= headroom:
+		from := headroom - copy(buf[headroom-len(in.raw):headroom], in.raw)
+		in.raw = in.raw[:0]
+		c.process(buf[from : headroom+n])
+	default:
+		c.processWith(buf[headroom : headroom+n])
 	}
 	return full && !c.blocked()
 }
@@ -181,15 +175,15 @@ func (c *Conn) fill(size int) (more bool) {
 // headroom is the space in front of the read buffer: the longest control frame with its header fits.
 const headroom = 256
 
-// feed handles b according to the state and carries over what is left.
-func (c *Conn) feed(b []byte) {
+// process handles b according to the state and carries over what is left.
+func (c *Conn) process(b []byte) {
 	if c.state == handshaking {
 		b = c.request(b)
 	}
-	if c.state >= open {
+	if c.state.in(readsFrames) {
 		b = c.frames(b)
 	}
-	if len(b) > 0 && c.state < lingering {
+	if len(b) > 0 && !c.state.in(over) {
 		in := c.input()
 		in.raw = c.w.loop.Buffers.Append(in.raw, b...)
 	}
@@ -200,25 +194,29 @@ func (c *Conn) feed(b []byte) {
 	}
 }
 
-// feedCarried handles the bytes carried over, which are too many for the headroom or were left while reading paused.
-func (c *Conn) feedCarried() {
-	raw := c.in.raw
-	c.in.raw = nil
-	c.feed(raw)
-	c.w.loop.Buffers.Put(raw)
+// processWith is process for b behind the bytes carried over, when these are too many for the
+// headroom, or when b is no part of the read buffer.
+func (c *Conn) processWith(b []byte) {
+	raw := b
+	if c.in != nil {
+		raw = c.w.loop.Buffers.Append(c.in.raw, b...)
+		c.in.raw = nil
+		defer c.w.loop.Buffers.Put(raw)
+	}
+	c.process(raw)
 }
 
-// frames handles whole frames at the start of b and returns what it did not get to: part of a frame, or what comes behind
-// the point where reading paused.
+// frames handles whole frames at the start of b and returns what it did not get to: part of a frame,
+// or what comes behind the point where reading paused.
 func (c *Conn) frames(b []byte) []byte {
-	for len(b) > 0 && c.state < lingering && !c.blocked() {
-		if c.flags&peerClosed != 0 {
-			// RFC 6455, section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame." What comes
-			// all the same while the Handler looks for its last words is not worth an answer of its own.
+	for len(b) > 0 && c.state.in(readsFrames) && !c.blocked() {
+		if c.peerCode != 0 {
+			// RFC 6455, section 5.5.1: "The application MUST NOT send any more data frames after sending a
+			// Close frame." What comes all the same is not worth an answer of its own.
 			return nil
 		}
 		if in := c.in; in != nil && in.remaining > 0 {
-			b = c.continueFrame(b)
+			b = c.gather(b)
 			continue
 		}
 		if c.spent() {
@@ -233,42 +231,30 @@ func (c *Conn) frames(b []byte) []byte {
 			c.fail(ws.StatusProtocolError, failedProtocol)
 			return nil
 		}
-		c.w.frameCount++
-		if h.OpCode.IsControl() {
-			if len(b)-n < int(h.Length) {
-				return b
-			}
-			payload := b[n : n+int(h.Length)]
-			b = b[n+int(h.Length):]
-			ws.Cipher(payload, h.Mask, 0)
-			if c.in != nil && !c.in.inMessage() {
-				c.in.since = 0
-			}
-			c.control(h.OpCode, payload)
-			continue
-		}
-		if !c.admit(h) {
+		whole := len(b)-n >= int(min(h.Length, math.MaxInt32))
+		switch {
+		case h.OpCode.IsControl() && !whole:
+			return b
+		case !h.OpCode.IsControl() && !c.admit(h):
 			return nil
 		}
-		// The usual case: a message in one frame, whole in the buffer. It is unmasked where it lies.
-		if h.Fin && h.OpCode != ws.OpContinuation && len(b)-n >= int(h.Length) {
-			payload := b[n : n+int(h.Length)]
-			b = b[n+int(h.Length):]
-			ws.Cipher(payload, h.Mask, 0)
-			if compressed {
-				c.inflate(h.OpCode, payload)
-			} else {
-				c.message(h.OpCode, payload)
-			}
+		c.w.frameCount++
+		b = b[n:]
+		if !whole || !h.Fin || h.OpCode == ws.OpContinuation {
+			b = c.startFrame(h, compressed, b)
 			continue
 		}
-		c.startFrame(h, compressed)
-		b = b[n:]
-		if h.Length == 0 {
-			c.endFrame()
+		// The usual case: a frame that is whole in the buffer. It is unmasked where it lies.
+		payload := b[:h.Length]
+		b = b[h.Length:]
+		ws.Cipher(payload, h.Mask, 0)
+		if h.OpCode.IsControl() {
+			c.control(h.OpCode, payload)
+		} else {
+			c.message(h.OpCode, payload, 0, compressed)
 		}
 	}
-	if c.state >= lingering {
+	if c.state.in(over) {
 		return nil
 	}
 	return b
@@ -282,19 +268,23 @@ func (c *Conn) checkState() ws.State {
 	return ws.StateServerSide
 }
 
-// message hands a whole message to the Handler.
-func (c *Conn) message(op ws.OpCode, payload []byte) {
-	// RFC 6455, section 8.1: "the endpoint MUST _Fail the WebSocket Connection_" on bytes that are not UTF-8
-	if op == ws.OpText && !utf8.Valid(payload) {
-		c.fail(ws.StatusInvalidFramePayloadData, failedUTF8)
-		return
-	}
-	c.deliver(op, payload)
-}
-
-func (c *Conn) deliver(op ws.OpCode, payload []byte) {
+// message hands a whole message to the Handler. checked is how many bytes of it are known to be
+// UTF-8.
+func (c *Conn) message(op ws.OpCode, payload []byte, checked int, compressed bool) {
 	if c.in != nil {
 		c.in.since = 0
+	}
+	if compressed {
+		var ok bool
+		if payload, ok = c.inflate(payload); !ok {
+			return
+		}
+	}
+	// RFC 6455, section 8.1: "the endpoint MUST _Fail the WebSocket Connection_" on bytes that are not
+	// UTF-8.
+	if op == ws.OpText && !utf8.Valid(payload[checked:]) {
+		c.fail(ws.StatusInvalidFramePayloadData, failedUTF8)
+		return
 	}
 	if c.state != open {
 		return // the peer may go on talking until it has seen our Close; nobody listens any more
@@ -306,13 +296,16 @@ func (c *Conn) deliver(op ws.OpCode, payload []byte) {
 		return
 	}
 	c.w.handler.Message(c, op, payload)
-	if c.w.current == c && len(c.w.scratch) >= flushAt {
+	if c.w.corked == c && len(c.w.scratch) >= flushAt {
 		c.flush()
 	}
 }
 
 // control handles a Ping, Pong or Close frame.
 func (c *Conn) control(op ws.OpCode, payload []byte) {
+	if c.in != nil && !c.in.inMessage() {
+		c.in.since = 0
+	}
 	if op == ws.OpClose {
 		c.peerClose(payload)
 		return
@@ -329,77 +322,38 @@ func (c *Conn) control(op ws.OpCode, payload []byte) {
 		return
 	}
 	c.controls++
-	// RFC 6455, section 5.5.2: "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in response, unless it already received a Close frame."
-	if op == ws.OpPing && c.state <= leaving {
+	// RFC 6455, section 5.5.2: "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in
+	// response, unless it already received a Close frame."
+	if op == ws.OpPing && c.state.in(sends) {
 		c.sendFrame(ws.OpPong, payload)
 	}
 }
 
-// peerClose handles the peer's Close frame: last words, then the echo of its code.
-func (c *Conn) peerClose(payload []byte) {
-	code, bad := parseClose(payload)
-	if bad != 0 {
-		c.fail(bad, failedCloseFrame)
-		return
-	}
-	c.flags |= peerClosed
-	c.peerCode = uint16(code)
-	if c.state == open && len(payload) > 2 {
-		c.w.closeReason = payload[2:]
-		defer func() { c.w.closeReason = nil }()
-	}
-	switch c.state {
-	case open:
-		c.leave(code)
-	case closing:
-		c.linger() // the answer to ours
-	}
-}
-
-// leave asks the Handler for its last words, which end with Close.
-func (c *Conn) leave(code ws.StatusCode) {
-	c.state = leaving
-	c.patience(c.w.cfg.CloseTimeout)
-	c.closeCode = uint16(code)
-	c.w.handler.Leave(c, code)
-}
-
-// blocked reports whether no more input is to be handled for now: the peer does not read, the Handler has asked
-// for a pause, or it has not answered the request yet.
-func (c *Conn) blocked() bool {
-	return c.flags&(paused|broken) != 0 || c.state == opening || (c.out != nil && c.out.high && c.state < lingering)
-}
-
-// interest tells the loop what this connection waits for.
-func (c *Conn) interest() {
-	if !c.fd.Closed() {
-		c.fd.SetInterest(!c.blocked(), c.out != nil)
-	}
-}
-
-// revive continues a connection that was blocked: with what it had read already, then with reading. It waits for the end of the
-// round, when none of the connection's callbacks is on the stack.
-func (c *Conn) revive() {
-	if c.flags&revived == 0 {
-		c.flags |= revived
+// resumeLater continues a connection that was blocked: with what it had read already, then with
+// reading. It waits for the end of the round, when none of the connection's callbacks is on the
+// stack.
+func (c *Conn) resumeLater() {
+	if c.flags&resuming == 0 {
+		c.flags |= resuming
 		c.w.loop.Later(c.resume)
 	}
 }
 
 func (c *Conn) resume() {
-	c.flags &^= revived
+	c.flags &^= resuming
 	if c.state == closed {
 		return
 	}
-	nested := c.w.begin(c)
+	outer := c.w.cork(c)
+	c.w.inflated = 0
 	if !c.blocked() && c.in != nil {
 		if len(c.in.raw) > 0 {
-			c.feedCarried()
+			c.processWith(nil)
 		} else {
 			c.releaseInput() // a late Accept leaves it empty
 		}
 	}
-	c.w.end(c, nested)
+	c.w.uncork(c, outer)
 	if c.flags&hungUp != 0 {
 		c.readRest()
 	}
@@ -410,10 +364,9 @@ func (c *Conn) resume() {
 func (c *Conn) hangup() {
 	c.flags |= hungUp
 	if c.state == open && c.blocked() {
-		// A peer that only half-closed is served when reading goes on. One that is gone answers this
-		// with a reset, which shows in SocketError.
-		c.sendFrame(ws.OpPing, nil)
-		c.owed += min(1, math.MaxUint8-c.owed)
+		// A peer that only half-closed is served when reading goes on. One that is gone answers this with
+		// a reset, which shows in SocketError.
+		c.ping()
 	}
 	c.readRest()
 }
@@ -430,7 +383,7 @@ func (c *Conn) readRest() {
 		if c.state == closed || c.blocked() || c.flags&peerEOF != 0 {
 			break
 		}
-		if n, _ := unix.IoctlGetInt(c.fd.SysFD(), unix.TIOCINQ); n > 0 && c.state != lingering {
+		if n, _ := unix.IoctlGetInt(c.fd.SysFD(), unix.TIOCINQ); n > 0 && !c.state.in(over) {
 			c.w.loop.Later(c.readRest) // its neighbours have a turn first
 			return
 		}
@@ -454,11 +407,11 @@ func (c *Conn) endOfStream() {
 	case handshaking:
 		c.end(gonePeer)
 	case open:
-		if c.blocked() || c.flags&revived != 0 && c.in != nil && len(c.in.raw) > 0 {
+		if c.blocked() || c.flags&resuming != 0 && c.in != nil && len(c.in.raw) > 0 {
 			return // resume comes back here when all that was read is handled
 		}
 		c.leave(ws.StatusAbnormalClosure)
-	case closing, lingering:
+	case closing, flushing, finSent:
 		if c.out == nil {
 			c.end(gonePeer)
 		}

@@ -254,7 +254,7 @@ func TestDrainIsSpread(t *testing.T) {
 	var early int
 	onLoops(s, func(w *worker) {
 		for _, c := range w.conns {
-			in := c.beatAt - w.loop.Now()
+			in := c.deadline - w.loop.Now()
 			if in > spread {
 				t.Errorf("a turn to leave in %v, want within %v", in, spread)
 			}

@@ -213,7 +213,7 @@ func TestPeerClosesWhileAskedForLastWords(t *testing.T) {
 	await(t, "the peer's Close is seen", func() (seen bool) {
 		onLoops(s, func(w *worker) {
 			if len(w.conns) > 0 {
-				seen = w.conns[0].flags&peerClosed != 0
+				seen = w.conns[0].peerCode != 0
 			}
 		})
 		return seen

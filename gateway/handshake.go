@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"net/http"
-	"time"
 
 	"github.com/gobwas/ws"
 )
@@ -29,10 +28,10 @@ func (c *Conn) request(b []byte) []byte {
 	limit := c.w.cfg.MaxHandshake
 	switch {
 	case end > limit || (end == 0 && len(b) > limit):
-		c.refuse(refuseHeaders, "")
+		c.refuse(refuseHeaders, "", false)
 		return nil
 	case bad:
-		c.refuse(refuseRequestLine, "")
+		c.refuse(refuseRequestLine, "", false)
 		return nil
 	case end == 0:
 		c.input().scanned = len(b)
@@ -53,23 +52,21 @@ func (c *Conn) route(head []byte) {
 	if refusal == nil {
 		refusal = c.forwarded(r)
 	}
-	if string(r.Method) == http.MethodHead {
-		c.flags |= bodyless
-	}
+	bodyless := string(r.Method) == http.MethodHead
 	requestID := c.w.requestID(r.RequestID)
 	if refusal == nil {
 		switch string(r.Path) {
 		case "/healthz":
-			c.answerHealth(r, requestID, nil)
+			c.answerHealth(r, requestID, bodyless, nil)
 			return
 		case "/readyz":
-			c.answerHealth(r, requestID, c.w.server.ready(1))
+			c.answerHealth(r, requestID, bodyless, c.w.server.ready(1))
 			return
 		}
 		refusal = c.admitRequest(head, r)
 	}
 	if refusal != nil {
-		c.refuse(refusal, requestID)
+		c.refuse(refusal, requestID, bodyless)
 		return
 	}
 	c.openUp(r, requestID)
@@ -160,8 +157,9 @@ const requestIDHeader = "X-Request-ID: "
 
 // openUp gives the request to the Handler.
 func (c *Conn) openUp(r *Request, requestID string) {
-	arrived := c.deadline - c.w.cfg.HandshakeTimeout
-	c.w.metrics.handshakeTime.Update((c.w.loop.Now() - arrived).Seconds())
+	now := c.w.loop.Now()
+	c.w.metrics.handshakeTime.Update((now - c.seen).Seconds())
+	c.seen = now
 	if c.w.debug {
 		c.w.log.Debug("handshake", "fd", c.fd.SysFD(), "request_id", requestID, "path", clipped(r.Path), "host", clipped(r.Host),
 			"origin", clipped(r.Origin))
@@ -170,16 +168,14 @@ func (c *Conn) openUp(r *Request, requestID string) {
 	u := &c.w.upgrader
 	u.out = c.negotiate(u.out, r)
 	u.out = append(append(append(u.out, requestIDHeader...), requestID...), "\r\n"...)
-	c.state = opening
 	c.flags |= handled
-	c.patience(c.w.cfg.HandshakeTimeout)
-	c.w.accepting = c
+	c.setState(opening)
+	c.w.asked = c
 	c.w.handler.Open(c, r)
-	c.w.accepting = nil
+	c.w.asked = nil
 	if c.state == opening { // the answer comes later: keep the response for it
 		in := c.input()
 		in.accept = c.w.loop.Buffers.Append(in.accept, u.out...)
-		c.interest()
 	}
 }
 
@@ -190,78 +186,77 @@ func (c *Conn) Accept(headers string) {
 		return
 	}
 	w, head := c.w, c.acceptHead()
-	nested := w.begin(c)
+	outer := w.cork(c)
 	w.scratch = c.appendProtocol(append(w.scratch, head...), headers)
 	w.scratch = append(append(w.scratch, headers...), "\r\n"...)
 	if c.in != nil && c.in.accept != nil {
 		w.loop.Buffers.Put(c.in.accept)
 		c.in.accept = nil
 	}
-	c.state = open
 	c.flags |= accepted
+	if !w.draining {
+		c.startHeartbeat()
+	}
+	c.setState(open)
 	w.metrics.connections.Add(1)
 	w.metrics.connectionsTotal.Inc()
 	if s := c.summary(); s != nil {
 		s.at = w.loop.Now()
 	}
-	if w.draining { // it began while the Handler was thinking
-		c.beatAt = w.loop.Now()
-	} else {
-		c.startHeartbeat()
+	if w.asked != c {
+		c.resumeLater() // frames may have come with the request
 	}
-	c.rearm()
-	if w.accepting != c {
-		c.revive() // frames may have come with the request
-	}
-	w.end(c, nested)
+	w.uncork(c, outer)
 }
 
 // Refuse answers the request with r instead. Once, from Handler.Open or later.
 func (c *Conn) Refuse(r *Refusal) {
 	if c.state == opening {
 		_, requestID, _ := bytes.Cut(c.acceptHead(), []byte(requestIDHeader))
-		c.refuse(r, string(bytes.TrimSuffix(requestID, []byte("\r\n"))))
+		c.refuse(r, string(bytes.TrimSuffix(requestID, []byte("\r\n"))), false)
 	}
 }
 
 // acceptHead is the 101 response while the Handler has not answered: all but its last line, X-Request-ID at its end.
 func (c *Conn) acceptHead() []byte {
-	if c.w.accepting == c {
+	if c.w.asked == c {
 		return c.w.upgrader.out
 	}
 	return c.in.accept
 }
 
-// refuse sends an HTTP response and closes the socket after it.
-func (c *Conn) refuse(r *Refusal, requestID string) {
+// refuse sends an HTTP response and closes the socket after it. bodyless says that the request was
+// a HEAD.
+func (c *Conn) refuse(r *Refusal, requestID string, bodyless bool) {
 	c.w.metrics.refused[r.reason].Inc()
 	c.logRefusal(r, requestID)
 	if c.w.debug {
 		c.w.log.Debug("refused", "fd", c.fd.SysFD(), "request_id", requestID, "status", r.status,
 			"reason", r.reason.String())
 	}
-	c.answer(r.append(nil, requestID))
+	c.answer(r.append(nil, requestID), bodyless)
 }
 
-func (c *Conn) answer(response []byte) {
-	if c.flags&bodyless != 0 {
+func (c *Conn) answer(response []byte, bodyless bool) {
+	if bodyless {
 		// RFC 9110, section 9.3.2: "the server MUST NOT send content in the response" to a HEAD
 		head, _, _ := bytes.Cut(response, []byte("\r\n\r\n"))
 		response = response[:len(head)+4]
 	}
-	c.write(response)
+	c.send(response)
 	c.linger()
 }
 
 // answerHealth answers a load balancer's check.
-func (c *Conn) answerHealth(r *Request, requestID string, err error) {
+func (c *Conn) answerHealth(r *Request, requestID string, bodyless bool, err error) {
 	switch method := string(r.Method); {
 	case method != http.MethodGet && method != http.MethodHead:
-		c.refuse(refuseMethod, requestID)
+		c.refuse(refuseMethod, requestID, bodyless)
 	case err != nil:
-		c.answer(appendResponse(nil, http.StatusServiceUnavailable, requestID, "Retry-After: 1\r\n", "not ready: "+readyWord(err)+"\n"))
+		c.answer(appendResponse(nil, http.StatusServiceUnavailable, requestID, "Retry-After: 1\r\n",
+			"not ready: "+readyWord(err)+"\n"), bodyless)
 	default:
-		c.answer(appendResponse(nil, http.StatusOK, requestID, "", "ok\n"))
+		c.answer(appendResponse(nil, http.StatusOK, requestID, "", "ok\n"), bodyless)
 	}
 }
 
@@ -285,10 +280,4 @@ func (w *worker) requestID(given []byte) string {
 		id[i] = byte(n >> (8 * i))
 	}
 	return hex.EncodeToString(id[:])
-}
-
-// patience sets the deadline of a state that must not last.
-func (c *Conn) patience(d time.Duration) {
-	c.deadline = c.w.loop.Now() + d
-	c.rearm()
 }

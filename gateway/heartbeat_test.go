@@ -160,7 +160,7 @@ func TestPeerThatAnswersIsNotDead(t *testing.T) {
 			onLoops(s, func(w *worker) { heard = w.loop.Now()-w.conns[0].seen < interval })
 			return heard
 		})
-		onLoops(s, func(w *worker) { w.conns[0].due() })
+		onLoops(s, func(w *worker) { w.conns[0].expire() })
 		if s.Connections() != 1 {
 			t.Errorf("% x: got %d connections, want the one that said it", said, s.Connections())
 		}
@@ -277,4 +277,19 @@ func TestHeartbeatsMissedAreNotMadeUpFor(t *testing.T) {
 	if most := uint64((now-unblocked)/interval) + 2; sent() > most {
 		t.Errorf("got %d heartbeats in %v, want at most %d", sent(), now-unblocked, most)
 	}
+}
+
+// What a Handler sends in Wake is not overtaken by the heartbeat of the same tick.
+func TestWakeComesBeforeTheHeartbeatOfItsTick(t *testing.T) {
+	s := serve(t, Config{Heartbeat: time.Hour, Loops: 1}, waker{})
+	c := open101(t, s, "/ws")
+	c.expect("text awake")
+	onLoops(s, func(w *worker) {
+		conn := w.conns[0]
+		conn.wakeAt = w.loop.Now() - 1
+		conn.beatAt = w.loop.Now()
+		conn.expire()
+	})
+	c.expect("text awake")
+	c.beat()
 }

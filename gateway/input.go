@@ -6,15 +6,16 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// input is what a connection holds while a request or a message has come only in part. It is pooled: a connection
-// between messages has none.
+// input is what a connection holds while a request or a message has come only in part. It is
+// pooled: a connection between messages has none.
 type input struct {
-	// raw are bytes not handled yet: part of a request, of a header or of a control frame, or what came before
-	// reading was paused.
+	// raw are bytes not handled yet: part of a request, of a header or of a control frame, or what came
+	// before reading was paused.
 	raw     []byte
 	scanned int // bytes of a request head that are known to hold no end
 
-	// The message being put together. Its payload grows with the bytes that come, never by the length announced.
+	// The message being put together. Its payload grows with the bytes that come, never by the length
+	// announced.
 	message   []byte
 	op        ws.OpCode // 0: none
 	fragments int
@@ -92,18 +93,21 @@ func (c *Conn) admit(h ws.Header) bool {
 	return true
 }
 
-// startFrame notes the header of a data frame whose payload is put together piece by piece.
-func (c *Conn) startFrame(h ws.Header, compressed bool) {
+// startFrame notes the header of a frame whose payload is put together piece by piece, takes what
+// has come of it at the start of b, and returns the rest.
+func (c *Conn) startFrame(h ws.Header, compressed bool, b []byte) []byte {
 	in := c.input()
 	if h.OpCode != ws.OpContinuation {
 		in.op, in.deflated = h.OpCode, compressed
 	}
 	in.fragments++
 	in.fin, in.mask, in.phase, in.remaining = h.Fin, h.Mask, 0, h.Length
+	return c.gather(b)
 }
 
-// continueFrame takes as much of b as belongs to the frame's payload, and returns the rest.
-func (c *Conn) continueFrame(b []byte) []byte {
+// gather takes as much of b as belongs to the frame being read, and returns the rest. A message
+// whose last frame is complete is handed on.
+func (c *Conn) gather(b []byte) []byte {
 	in := c.in
 	n := int(min(int64(len(b)), in.remaining))
 	start := len(in.message)
@@ -120,28 +124,12 @@ func (c *Conn) continueFrame(b []byte) []byte {
 		}
 		in.valid += valid
 	}
-	if in.remaining == 0 {
-		c.endFrame()
+	if in.remaining > 0 || !in.fin {
+		return b[n:]
 	}
-	return b[n:]
-}
-
-// endFrame delivers the message when its last frame is complete.
-func (c *Conn) endFrame() {
-	in := c.in
-	if !in.fin {
-		return
-	}
-	op, payload, deflated := in.op, in.message, in.deflated
-	if op == ws.OpText && !deflated && in.valid != len(payload) {
-		c.fail(ws.StatusInvalidFramePayloadData, failedUTF8)
-		return
-	}
-	in.op, in.fragments, in.valid, in.message = 0, 0, 0, nil
-	if deflated {
-		c.inflate(op, payload)
-	} else {
-		c.deliver(op, payload)
-	}
+	op, payload, valid, deflated := in.op, in.message, in.valid, in.deflated
+	in.op, in.fragments, in.valid, in.message, in.deflated = 0, 0, 0, nil, false
+	c.message(op, payload, valid, deflated)
 	c.w.loop.Buffers.Put(payload)
+	return b[n:]
 }

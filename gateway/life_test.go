@@ -37,7 +37,7 @@ func TestSlowConsumerStallsInItsLastWords(t *testing.T) {
 				conn.Send(ws.OpBinary, make([]byte, 10_000))
 			}
 			if peerFirst {
-				conn.flags |= peerClosed // as if its Close had come
+				conn.peerCode = 1000 // as if its Close had come
 			}
 			conn.Close(1000, "")
 		})
@@ -56,7 +56,7 @@ func TestLargeMessageLeavesNoBuffer(t *testing.T) {
 	conn := <-app.opened
 	onLoops(s, func(w *worker) {
 		conn.Send(ws.OpBinary, make([]byte, 8*flushAt))
-		if got := cap(w.single); got > 4*flushAt {
+		if got := cap(w.scratch); got > 4*flushAt {
 			t.Errorf("the loop keeps %d bytes, want at most %d", got, 4*flushAt)
 		}
 	})

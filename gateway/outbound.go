@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// output is what the socket of a slow reader did not take. It is pooled: a connection whose peer keeps up has none.
+// output is what the socket of a slow reader did not take. It is pooled: a connection whose peer
+// keeps up has none.
 type output struct {
 	buf   []byte
 	sent  int           // bytes of buf that the socket has taken
@@ -22,8 +23,9 @@ type output struct {
 
 func (o *output) queued() int { return len(o.buf) - o.sent }
 
-// compact drops the bytes that were sent once they are the greater part. A peer that keeps up with what it is sent, but never catches up,
-// would otherwise have the buffer grow for as long as it stays.
+// compact drops the bytes that were sent once they are the greater part. A peer that keeps up with
+// what it is sent, but never catches up, would otherwise have the buffer grow for as long as it
+// stays.
 func (o *output) compact() {
 	if o.sent > len(o.buf)/2 {
 		o.buf = o.buf[:copy(o.buf, o.buf[o.sent:])]
@@ -31,15 +33,16 @@ func (o *output) compact() {
 	}
 }
 
-// flushAt is how many bytes of replies collect before they are written in the middle of an event: enough to make the system
-// call cheap, and little enough for an ordinary socket buffer.
+// flushAt is how many bytes of replies collect before they are written in the middle of an event:
+// enough to make the system call cheap, and little enough for an ordinary socket buffer.
 const flushAt = 32 << 10
 
-// Send sends one message; op is ws.OpText or ws.OpBinary. payload is copied. Inside a Handler's Message (and in functions given to Post), what is sent
-// to that connection leaves in one write at the end of the event. It returns an error, and sends nothing, when the
-// connection is closing; how the peer takes it is not known until later.
+// Send sends one message; op is ws.OpText or ws.OpBinary. payload is copied. Inside a Handler's
+// Message (and in functions given to Post), what is sent to that connection leaves in one write at
+// the end of the event. It returns an error, and sends nothing, when the connection is closing; how
+// the peer takes it is not known until later.
 func (c *Conn) Send(op ws.OpCode, payload []byte) error {
-	if c.state != open && c.state != leaving {
+	if !c.state.in(sends) {
 		return errClosed
 	}
 	c.w.totals.messagesSent++
@@ -50,13 +53,19 @@ func (c *Conn) Send(op ws.OpCode, payload []byte) error {
 
 func (c *Conn) sendFrame(op ws.OpCode, payload []byte) {
 	w := c.w
-	if w.current == c {
-		w.scratch = c.appendMessage(w.scratch, op, payload)
+	outer := w.cork(c)
+	w.scratch = c.appendMessage(w.scratch, op, payload)
+	w.uncork(c, outer)
+}
+
+// send is sendFrame for frames that are encoded already.
+func (c *Conn) send(frames []byte) {
+	if c.w.corked == c {
+		c.w.scratch = append(c.w.scratch, frames...)
 		return
 	}
-	w.single = c.appendMessage(w.single[:0], op, payload)
-	c.write(w.single)
-	w.single = spare(w.single)
+	c.write(frames)
+	c.settle()
 }
 
 // Frame is a message that is encoded once and sent to many connections. It is never changed, so all
@@ -98,7 +107,7 @@ func (f Frame) Size() int { return len(f.encoded) }
 
 // SendFrame is Send for a message that was encoded before.
 func (c *Conn) SendFrame(f Frame) error {
-	if c.state != open && c.state != leaving {
+	if !c.state.in(sends) {
 		return errClosed
 	}
 	c.w.totals.messagesSent++
@@ -107,11 +116,7 @@ func (c *Conn) SendFrame(f Frame) error {
 	if c.flags&deflates != 0 {
 		encoded = f.forDeflate(c.w)
 	}
-	if c.w.current == c {
-		c.w.scratch = append(c.w.scratch, encoded...)
-	} else {
-		c.write(encoded)
-	}
+	c.send(encoded)
 	return nil
 }
 
@@ -154,13 +159,23 @@ func (c *Conn) flush() {
 
 // write hands b to the socket, and to the queue what the socket does not take.
 func (c *Conn) write(b []byte) {
-	if c.state == closed || c.flags&(broken|finSent) != 0 {
+	if c.state.in(silent) {
 		return
 	}
+	if c.flags&layered != 0 {
+		c.w.sealed = c.rare.transport.seal(c, c.w.sealed[:0], b)
+		b = c.w.sealed
+		defer func() { c.w.sealed = spare(c.w.sealed) }()
+	}
+	c.writeWire(b)
+}
+
+// writeWire is write for bytes as they are on the wire.
+func (c *Conn) writeWire(b []byte) {
 	if c.out == nil {
 		n, err := c.fd.Write(b)
 		if err != nil && err != unix.EAGAIN {
-			c.breakOff()
+			c.abort()
 			return
 		}
 		c.w.totals.bytesSent += n
@@ -171,14 +186,14 @@ func (c *Conn) write(b []byte) {
 		c.out = c.w.newOutput()
 		c.out.since, c.out.acked = c.w.loop.Now(), c.fd.Acked()
 		c.queue(b)
-		c.rearm() // the stall timer
+		c.rearm() // the peer has StallTimeout to take some of it
 		return
 	}
 	c.queue(b)
 }
 
-// queue keeps b until the socket takes it. The bound is on what waits already, so that one reply of any size can
-// always be queued: a queue holds less than MaxQueue and one event's replies.
+// queue keeps b until the socket takes it. The bound is on what waits already, so that one reply of
+// any size can always be queued: a queue holds less than MaxQueue and one event's replies.
 func (c *Conn) queue(b []byte) {
 	if c.out.queued() >= c.w.cfg.MaxQueue {
 		c.dropSlowConsumer(slowOverflow)
@@ -187,6 +202,14 @@ func (c *Conn) queue(b []byte) {
 	c.out.compact()
 	c.out.buf = c.w.loop.Buffers.Append(c.out.buf, b...)
 	c.out.high = c.out.high || c.out.queued() >= c.w.cfg.MaxQueue/4
+}
+
+// settle does what has to wait until everything is written: FIN comes behind it, and the loop is
+// told what the connection waits for.
+func (c *Conn) settle() {
+	if c.state == flushing && c.out == nil {
+		c.sendFIN()
+	}
 	c.interest()
 }
 
@@ -197,9 +220,18 @@ func (c *Conn) writable() {
 		c.interest()
 		return
 	}
+	drained := out.drained
+	c.writeQueue(out)
+	c.settle()
+	if c.out == nil && drained != nil && c.state != broken {
+		drained(c)
+	}
+}
+
+func (c *Conn) writeQueue(out *output) {
 	n, err := c.fd.Write(out.buf[out.sent:])
 	if err != nil && err != unix.EAGAIN {
-		c.breakOff()
+		c.abort()
 		return
 	}
 	c.w.totals.bytesSent += n
@@ -211,17 +243,9 @@ func (c *Conn) writable() {
 	if out.queued() > 0 {
 		return
 	}
-	drained := out.drained
 	c.dropOutput()
-	switch c.state {
-	case lingering:
-		c.sendFIN()
-	default:
-		c.revive()
-	}
-	c.interest()
-	if drained != nil {
-		drained(c)
+	if c.state != flushing {
+		c.resumeLater()
 	}
 }
 
@@ -236,35 +260,29 @@ func (c *Conn) dropOutput() {
 	}
 }
 
-// stalled reports whether the peer has taken nothing of what waits for it for StallTimeout. Write
-// readiness does not tell: the kernel reports it only when a third of its buffer is free, which a
-// peer that reads slowly may take a minute for.
-func (c *Conn) stalled() bool {
-	now, timeout := c.w.loop.Now(), c.w.cfg.StallTimeout
-	if out := c.out; out != nil && now >= c.stallDue() {
-		acked := c.fd.Acked()
-		if acked <= out.acked {
-			return true
-		}
-		out.since, out.acked, out.reads = now, acked, true
+// judgeQueue ends a peer that has taken nothing of its queue for StallTimeout. Write readiness does
+// not tell: the kernel reports it only when a third of its buffer is free, which a peer that reads
+// slowly may take a minute for.
+func (c *Conn) judgeQueue() {
+	out := c.out
+	acked := c.fd.Acked()
+	if acked <= out.acked {
+		c.dropSlowConsumer(slowStall)
+		return
 	}
-	if c.flags&watched == 0 {
-		return false
-	}
-	s := c.w.stalls[c]
-	if now-s.since < timeout {
-		return false
-	}
+	out.since, out.acked, out.reads = c.w.loop.Now(), acked, true
+}
+
+// judgeUnread ends a peer that takes nothing of what the kernel has for it.
+func (c *Conn) judgeUnread() {
 	switch acked := c.fd.Acked(); {
 	case c.fd.Unacked() <= unreadSlack:
 		c.unwatch()
-		c.w.loop.ArmAt(&c.timer, now)
-	case acked <= s.acked:
-		return true
+	case acked <= c.w.stalls[c].acked:
+		c.dropSlowConsumer(slowStall)
 	default:
-		c.w.stalls[c] = stall{now, acked}
+		c.w.stalls[c] = stall{c.w.loop.Now(), acked}
 	}
-	return false
 }
 
 // stallDue is when a peer with a queue is looked at. One that reads slowly opens its window only when
@@ -313,6 +331,9 @@ func (c *Conn) held() (n int) {
 	if c.in != nil {
 		n = cap(c.in.raw) + cap(c.in.message) + cap(c.in.accept)
 	}
+	if c.flags&layered != 0 {
+		n += c.rare.transport.held()
+	}
 	if c.out != nil {
 		n += cap(c.out.buf)
 	}
@@ -349,7 +370,7 @@ func (c *Conn) shed() {
 		c.closeCode = uint16(ws.StatusPolicyViolation)
 		c.end(goneReset)
 	case c.state == handshaking:
-		c.refuse(RefuseFull, "")
+		c.refuse(RefuseFull, "", false)
 	case c.state == opening:
 		c.Refuse(RefuseFull)
 	default:
@@ -357,31 +378,22 @@ func (c *Conn) shed() {
 	}
 }
 
-// dropSlowConsumer is what happens to a client that does not read what it is sent: it is cut off with a reset, for there is no
-// room left to tell it 1008, and the kernel lets go of what it holds for it at once.
+// dropSlowConsumer is what happens to a client that does not read what it is sent: a reset. There is
+// no room left to tell it 1008, and the kernel lets go at once of what it holds for it.
 func (c *Conn) dropSlowConsumer(why slowReason) {
-	if c.flags&broken != 0 {
+	if c.state == broken || c.state == closed {
 		return // it is on its way out already, and counted
 	}
 	c.w.metrics.slowConsumers[why].Inc()
 	c.closeCode = uint16(ws.StatusPolicyViolation)
-	c.breakOff()
+	c.abort()
 }
 
-// breakOff gives the connection up. It is closed at the end of the round: the Handler may be on the stack.
-func (c *Conn) breakOff() {
-	if c.flags&broken == 0 {
-		c.flags |= broken
-		c.w.loop.Later(c.brokenOff)
-	}
-}
-
-func (c *Conn) brokenOff() { c.end(goneReset) }
-
-// PauseReading stops reading from the client until ResumeReading; the client notices when its own buffers are full. Messages that
-// were read already are kept back too. Heartbeats go on. It does nothing once Close has been called: the peer's own Close has to be read.
+// PauseReading stops reading from the client until ResumeReading; the client notices when its own
+// buffers are full. Messages that were read already are kept back too. Heartbeats go on. It does
+// nothing once Close has been called: the peer's own Close has to be read.
 func (c *Conn) PauseReading() {
-	if c.state <= leaving {
+	if c.state.in(pausable) {
 		c.flags |= paused
 		c.interest()
 	}
@@ -391,6 +403,6 @@ func (c *Conn) PauseReading() {
 func (c *Conn) ResumeReading() {
 	if c.flags&paused != 0 {
 		c.flags &^= paused
-		c.revive()
+		c.resumeLater()
 	}
 }

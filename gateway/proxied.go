@@ -44,7 +44,7 @@ func (c *Conn) proxyHeader(b []byte) (rest []byte, done bool) {
 	switch {
 	case trusted && err != nil:
 		c.w.metrics.proxied[proxyBad].Inc()
-		c.refuse(refuseProxy, "")
+		c.refuse(refuseProxy, "", false)
 		return nil, false
 	case err != nil:
 		return b, true // a client of its own, without a header

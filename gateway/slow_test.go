@@ -160,33 +160,33 @@ func TestSlowConsumerThatTakesALittle(t *testing.T) {
 	}
 	onLoops(s, func(w *worker) {
 		conn := w.conns[0]
-		conn.due()
-		if conn.flags&broken != 0 {
+		conn.expire()
+		if conn.state == broken {
 			t.Error("a reader that has just taken bytes was cut off")
 		}
 		conn.out.since = w.loop.Now() - time.Hour + time.Millisecond
-		conn.due()
-		if conn.flags&broken != 0 {
+		conn.expire()
+		if conn.state == broken {
 			t.Error("a reader was cut off a millisecond before StallTimeout")
 		}
 		conn.out.since = w.loop.Now() - time.Hour
 		conn.out.acked = 0
-		conn.due()
-		if conn.flags&broken != 0 {
+		conn.expire()
+		if conn.state == broken {
 			t.Error("a reader whose kernel has acknowledged bytes since was cut off")
 		}
 		conn.out.since = w.loop.Now() - 3*time.Hour + time.Millisecond
 		conn.out.acked = conn.fd.Acked()
-		conn.due()
-		if conn.flags&broken != 0 {
+		conn.expire()
+		if conn.state == broken {
 			t.Error("a reader that was seen to read was cut off before three times StallTimeout")
 		}
 		conn.out.since = w.loop.Now() - 3*time.Hour
-		conn.due()
-		if conn.flags&broken == 0 {
+		conn.expire()
+		if conn.state != broken {
 			t.Error("a reader was not cut off at StallTimeout")
 		}
-		conn.due()
+		conn.expire()
 	})
 	await(t, "it is gone", func() bool { return s.Connections() == 0 })
 	if stalls() != 1 {
@@ -342,11 +342,11 @@ func TestLingeringWaitsForTheQueue(t *testing.T) {
 		for conn.out == nil {
 			conn.Send(ws.OpBinary, make([]byte, 1000))
 		}
-		conn.flags |= peerClosed // as if the peer's Close had come
+		conn.peerCode = 1000 // as if the peer's Close had come
 		conn.Close(1000, "")
 		queued, left = conn.out.queued(), conn.deadline-w.loop.Now()
-		if conn.state != lingering || conn.flags&finSent != 0 {
-			t.Errorf("got state %d and flags %b, want it lingering without FIN", conn.state, conn.flags)
+		if conn.state != flushing {
+			t.Errorf("got state %d, want it flushing, without FIN", conn.state)
 		}
 	})
 	if queued == 0 || left <= lingerTime {

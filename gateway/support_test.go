@@ -74,8 +74,8 @@ func counting(s *Server, series string) func() uint64 {
 func checkQuiet(t testing.TB, s *Server) {
 	t.Helper()
 	onLoops(s, func(w *worker) {
-		if len(w.conns) > 0 || w.current != nil || w.accepting != nil || len(w.scratch) > 0 {
-			t.Errorf("loop holds %d connections, current %p, accepting %p, %d bytes to write; want none", len(w.conns), w.current, w.accepting, len(w.scratch))
+		if len(w.conns) > 0 || w.corked != nil || w.asked != nil || len(w.scratch) > 0 {
+			t.Errorf("loop holds %d connections, corked %p, asked %p, %d bytes to write; want none", len(w.conns), w.corked, w.asked, len(w.scratch))
 		}
 		if n := w.loop.Timers(); n > 0 {
 			t.Errorf("got %d timers armed, want none", n)

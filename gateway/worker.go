@@ -30,11 +30,11 @@ type worker struct {
 	random   *rand.Rand
 	draining bool
 
-	current     *Conn  // whose event is being handled: its output collects in scratch
+	corked      *Conn  // whose output collects in scratch
 	scratch     []byte // one write for all replies of an event
-	single      []byte // one frame, outside its connection's own events
+	sealed      []byte // and what a transport makes of it
 	closeReason []byte // of the Close frame whose Leave is on the stack
-	accepting   *Conn  // whose Handler.Open is on the stack: upgrader.out is its response
+	asked       *Conn  // whose Handler.Open is on the stack: upgrader.out is its response
 	upgrader    upgrader
 	request     Request
 
@@ -124,10 +124,10 @@ func (w *worker) accept(sysfd int) {
 	w.conns = append(w.conns, c)
 	c.seen = w.loop.Now()
 	if w.draining {
-		c.refuse(refuseDraining, "")
+		c.refuse(refuseDraining, "", false)
 		return
 	}
-	c.patience(w.cfg.HandshakeTimeout)
+	c.setState(handshaking)
 }
 
 // refusalRoom is how many connections over MaxConns are let in to be told 503 properly, after their request has been read.
@@ -142,34 +142,29 @@ func (w *worker) remove(c *Conn) {
 	w.server.left()
 }
 
-// begin has c's output collect in scratch until end. It reports whether it did so already.
-func (w *worker) begin(c *Conn) (nested bool) {
-	if w.current == c {
-		return true
+// cork buffers c's output until uncork, which is given what cork returns: the connection that was
+// corked before. What that one has written so far leaves first.
+func (w *worker) cork(c *Conn) (outer *Conn) {
+	outer = w.corked
+	if outer == c {
+		return c
 	}
-	if w.current != nil {
-		w.current.flush()
+	if outer != nil {
+		outer.flush()
 	}
-	w.current = c
-	w.inflated = 0
-	return false
+	w.corked = c
+	return outer
 }
 
-// end writes what has collected since begin, and then does what had to wait for it. nested is what begin returned: a nested one leaves
-// all that to the outermost.
-func (w *worker) end(c *Conn, nested bool) {
-	if nested {
+// uncork writes what has collected since cork. A nested one leaves that to the outermost.
+func (w *worker) uncork(c, outer *Conn) {
+	if outer == c {
 		return
 	}
-	if w.current == c {
-		c.flush()
-		w.current = nil
-		w.scratch = spare(w.scratch)
-	}
-	if c.state == lingering && c.out == nil {
-		c.sendFIN()
-	}
-	c.interest()
+	c.flush()
+	w.corked = outer
+	w.scratch = spare(w.scratch)
+	c.settle()
 }
 
 func (w *worker) newOutput() *output {
@@ -214,11 +209,12 @@ func (w *worker) drain() {
 	for i := len(w.conns) - 1; i >= 0; i-- { // backwards: refusing may remove the connection in hand
 		switch c := w.conns[i]; c.state {
 		case handshaking:
-			c.refuse(refuseDraining, "")
+			c.refuse(refuseDraining, "", false)
 		case open:
-			c.beatAt = w.loop.Now() + 1
+			c.beatAt = 0
+			c.deadline = w.loop.Now() + 1
 			if spread := w.cfg.DrainSpread; spread > 0 {
-				c.beatAt += time.Duration(w.random.Int64N(int64(spread)))
+				c.deadline += time.Duration(w.random.Int64N(int64(spread)))
 			}
 			c.rearm()
 		}

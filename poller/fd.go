@@ -49,11 +49,11 @@ const (
 type fdBits uint8
 
 const (
-	fdClosed fdBits = 1 << iota
-	fdDirty         // on the loop's list for the end of the round
-	fdHung          // netpoll has detached it
-	fdReset         // close with RST
-	fdDetached      // off the reactor, between Detach and Attach
+	fdClosed   fdBits = 1 << iota
+	fdDirty           // on the loop's list for the end of the round
+	fdHung            // netpoll has detached it
+	fdReset           // close with RST
+	fdDetached        // off the reactor, between Detach and Attach
 )
 
 // Register takes over sysfd, a non-blocking descriptor, with read interest. FD.Read and FD.Write are for sockets only. On an error the caller still owns sysfd. Loop only.
@@ -228,28 +228,31 @@ func (f *FD) settle() {
 	case f.op.OnWrite == nil:
 		f.op.OnWrite = f.onWrite
 	}
-	// Errors are those of a descriptor that netpoll has just detached (ENOENT), whose Hangup is on its way. It must not be
-	// added again: netpoll would report the hang-up a second time, and would not detach it, for that works only once.
-	switch {
-	case next == edge:
-		if f.detach() != nil {
+	for _, event := range moves[f.have][next] {
+		// ENOENT: netpoll has just detached the descriptor, and its Hangup is on its way. It must not be
+		// added again: netpoll would report the hang-up a second time, and would not detach it, for that
+		// works only once.
+		if f.loop.poll.Control(f.op, event) != nil && event == netpoll.PollDetach {
 			return
 		}
-		_ = f.loop.poll.Control(f.op, netpoll.PollWritable)
-	case f.have == edge:
-		if f.detach() != nil {
-			return
-		}
-		_ = f.loop.poll.Control(f.op, netpoll.PollReadable)
-		if next&writing != 0 {
-			_ = f.loop.poll.Control(f.op, netpoll.PollR2RW)
-		}
-	case next&writing != 0:
-		_ = f.loop.poll.Control(f.op, netpoll.PollR2RW)
-	default:
-		_ = f.loop.poll.Control(f.op, netpoll.PollRW2R)
 	}
 	f.have = next
+}
+
+// moves are the calls that take the reactor from what it knows of a descriptor to what is wanted.
+var moves = [...][edge + 1][]netpoll.PollEvent{
+	reading: {
+		reading | writing: {netpoll.PollR2RW},
+		edge:              {netpoll.PollDetach, netpoll.PollWritable},
+	},
+	reading | writing: {
+		reading: {netpoll.PollRW2R},
+		edge:    {netpoll.PollDetach, netpoll.PollWritable},
+	},
+	edge: {
+		reading:           {netpoll.PollDetach, netpoll.PollReadable},
+		reading | writing: {netpoll.PollDetach, netpoll.PollReadable, netpoll.PollR2RW},
+	},
 }
 
 // detach goes through the Poll and not FDOperator.Control, whose detach works only once.
