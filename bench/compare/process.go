@@ -1,19 +1,12 @@
 package compare
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
-	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,25 +22,14 @@ const (
 )
 
 // findPrograms fills in the two binaries.
-func (o *Options) findPrograms() error {
-	self, err := os.Executable()
-	if err != nil && o.Self == "" {
-		return fmt.Errorf("find this program, to start the baselines: %w", err)
-	}
+func (o *Options) findPrograms() (err error) {
 	if o.Self == "" {
-		o.Self = self
-	}
-	if o.Sluice != "" {
-		return nil
-	}
-	for _, path := range []string{filepath.Join(filepath.Dir(self), "sluice"), "bin/sluice", "sluice"} {
-		if found, err := exec.LookPath(path); err == nil || errors.Is(err, exec.ErrDot) {
-			o.Sluice = found
-			return nil
+		if o.Self, err = os.Executable(); err != nil {
+			return fmt.Errorf("find this program, to start the baselines: %w", err)
 		}
 	}
-	return errors.New("find the sluice binary: it is neither beside this program nor in ./bin nor in PATH " +
-		"(run make, or set --sluice)")
+	o.Sluice, err = launch.FindSluice(o.Sluice, "--sluice")
+	return err
 }
 
 // server is a server under test.
@@ -70,7 +52,7 @@ func (o Options) serve(ctx context.Context, name string, heartbeat time.Duration
 		return nil, err
 	}
 	return &server{url: "ws://" + p.addr + "/ws/chat/", pid: p.PID(), stop: p.stop,
-		lastOutput: p.lastOutput, inside: p.inside}, nil
+		lastOutput: p.OutputNote, inside: p.inside}, nil
 }
 
 // running is a server that was running before the comparison.
@@ -113,19 +95,19 @@ type process struct {
 
 // start runs the named server and returns when it answers.
 func (o Options) start(ctx context.Context, name string, heartbeat time.Duration) (*process, error) {
-	ports, err := freePorts(2)
+	ports, err := launch.FreePorts(2)
 	if err != nil {
 		return nil, err
 	}
 	p := &process{name: name, addr: ports[0], admin: ports[1]}
 	cmd := o.command(p, heartbeat)
-	cmd.Env = fairEnvironment(os.Environ())
+	cmd.Env = launch.FairEnvironment()
 	if p.Process, err = launch.Start(cmd); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if err := p.awaitReady(ctx); err != nil {
+	if err := p.AwaitHealth(ctx, p.addr, startWithin); err != nil {
 		p.stop()
-		return nil, err
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	return p, nil
 }
@@ -144,80 +126,7 @@ func (o Options) command(p *process, heartbeat time.Duration) *exec.Cmd {
 		"--heartbeat", heartbeat.String())
 }
 
-// fairEnvironment is ours without what would tune one server's runtime or change sluice's
-// settings.
-func fairEnvironment(env []string) []string {
-	return slices.DeleteFunc(slices.Clone(env), func(e string) bool {
-		name, _, _ := strings.Cut(e, "=")
-		return strings.HasPrefix(name, "SLUICE_") ||
-			slices.Contains([]string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG", "REDIS_URL"}, name)
-	})
-}
-
-// freePorts finds n loopback addresses that nobody listens on. Their ports are below those that the
-// kernel gives to clients, or a client could take one before the server listens.
-func freePorts(n int) (addrs []string, err error) {
-	for tried := 0; len(addrs) < n; tried++ {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.N(12_000)))
-		if err != nil {
-			if tried < 100 {
-				continue
-			}
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer ln.Close()
-		addrs = append(addrs, ln.Addr().String())
-	}
-	return addrs, nil
-}
-
-// client makes a connection for each request, so that none is open while memory is measured.
-var client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-
-func get(ctx context.Context, url string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("GET %s: status %d", url, resp.StatusCode)
-	}
-	return b, err
-}
-
-func (p *process) awaitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startWithin)
-	defer cancel()
-	for {
-		if _, err := get(ctx, "http://"+p.addr+"/healthz"); err == nil {
-			return nil
-		}
-		select {
-		case <-p.Ended():
-			return fmt.Errorf("start %s: it ended: %v%s", p.name, p.Wait(), p.lastOutput())
-		case <-ctx.Done():
-			return fmt.Errorf("start %s: it did not answer /healthz on %s: %w%s",
-				p.name, p.addr, ctx.Err(), p.lastOutput())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
 func (p *process) stop() { _ = p.Stop(stopWithin) }
-
-// lastOutput is the end of what the process wrote, for an error message.
-func (p *process) lastOutput() string {
-	if s := p.LastOutput(); s != "" {
-		return "\nthe last it wrote: " + s
-	}
-	return ""
-}
 
 // inside is what only the process itself can tell; 0 is what it does not.
 type inside struct {
@@ -230,17 +139,17 @@ func (p *process) inside(ctx context.Context) (inside, error) {
 	case baseline.Floor:
 		return inside{}, nil
 	case Sluice, OneLoop:
-		b, err := get(ctx, "http://"+p.admin+"/metrics")
+		b, err := launch.Get(ctx, "http://"+p.admin+"/metrics")
 		if err != nil {
 			return inside{}, fmt.Errorf("ask sluice for its metrics: %w", err)
 		}
 		return inside{
-			goroutines: sample(b, "go_goroutines"),
-			gcPauses:   sample(b, "go_gc_duration_seconds_sum") * 1e6,
-			gcPauseMax: sample(b, `go_gc_duration_seconds{quantile="1"}`) * 1e6,
+			goroutines: launch.Sample(b, "go_goroutines"),
+			gcPauses:   launch.Sample(b, "go_gc_duration_seconds_sum") * 1e6,
+			gcPauseMax: launch.Sample(b, `go_gc_duration_seconds{quantile="1"}`) * 1e6,
 		}, nil
 	}
-	b, err := get(ctx, "http://"+p.addr+"/stats")
+	b, err := launch.Get(ctx, "http://"+p.addr+"/stats")
 	if err != nil {
 		return inside{}, fmt.Errorf("ask %s for its statistics: %w", p.name, err)
 	}
@@ -249,15 +158,4 @@ func (p *process) inside(ctx context.Context) (inside, error) {
 		return inside{}, fmt.Errorf("read the statistics of %s: %w", p.name, err)
 	}
 	return inside{float64(st.Goroutines), float64(st.GCPauseTotalNS) / 1e3, float64(st.GCPauseMaxNS) / 1e3}, nil
-}
-
-// sample is the value of one series of a Prometheus text page, or 0.
-func sample(page []byte, series string) float64 {
-	for line := range bytes.Lines(page) {
-		if rest, ok := bytes.CutPrefix(line, []byte(series+" ")); ok {
-			v, _ := strconv.ParseFloat(string(bytes.TrimSpace(rest)), 64)
-			return v
-		}
-	}
-	return 0
 }

@@ -11,11 +11,7 @@ package faults
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"time"
 )
 
@@ -27,7 +23,7 @@ type Options struct {
 	Fault string        // one fault only; empty for all
 	Runs  int           // of each fault
 	Load  time.Duration // of each run; a fault that lasts adds to it
-	Bin   string        // the gateway; see FindGateway
+	Bin   string        // the gateway; see launch.FindSluice
 	Keep  bool          // keep the journals and logs of good runs too
 }
 
@@ -39,25 +35,4 @@ func Run(ctx context.Context, out io.Writer, o Options) error {
 		return err
 	}
 	return runAll(ctx, out, list, o.Runs, plan{bin: o.Bin, seconds: o.Load, load: usualLoad}, o.Keep)
-}
-
-// FindGateway returns the gateway's binary: bin, or else the one beside this program, in ./bin or
-// in PATH.
-func FindGateway(bin string) (string, error) {
-	if bin != "" {
-		return bin, nil
-	}
-	places := []string{filepath.Join("bin", "sluice")}
-	if self, err := os.Executable(); err == nil {
-		places = append([]string{filepath.Join(filepath.Dir(self), "sluice")}, places...)
-	}
-	for _, place := range places {
-		if info, err := os.Stat(place); err == nil && info.Mode().IsRegular() {
-			return filepath.Abs(place)
-		}
-	}
-	if path, err := exec.LookPath("sluice"); err == nil {
-		return path, nil
-	}
-	return "", fmt.Errorf("no gateway in %v or PATH (build it with make, or set --bin)", places)
 }

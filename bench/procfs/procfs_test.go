@@ -1,6 +1,38 @@
 package procfs
 
-import "testing"
+import (
+	"os"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Descriptors of threads with a table of their own count, and those that share one count once.
+func TestDescriptorsOfAllTables(t *testing.T) {
+	pid := os.Getpid()
+	before := Descriptors(pid)
+	if before < 3 {
+		t.Fatalf("%d descriptors are open, want standard input, output and error at least", before)
+	}
+	stay, ready := make(chan bool), make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the table ends with the thread
+		err := unix.CloseRange(3, 1<<31, unix.CLOSE_RANGE_UNSHARE)
+		for i := 0; err == nil && i < 100; i++ {
+			_, err = unix.Eventfd(0, unix.EFD_CLOEXEC)
+		}
+		ready <- err
+		<-stay
+	}()
+	defer close(stay)
+	if err := <-ready; err != nil {
+		t.Skip(err)
+	}
+	if got := Descriptors(pid) - before; got < 100 || got > 110 {
+		t.Errorf("%d descriptors more, want 100 and those that both tables have", got)
+	}
+}
 
 func TestUsageOfThisProcess(t *testing.T) {
 	u, err := Sample(1 << 30)

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // clockTick is USER_HZ, the unit of the CPU times in /proc/PID/stat: 100 on every Linux.
@@ -21,7 +24,7 @@ type Usage struct {
 	PSS        int64   `json:"pss"`  // shared pages divided among those who share them
 	USS        int64   `json:"uss"`  // Private_Clean + Private_Dirty: what an exit would free
 	Anon       int64   `json:"anon"` // Anonymous: heap and stacks, without the pages of the binary
-	FDs        int     `json:"fds"`  // open descriptors
+	FDs        int     `json:"fds"`  // open descriptors, in all tables
 	Threads    int     `json:"threads"`
 	Processes  int     `json:"processes"` // 0: nothing was sampled
 
@@ -49,9 +52,7 @@ func Sample(pid int) (Usage, error) {
 		u.PSS += m["Pss"]
 		u.USS += m["Private_Clean"] + m["Private_Dirty"]
 		u.Anon += m["Anonymous"]
-		if fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p)); err == nil {
-			u.FDs += len(fds)
-		}
+		u.FDs += Descriptors(p)
 		u.Peak += statusField(p, "VmHWM") << 10
 		u.Threads += int(statusField(p, "Threads"))
 	}
@@ -98,6 +99,40 @@ func Family(pid int) []int {
 		}
 	}
 	return all
+}
+
+// Descriptors is how many descriptors a process has open, in the tables of all its threads; 0 when
+// that may not be read. Threads share one table unless they have asked for their own.
+func Descriptors(pid int) (n int) {
+	var tables []int // a thread of each
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	for _, t := range tasks {
+		tid, _ := strconv.Atoi(t.Name())
+		if !slices.ContainsFunc(tables, func(of int) bool { return sameTable(of, tid) }) {
+			tables = append(tables, tid)
+			n += tableSize(pid, tid)
+		}
+	}
+	return n
+}
+
+// tableSize is how many descriptors are open in a thread's table. Since Linux 6.2 the directory's
+// size says it; to list a million entries would take seconds, and a gigabyte in the kernel.
+func tableSize(pid, tid int) int {
+	name := fmt.Sprintf("/proc/%d/task/%d/fd", pid, tid)
+	if info, err := os.Stat(name); err == nil && info.Size() > 0 {
+		return int(info.Size())
+	}
+	fds, _ := os.ReadDir(name)
+	return len(fds)
+}
+
+// sameTable reports whether two threads share a descriptor table, which is taken for granted where
+// the kernel does not tell.
+func sameTable(a, b int) bool {
+	const kcmpFiles = 2
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpFiles, 0, 0, 0)
+	return errno != 0 || order == 0
 }
 
 // FDLimit is the soft limit of descriptors of a process; 0 when it is not known.

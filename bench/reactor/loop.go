@@ -86,7 +86,7 @@ func Start(o Options, setup func(*Loop) error) (*Loop, error) {
 		return nil, fmt.Errorf("start a loop: eventfd: %w", err)
 	}
 	ready, ended := make(chan error, 1), make(chan error, 1)
-	go func() { ended <- l.live(ready, setup) }()
+	l.onThread(func() { ended <- l.live(ready, setup) })
 	go func() { // in the process's table, whatever the loop's is
 		l.err = <-ended
 		l.mail.Lock()
@@ -102,12 +102,22 @@ func Start(o Options, setup func(*Loop) error) (*Loop, error) {
 	return l, nil
 }
 
-// live is the loop's goroutine.
-func (l *Loop) live(ready chan<- error, setup func(*Loop) error) error {
-	runtime.LockOSThread()
-	if !l.options.OwnTable { // else the thread ends with this goroutine, and closes its table
-		defer runtime.UnlockOSThread()
+// onThread starts the loop's goroutine, on a thread of its own. Where it has a table of its own the
+// thread ends with it, and closes that.
+func (l *Loop) onThread(live func()) {
+	if l.options.OwnTable {
+		onOwnThread(live)
+		return
 	}
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		live()
+	}()
+}
+
+// live is the loop's life.
+func (l *Loop) live(ready chan<- error, setup func(*Loop) error) error {
 	// By default the kernel lets timers of a thread be 50 µs late, to save wake-ups.
 	const exact, usual = 1, 0
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, exact, 0, 0, 0)

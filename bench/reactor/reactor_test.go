@@ -206,6 +206,19 @@ func openHere(t *testing.T) int {
 	return len(links)
 }
 
+// The process's first thread does not end, and so its table would not either.
+func TestFirstThreadKeepsItsTable(t *testing.T) {
+	if err := CanSplit(); err != nil {
+		t.Skip(err)
+	}
+	for range 100 {
+		l := start(t, true)
+		if on(t, l, unix.Gettid) == unix.Getpid() {
+			t.Fatal("a loop with a table of its own runs on the process's first thread")
+		}
+	}
+}
+
 // A loop that ends gives everything back: descriptors, thread, sockets.
 func TestEndGivesEverythingBack(t *testing.T) {
 	tables(t, func(t *testing.T, own bool) {

@@ -65,9 +65,26 @@ func splitTable(keep ...int) error {
 // kernels (before 5.9) and some sandboxes do not allow it.
 func CanSplit() error {
 	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread and its table end with this goroutine
-		result <- splitTable()
-	}()
+	onOwnThread(func() { result <- splitTable() })
 	return <-result
+}
+
+// onOwnThread runs fn on a thread that ends with it. It does not wait for that. The process's first
+// thread would not end: it is kept busy until fn has another.
+func onOwnThread(fn func()) {
+	go func() {
+		runtime.LockOSThread() // not unlocked: the runtime ends the thread
+		if unix.Gettid() != unix.Getpid() {
+			fn()
+			return
+		}
+		elsewhere := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(elsewhere)
+			fn()
+		}()
+		<-elsewhere
+		runtime.UnlockOSThread()
+	}()
 }

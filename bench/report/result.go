@@ -214,13 +214,26 @@ func timelineCharts(r *load.Result) (charts []drawing) {
 			course{"p99", func(p load.Point) float64 { return float64(p.P99US) }},
 			course{"max", func(p load.Point) float64 { return float64(p.MaxUS) }}))
 	}
+	us := Axis{Scale: Log, Format: units.Micros}
+	add(over(r, "Handshakes and connects over time", "those of each moment; the system calls of a connect "+
+		"are the tool's own cost", us,
+		course{"handshake p99", func(p load.Point) float64 { return float64(p.HandshakeUS) }},
+		course{"connect, on average", func(p load.Point) float64 { return p.DialUS }}))
+	if r.Heartbeat.Count > 0 {
+		add(over(r, "Heartbeats", "a second", Axis{FromZero: true},
+			course{"", func(p load.Point) float64 { return p.BeatsHz }}))
+		add(over(r, "Heartbeats over time", "early or late by, p99 of each moment", us,
+			course{"", func(p load.Point) float64 { return float64(p.BeatUS) }}))
+	}
+	cpu := []course{{"this tool", func(p load.Point) float64 { return p.ToolCP }}}
 	if r.Server != nil {
 		mib := func(v float64) string { return units.Trim(v) + " MiB" }
 		add(over(r, "Server memory", "resident, all of its processes", Axis{FromZero: true, Format: mib},
 			course{"", func(p load.Point) float64 { return p.ServerMB }}))
-		add(over(r, "Server CPU", "cores in use, all of its processes", Axis{FromZero: true},
-			course{"", func(p load.Point) float64 { return p.ServerCP }}))
+		server := course{"server", func(p load.Point) float64 { return p.ServerCP }}
+		cpu = append([]course{server}, cpu...)
 	}
+	add(over(r, "CPU", "cores in use", Axis{FromZero: true}, cpu...))
 	return charts
 }
 

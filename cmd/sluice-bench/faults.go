@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sluice/bench/faults"
+	"sluice/bench/launch"
 )
 
 type faultsCmd struct {
@@ -22,7 +23,7 @@ type faultsCmd struct {
 }
 
 func (c *faultsCmd) Run(ctx context.Context, s *streams) error {
-	bin, err := faults.FindGateway(c.Bin)
+	bin, err := launch.FindSluice(c.Bin, "--bin")
 	if err != nil {
 		return err
 	}
