@@ -116,7 +116,23 @@ func (a *App) Close() {
 func (a *App) ForLoop(post func(fn func()) bool) gateway.Handler {
 	l := &loop{app: a, inner: a.inner.ForLoop(post)}
 	l.waker, _ = l.inner.(gateway.Waker)
+	if mover, ok := l.inner.(gateway.Mover); ok {
+		return &movingLoop{l, mover}
+	}
 	return l
+}
+
+// movingLoop is a loop whose connections can go on in another process. That one has them as the inner
+// application's: who they are, and until when, is the gateway's to pass on.
+type movingLoop struct {
+	*loop
+	gateway.Mover
+}
+
+// CanMove implements gateway.Mover: a connection whose token is being checked cannot.
+func (l *movingLoop) CanMove(c *gateway.Conn, last bool) bool {
+	_, unseen := c.Data.(stranger)
+	return !unseen && l.Mover.CanMove(c, last)
 }
 
 // loop is App on one loop.

@@ -309,3 +309,43 @@ func TestNewInsists(t *testing.T) {
 		}
 	}
 }
+
+// movingApp is an Echo whose connections can move.
+type movingApp struct{ gateway.Echo }
+
+func (a movingApp) ForLoop(func(fn func()) bool) gateway.Handler { return a }
+func (movingApp) CanMove(*gateway.Conn, bool) bool               { return true }
+func (movingApp) Pack(_ *gateway.Conn, b []byte) []byte          { return append(b, "packed"...) }
+func (movingApp) Moved(*gateway.Conn)                            {}
+func (movingApp) Unpack(c *gateway.Conn, state []byte) (err error) {
+	c.Data = string(state)
+	return nil
+}
+func (movingApp) Unmoved(*gateway.Conn) {}
+
+// TestConnectionsMoveIfTheApplicationsDo, but not while their token is being checked.
+func TestConnectionsMoveIfTheApplicationsDo(t *testing.T) {
+	cfg := Config{Algorithm: HS256, Keys: keysFor(t, HS256, secret)}
+	fixed, err := New(cfg, gateway.Echo{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, can := fixed.ForLoop(nil).(gateway.Mover); can {
+		t.Error("connections of an application that cannot move can")
+	}
+	moving, err := New(cfg, movingApp{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, can := moving.ForLoop(nil).(gateway.Mover)
+	if !can {
+		t.Fatal("connections of an application that can move cannot")
+	}
+	if m.CanMove(&gateway.Conn{Data: stranger{}}, false) || !m.CanMove(&gateway.Conn{}, false) {
+		t.Error("what moves is not what has been let in")
+	}
+	var c gateway.Conn
+	if err := m.Unpack(&c, m.Pack(&c, nil)); err != nil || c.Data != "packed" {
+		t.Errorf("got %v, %v", c.Data, err)
+	}
+}
