@@ -197,6 +197,18 @@ func (c *Conn) requestComplete() {
 	}
 }
 
+// recount counts a connection that another process has admitted, and that goes on in this one.
+func (c *Conn) recount() {
+	a := c.w.server.admission
+	if a.counts == nil {
+		return
+	}
+	ip := c.RemoteAddr().Addr()
+	if ip.IsValid() && !a.trusted.Contains(ip) && a.counts.Add(ip) {
+		c.makeRare().counted = ip
+	}
+}
+
 // uncount gives back what count has taken.
 func (c *Conn) uncount() {
 	if r := c.rare; r != nil && r.counted.IsValid() {

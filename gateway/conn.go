@@ -158,7 +158,7 @@ func (c *Conn) read(size int) (more bool) {
 	}
 	full := n == len(buf)-headroom
 	switch in := c.in; {
-	case c.flags&layered != 0:
+	case c.flags&(layered|awaitsProxy) == layered:
 		c.rare.transport.open(c, buf[headroom:headroom+n])
 	case in == nil || len(in.raw) == 0:
 		c.process(buf[headroom : headroom+n])

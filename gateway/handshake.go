@@ -17,6 +17,10 @@ func (c *Conn) request(b []byte) []byte {
 		if !done || len(rest) == 0 {
 			return rest
 		}
+		if c.flags&layered != 0 { // it came ahead of what the transport carries
+			c.rare.transport.open(c, rest)
+			return nil
+		}
 		b = rest
 	}
 	in := c.in
