@@ -39,6 +39,9 @@ func ParseObjective(s string) (Objective, error) { return load.ParseObjective(s)
 // Run makes one load and reports what it found.
 func Run(ctx context.Context, spec Spec) (*Result, error) { return load.Run(ctx, spec) }
 
+// Merge makes one result of those of several machines that ran at one time.
+func Merge(results []*Result) (*Result, error) { return load.Merge(results) }
+
 // FindCapacity raises the number of connections until something gives, and says what.
 func FindCapacity(ctx context.Context, spec CapacitySpec) (*Capacity, error) {
 	return load.FindCapacity(ctx, spec)

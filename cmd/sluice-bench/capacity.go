@@ -42,11 +42,8 @@ func (c *capacityCmd) Run(ctx context.Context, s *streams) error {
 	if found == nil {
 		return err
 	}
-	err = errors.Join(err, report.WriteCapacityText(s.out, found),
-		writeFile(c.JSON, func(w io.Writer) error { return report.WriteCapacityJSON(w, found) }),
-		writeFile(c.HTML, func(w io.Writer) error { return report.WriteCapacityHTML(w, found) }))
-	if err == nil && !found.OK() {
-		err = errFailed
-	}
-	return err
+	return errors.Join(err, c.write(s, found.OK(), pages{
+		text: func(w io.Writer) error { return report.WriteCapacityText(w, found) },
+		json: func(w io.Writer) error { return report.WriteCapacityJSON(w, found) },
+		html: func(w io.Writer) error { return report.WriteCapacityHTML(w, found) }}))
 }

@@ -21,6 +21,7 @@ wrong or a connection was closed that should not have been.`
 type cli struct {
 	Run      runCmd      `cmd:"" help:"Load servers and report."`
 	Capacity capacityCmd `cmd:"" help:"Raise connections in steps until something gives, and say what gave."`
+	Merge    mergeCmd    `cmd:"" help:"Make one report of results from several machines that ran at one time (--start-at)."`
 	Million  millionCmd  `cmd:"" help:"Start a gateway, hold a million connections (or --conns), check every heartbeat and count, drain."`
 	Baseline baselineCmd `cmd:"" help:"Serve the same service with one goroutine per connection, to compare with."`
 	Compare  compareCmd  `cmd:"" help:"Measure sluice and all baselines under the same load."`

@@ -2,6 +2,7 @@
 //
 //	sluice-bench run URL…      one load, one report
 //	sluice-bench capacity URL  how many connections until something gives
+//	sluice-bench merge FILE…   one report of runs on several machines
 //	sluice-bench million       a million connections to a gateway that it starts
 //	sluice-bench baseline NAME a goroutine-per-connection server to compare with
 //	sluice-bench compare       sluice and all baselines under the same load

@@ -73,6 +73,45 @@ func TestRunReports(t *testing.T) {
 	}
 }
 
+// Two runs that begin at an agreed time are one report, by way of standard output as well.
+func TestMergeReports(t *testing.T) {
+	url, dir := serveBaseline(t, baseline.Count), t.TempDir()
+	at := time.Now().Add(2 * time.Second).UTC().Format(time.RFC3339)
+	var files []string
+	var both sync.WaitGroup
+	for _, name := range []string{"a.json", "b.json"} {
+		name = filepath.Join(dir, name)
+		files = append(files, name)
+		both.Go(func() {
+			code, out, errs := run(t, "run", url, "-c", "10", "-d", "200ms", "-r", "100", "--allow-behind",
+				"--start-at", at, "--json", "-")
+			if code != 0 || errs != "" {
+				t.Errorf("exit %d, %s: want JSON alone", code, errs)
+			}
+			if err := os.WriteFile(name, []byte(out), 0o600); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	html := filepath.Join(dir, "m.html")
+	code, out, errs := run(t, append([]string{"merge", "--html", html}, files...)...)
+	if code != 0 || !strings.Contains(out, "count, 20 connections") || !strings.Contains(out, "40 sent, 40 answered") {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	if b, err := os.ReadFile(html); err != nil || !bytes.Contains(b, []byte("<svg")) {
+		t.Errorf("the page has no chart (%v)", err)
+	}
+	for text, says := range map[string]string{"{": "unexpected end", "{}": "is not the result of a run"} {
+		if err := os.WriteFile(files[0], []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if code, _, errs := run(t, "merge", files[0]); code != 1 || !strings.Contains(errs, says) {
+			t.Errorf("%q: exit %d: %s", text, code, errs)
+		}
+	}
+}
+
 // slow is an echo server that answers 250 messages a second.
 func slow(t *testing.T) (url string) {
 	t.Helper()

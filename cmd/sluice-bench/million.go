@@ -23,15 +23,14 @@ type millionCmd struct {
 	Sluice      string        `type:"path" placeholder:"FILE" help:"The sluice binary (default: beside this program, in ./bin, or in PATH)."`
 	Serve       []string      `sep:"none" placeholder:"ARG" help:"Another argument for the gateway, as --serve=--loops=4; repeat for more."`
 	Anyway      bool          `help:"Run although the preflight says that it will not do."`
-	JSON        string        `name:"json" type:"path" placeholder:"FILE" help:"Write the result as JSON."`
-	HTML        string        `name:"html" type:"path" placeholder:"FILE" help:"Write the result as one HTML page with time lines."`
-	Quiet       bool          `short:"q" help:"No progress."`
+	output
+	Quiet bool `short:"q" help:"No progress."`
 }
 
 func (c *millionCmd) Run(ctx context.Context, s *streams) error {
 	if err := errors.Join(mustNotBeZero(map[string]bool{"conns": c.Conns == 0, "heartbeat": c.Heartbeat == 0,
 		"duration": c.Duration == 0, "rate": c.Rate == 0, "ramp-latency": c.RampLatency == 0,
-		"timeout": c.Timeout == 0}), checkPath(c.JSON), checkPath(c.HTML)); err != nil {
+		"timeout": c.Timeout == 0}), c.check()); err != nil {
 		return err
 	}
 	o := million.Options{Sluice: c.Sluice, Args: c.Serve, Conns: c.Conns, Heartbeat: c.Heartbeat, Hold: c.Hold,
@@ -46,11 +45,8 @@ func (c *millionCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(report.WriteMillionText(s.out, r),
-		writeFile(c.JSON, func(w io.Writer) error { return report.WriteMillionJSON(w, r) }),
-		writeFile(c.HTML, func(w io.Writer) error { return report.WriteMillionHTML(w, r) }))
-	if err == nil && !r.OK() {
-		err = errFailed
-	}
-	return err
+	return c.write(s, r.OK(), pages{
+		text: func(w io.Writer) error { return report.WriteMillionText(w, r) },
+		json: func(w io.Writer) error { return report.WriteMillionJSON(w, r) },
+		html: func(w io.Writer) error { return report.WriteMillionHTML(w, r) }})
 }

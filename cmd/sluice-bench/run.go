@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -56,13 +55,10 @@ func (c *runCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(report.WriteText(s.out, r),
-		writeFile(c.JSON, func(w io.Writer) error { return report.WriteJSON(w, r) }),
-		writeFile(c.HTML, func(w io.Writer) error { return report.WriteHTML(w, r) }))
-	if err == nil && !r.OK() {
-		err = errFailed
-	}
-	return err
+	return c.write(s, r.OK(), pages{
+		text: func(w io.Writer) error { return report.WriteText(w, r) },
+		json: func(w io.Writer) error { return report.WriteJSON(w, r) },
+		html: func(w io.Writer) error { return report.WriteHTML(w, r) }})
 }
 
 func (c *runCmd) spec() (bench.Spec, error) {

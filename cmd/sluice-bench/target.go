@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -28,9 +27,8 @@ type target struct {
 	Expect      string        `placeholder:"REGEXP" help:"Replies match this; other messages are counted and ignored. {{id}} and {{seq}} as in --message. none: the server does not reply."`
 	Timeout     time.Duration `default:"10s" help:"For a connect with its handshake, and for the last replies."`
 	ServerPID   int           `name:"server-pid" placeholder:"PID" help:"Measure this process and its children: CPU, memory, descriptors; and the kernel's memory."`
-	JSON        string        `name:"json" type:"path" placeholder:"FILE" help:"Write the result as JSON."`
-	HTML        string        `name:"html" type:"path" placeholder:"FILE" help:"Write the result as one HTML page with charts."`
-	Quiet       bool          `short:"q" help:"No progress."`
+	output
+	Quiet bool `short:"q" help:"No progress."`
 }
 
 func (t *target) spec() (bench.Spec, error) {
@@ -44,7 +42,7 @@ func (t *target) spec() (bench.Spec, error) {
 		}
 		s.Headers.Add(strings.TrimSpace(name), strings.TrimSpace(value))
 	}
-	return s, errors.Join(checkPath(t.JSON), checkPath(t.HTML))
+	return s, t.check()
 }
 
 // progress sets up what is shown on the way; done clears it away.
@@ -70,7 +68,7 @@ func mustNotBeZero(zero map[string]bool) error {
 
 // checkPath fails when a file that is to be written after the run cannot be.
 func checkPath(name string) error {
-	if name == "" {
+	if name == "" || name == "-" {
 		return nil
 	}
 	_, err := os.Stat(name)
@@ -81,21 +79,6 @@ func checkPath(name string) error {
 	_ = f.Close()
 	if errors.Is(err, os.ErrNotExist) {
 		return os.Remove(name)
-	}
-	return nil
-}
-
-// writeFile writes to a file; to none when the name is empty.
-func writeFile(name string, write func(io.Writer) error) error {
-	if name == "" {
-		return nil
-	}
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(write(f), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
 }
