@@ -85,6 +85,9 @@ const (
 	deflates                          // permessage-deflate is agreed on
 	layered                           // rare.transport is between the socket and the frames
 	saidLast                          // the transport has said what comes before FIN
+	travels                           // on its way to or from another process: nothing is served
+	frozen                            // travels, and not packed yet
+	stays                             // another process has refused it
 )
 
 // peerEnded reports whether the peer has said that nothing more comes: with a Close frame or FIN.
@@ -177,7 +180,7 @@ const headroom = 256
 
 // process handles b according to the state and carries over what is left.
 func (c *Conn) process(b []byte) {
-	if c.state == handshaking {
+	if c.state == handshaking && !c.w.holding {
 		b = c.request(b)
 	}
 	if c.state.in(readsFrames) {

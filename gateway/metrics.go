@@ -65,10 +65,11 @@ type serverMetrics struct {
 	set   *metrics.Set
 	loops *poller.Metrics
 
-	connections      atomic.Int64 // WebSockets that are open
-	connectionsTotal *metrics.Counter
-	compressed       *metrics.Counter // connections with compression
-	handshakeTime    *poller.Histogram
+	connections       atomic.Int64 // WebSockets that are open
+	connectionsTotal  *metrics.Counter
+	compressed        *metrics.Counter // connections with compression
+	movedIn, movedOut *metrics.Counter // connections of and to another process
+	handshakeTime     *poller.Histogram
 
 	refused       [refusalReasons]*metrics.Counter
 	failed        [failures]*metrics.Counter
@@ -90,6 +91,8 @@ func newServerMetrics(maxConns int) *serverMetrics {
 		set:              set,
 		loops:            poller.NewMetrics(set),
 		connectionsTotal: set.NewCounter(`sluice_connections_total`),
+		movedIn:          set.NewCounter(`sluice_connections_moved_total{direction="in"}`),
+		movedOut:         set.NewCounter(`sluice_connections_moved_total{direction="out"}`),
 		compressed:       set.NewCounter(`sluice_connections_compressed_total`),
 		handshakeTime: set.NewPrometheusHistogramExt(
 			`sluice_handshake_duration_seconds`, poller.DurationBuckets),

@@ -172,7 +172,11 @@ func (c *Conn) write(b []byte) {
 
 // writeWire is write for bytes as they are on the wire.
 func (c *Conn) writeWire(b []byte) {
-	if c.out == nil {
+	if c.out != nil {
+		c.queue(b)
+		return
+	}
+	if c.flags&travels == 0 {
 		n, err := c.fd.Write(b)
 		if err != nil && err != unix.EAGAIN {
 			c.abort()
@@ -180,16 +184,14 @@ func (c *Conn) writeWire(b []byte) {
 		}
 		c.w.totals.bytesSent += n
 		c.rare.sent(n)
-		if b = b[n:]; len(b) == 0 {
-			return
-		}
+		b = b[n:]
+	}
+	if len(b) > 0 {
 		c.out = c.w.newOutput()
 		c.out.since, c.out.acked = c.w.loop.Now(), c.fd.Acked()
 		c.queue(b)
 		c.rearm() // the peer has StallTimeout to take some of it
-		return
 	}
-	c.queue(b)
 }
 
 // queue keeps b until the socket takes it. The bound is on what waits already, so that one reply of

@@ -31,6 +31,7 @@ type Server struct {
 	failed    chan error // a loop's epoll_wait failed
 
 	conns     atomic.Int64 // sockets held, in whatever state
+	adopting  atomic.Int32 // batches adopted
 	accepting atomic.Int32 // loops that still accept: while there are any, no connection now says nothing about the next moment
 	phase     atomic.Int32
 	unready   atomic.Bool   // Unready was called

@@ -77,7 +77,8 @@ const lingerTime = 2 * time.Second
 // blocked reports whether no more input is handled for now: the peer does not read, the Handler has
 // asked for a pause or has not answered the request, or the connection was given up.
 func (c *Conn) blocked() bool {
-	return c.flags&paused != 0 || c.state.in(unread) ||
+	return c.flags&(paused|travels) != 0 || c.state.in(unread) ||
+		c.state == handshaking && c.w.holding ||
 		c.out != nil && c.out.high && c.state.in(readsFrames)
 }
 
@@ -148,6 +149,9 @@ func (c *Conn) nextDeadline() (at time.Duration, why dueReason) {
 
 // rearm sets the timer to what is due first.
 func (c *Conn) rearm() {
+	if c.flags&travels != 0 {
+		return
+	}
 	if at, why := c.nextDeadline(); why != nothingDue {
 		c.w.loop.ArmAt(&c.timer, at)
 	} else {

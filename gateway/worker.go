@@ -29,6 +29,8 @@ type worker struct {
 	conns    []*Conn
 	random   *rand.Rand
 	draining bool
+	holding  bool // connections are on their way to another process, and requests wait
+	left     bool // the listener is another process'
 
 	corked      *Conn  // whose output collects in scratch
 	scratch     []byte // one write for all replies of an event
@@ -201,7 +203,7 @@ func (w *worker) drain() {
 	}
 	w.draining = true
 	// Those that the kernel has completed are told 503, not reset. The acceptor takes them in bursts.
-	for before := -1; before < len(w.conns); {
+	for before := -1; before < len(w.conns) && !w.left; {
 		before = len(w.conns)
 		w.acceptor.Readable()
 	}

@@ -196,6 +196,7 @@ type Acceptor struct {
 	spare  int // a descriptor to give up for a moment when there is no other left; -1 when it is lost
 	rest   Timer
 	warned time.Duration
+	held   bool // Hold
 }
 
 // Serve accepts on ln from l, which owns ln from then on. accept is given each new socket,
@@ -319,7 +320,7 @@ func (a *acceptorRest) Expire() {
 	if a.spare < 0 {
 		a.spare = openSpare()
 	}
-	(*Acceptor)(a).SetInterest(true, false)
+	(*Acceptor)(a).SetInterest(!a.held, false)
 }
 
 // init starts the Go runtime's own poller. The runtime does so at the first timer that somebody

@@ -278,6 +278,26 @@ func (l *Loop) Post(fn func()) bool {
 	return true
 }
 
+// Do runs fn on the loop and waits for it. It reports false when the loop ended before fn had its
+// turn. The loop must run; any goroutine but a loop's.
+func (l *Loop) Do(fn func()) bool {
+	done := make(chan struct{})
+	if !l.Post(func() { fn(); close(done) }) {
+		return false
+	}
+	select {
+	case <-done:
+		return true
+	case <-l.ended:
+	}
+	select {
+	case <-done: // both have happened
+		return true
+	default:
+		return false
+	}
+}
+
 // Later runs fn when all callbacks of this round have returned. Loop only.
 func (l *Loop) Later(fn func()) { l.later = append(l.later, fn) }
 

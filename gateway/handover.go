@@ -1,0 +1,437 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sluice/poller"
+)
+
+// Connections that go on in another process. The old process' side is Handover: it stops accepting,
+// takes connections off their loops in batches, and lets go of those that the other process has
+// acknowledged. The new process' side is Adopt. Between the two is package takeover, or whatever
+// carries descriptors.
+//
+// A connection travels when nothing of it is under way that only this process could end: while its
+// request is being collected, or while messages flow and the Handler, a Mover, agrees. Others finish
+// here. With the flag travels set, a connection is off the reactor, its timer is off, and what is
+// sent to it is queued.
+
+// Handover is a Server's connections on their way to another process. One goroutine at a time.
+type Handover struct {
+	s     *Server
+	last  bool      // connections are frozen on all loops before any of them is packed
+	until time.Time // how long connections that cannot travel yet are waited for
+	moved int
+}
+
+// waitToMove is how long a Handover waits for connections that cannot travel yet: they have an
+// answer of a backend or of the store outstanding.
+const waitToMove = 10 * time.Second
+
+// Handover stops accepting, while clients wait in the kernel's queues, and begins to give the
+// connections away. End comes last. Any goroutine but a loop's; not while another is under way.
+func (s *Server) Handover() *Handover {
+	s.onEach(func(w *worker) {
+		w.holding = true
+		w.acceptor.Hold()
+	})
+	return &Handover{s: s, until: time.Now().Add(waitToMove)}
+}
+
+// Batch is some connections that are off their loops. Settle or Keep is called, once.
+type Batch struct {
+	FDs    []int    // copies in the table of the process; Settle and Keep close them
+	States [][]byte // one for each
+
+	w     *worker
+	conns []*Conn
+}
+
+// batchBytes is near what the states of one batch have at most: it has to be sent before the first
+// of its connections goes on.
+const batchBytes = 1 << 20
+
+// Next takes the next connections off a loop, at most poller.MaxCopy. It returns io.EOF when no
+// others can travel. Loops are asked in turn, and each for a batch at a time, so that none of them
+// is held up.
+func (h *Handover) Next(ctx context.Context) (*Batch, error) {
+	for {
+		waiting := 0
+		for _, w := range h.s.workers {
+			b, left, err := h.take(w)
+			if b != nil || err != nil {
+				return b, err
+			}
+			waiting += left
+		}
+		switch {
+		case waiting == 0:
+			return nil, io.EOF
+		case !h.last:
+			// All that could go alone has gone. What connections share stands still once every loop has
+			// stopped serving those that are left.
+			h.last = true
+			h.s.onEach(func(w *worker) { w.freeze() })
+			continue
+		case time.Now().After(h.until):
+			return nil, io.EOF
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// take packs connections of one loop. left is how many cannot travel yet.
+func (h *Handover) take(w *worker) (b *Batch, left int, err error) {
+	b = &Batch{w: w}
+	var fds []int
+	if !w.loop.Do(func() { fds, left = w.pack(b, h.last) }) {
+		return nil, 0, poller.ErrLoopEnded
+	}
+	if len(fds) == 0 {
+		return nil, left, nil
+	}
+	if b.FDs, err = poller.CopyFDs(w.loop, nil, fds); err != nil {
+		b.Keep()
+		return nil, left, err
+	}
+	return b, left, nil
+}
+
+// Settle says that the other process has the connections, but for the refused ones, by their index:
+// these go on here.
+func (b *Batch) Settle(refused []int) {
+	b.done(func(i int, c *Conn) {
+		if slices.Contains(refused, i) {
+			c.flags |= stays
+			c.stay()
+		} else {
+			c.depart()
+		}
+	})
+}
+
+// Keep says that none of them has gone.
+func (b *Batch) Keep() { b.done(func(_ int, c *Conn) { c.stay() }) }
+
+func (b *Batch) done(each func(i int, c *Conn)) {
+	for _, fd := range b.FDs {
+		_ = unix.Close(fd)
+	}
+	b.FDs = nil
+	b.w.loop.Do(func() {
+		for i, c := range b.conns {
+			if c.state != closed {
+				each(i, c)
+			}
+		}
+	})
+}
+
+// End is the end of a Handover. With gone the other process accepts from now on, and this one closes
+// its listeners without looking at their queues; Drain deals with the connections that are left.
+// Without, it accepts again.
+func (h *Handover) End(gone bool) {
+	h.s.onEach(func(w *worker) {
+		w.holding = false
+		for _, c := range slices.Clone(w.conns) {
+			c.flags &^= stays
+			switch {
+			case c.state == closed:
+			case c.flags&travels != 0: // frozen, and not packed
+				c.stay()
+			case c.state == handshaking && c.in != nil:
+				c.resumeLater()
+			}
+		}
+		if gone {
+			w.leaveListener()
+		} else {
+			w.acceptor.Unhold()
+		}
+	})
+}
+
+// onEach runs fn on every loop, and waits for all of them.
+func (s *Server) onEach(fn func(w *worker)) {
+	for _, w := range s.workers {
+		w.loop.Do(func() { fn(w) })
+	}
+}
+
+// leaveListener closes the listener, whose queue another process serves.
+func (w *worker) leaveListener() {
+	if !w.draining {
+		w.acceptor.Close()
+		w.left = true
+	}
+}
+
+// pack takes up to a batch of connections off the loop, and packs them. left is how many others
+// there are that may be able to travel later.
+func (w *worker) pack(b *Batch, last bool) (fds []int, left int) {
+	size := 0
+	for i := len(w.conns) - 1; i >= 0; i-- {
+		c := w.conns[i]
+		packed := c.flags&travels != 0 && c.flags&frozen == 0
+		if packed || c.flags&stays != 0 || c.state != handshaking && c.state != opening && c.state != open {
+			continue
+		}
+		if len(fds) == poller.MaxCopy || size > batchBytes {
+			left++
+			break
+		}
+		if c.flags&frozen == 0 && !c.freeze(last) {
+			left++
+			continue
+		}
+		c.flags &^= frozen
+		state := c.pack()
+		size += len(state)
+		b.conns = append(b.conns, c)
+		b.States = append(b.States, state)
+		fds = append(fds, c.fd.SysFD())
+	}
+	return fds, left
+}
+
+// freeze stops serving every connection that can travel with the others.
+func (w *worker) freeze() {
+	for i := len(w.conns) - 1; i >= 0; i-- {
+		if c := w.conns[i]; c.flags&(travels|stays) == 0 && c.freeze(true) {
+			c.flags |= frozen
+		}
+	}
+}
+
+// freeze takes c off the reactor and its timer off the wheel, if it can travel.
+func (c *Conn) freeze(last bool) bool {
+	if c.flags&(hungUp|peerEOF|resuming) != 0 || c.state != handshaking && c.state != open {
+		return false
+	}
+	if c.flags&layered != 0 {
+		if m, ok := c.rare.transport.(mover); !ok || !m.canMove() {
+			return false
+		}
+	}
+	if c.state == open {
+		if m, ok := c.w.handler.(Mover); !ok || !m.CanMove(c, last) {
+			return false
+		}
+	}
+	if c.fd.Detach() != nil {
+		return false
+	}
+	c.flags |= travels
+	c.w.loop.Disarm(&c.timer)
+	return true
+}
+
+// stay goes on with a connection that was frozen.
+func (c *Conn) stay() {
+	c.flags &^= travels | frozen
+	c.fd.Attach()
+	c.rearm()
+	c.interest()
+	if c.in != nil {
+		c.resumeLater()
+	}
+}
+
+// depart lets go of a connection that another process has.
+func (c *Conn) depart() {
+	if c.flags&handled != 0 {
+		c.w.handler.(Mover).Moved(c)
+	}
+	c.forget(accepted)
+	c.w.metrics.movedOut.Inc()
+}
+
+// forget ends this process' part in a connection that goes on elsewhere. counts is the flag accepted
+// when it has been counted as open here.
+func (c *Conn) forget(counts connFlags) {
+	w := c.w
+	if c.flags&counts != 0 {
+		w.metrics.connections.Add(-1)
+	}
+	if c.rare != nil {
+		c.rare.summary = nil // told when it ends, by the other process
+	}
+	c.requestComplete()
+	c.flags &^= accepted | handled
+	c.state = closed // not by setState: there is no deadline, and no interest of the loop's
+	w.loop.Disarm(&c.timer)
+	c.fd.Release()
+	c.dropInput()
+	c.dropOutput()
+	c.unwatch()
+	c.uncount()
+	if c.flags&layered != 0 {
+		c.rare.transport.release(c)
+	}
+	w.remove(c)
+}
+
+// Adopted is a number of connections that another process has packed, before they are served here.
+// Commit or Discard is called, once.
+type Adopted struct {
+	// Refused are the indexes of those that could not be taken over, and go on where they are.
+	Refused []int
+
+	parts []adoptedPart
+}
+
+type adoptedPart struct {
+	w     *worker
+	conns []*Conn
+}
+
+// Adopt takes connections over that another process has packed, and spreads them over the loops. It
+// owns the descriptors, which are in the table of the process. The Server must run; it need not
+// accept yet. Any goroutine but a loop's.
+func (s *Server) Adopt(fds []int, states [][]byte) *Adopted {
+	a := new(Adopted)
+	n := len(s.workers)
+	share := (len(fds) + n - 1) / n
+	first := int(s.adopting.Add(1)) % n // so that small batches do not all go to the first loop
+	for at := 0; at < len(fds); at += share {
+		end := min(at+share, len(fds))
+		w := s.workers[(first+at/share)%n]
+		conns, refused := w.adoptAll(fds[at:end], states[at:end])
+		for _, i := range refused {
+			a.Refused = append(a.Refused, at+i)
+		}
+		a.parts = append(a.parts, adoptedPart{w, conns})
+	}
+	return a
+}
+
+// Commit says that the other process has let go of the connections: they are served from now on.
+func (a *Adopted) Commit() { a.each((*Conn).arriveFromElsewhere) }
+
+// Discard says that the other process goes on with them.
+func (a *Adopted) Discard() {
+	a.each(func(c *Conn) {
+		if c.flags&handled != 0 {
+			c.w.handler.(Mover).Unmoved(c)
+		}
+		c.forget(0)
+	})
+}
+
+func (a *Adopted) each(do func(c *Conn)) {
+	for _, p := range a.parts {
+		p.w.loop.Do(func() {
+			for _, c := range p.conns {
+				if c.state != closed {
+					do(c)
+				}
+			}
+		})
+	}
+}
+
+// adoptAll brings descriptors into the loop's table, and makes connections of them.
+func (w *worker) adoptAll(fds []int, states [][]byte) (conns []*Conn, refused []int) {
+	copies, err := poller.CopyFDs(nil, w.loop, fds)
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+	ran := err == nil && w.loop.Do(func() {
+		for i, fd := range copies {
+			if c, err := w.adopt(fd, states[i]); err == nil {
+				conns = append(conns, c)
+			} else {
+				refused = append(refused, i)
+				w.log.Warn("a connection of the old process is refused", "error", err)
+			}
+		}
+	})
+	if !ran {
+		w.log.Error("connections of the old process are refused", "error", err)
+		refused = refused[:0]
+		for i := range states {
+			refused = append(refused, i)
+		}
+	}
+	return conns, refused
+}
+
+// adopt makes a connection of another process' descriptor and state. It is frozen until Commit. On
+// an error the descriptor is closed.
+func (w *worker) adopt(sysfd int, state []byte) (c *Conn, err error) {
+	c = &Conn{w: w}
+	if w.server.conns.Add(1) > int64(w.cfg.MaxConns) {
+		w.server.left()
+		_ = unix.Close(sysfd)
+		return nil, errFull
+	}
+	if err = w.loop.Register(&c.fd, sysfd, (*events)(c)); err != nil {
+		w.server.left()
+		_ = unix.Close(sysfd)
+		return nil, err
+	}
+	c.timer.Init((*events)(c))
+	c.index = int32(len(w.conns))
+	w.conns = append(w.conns, c)
+	c.flags = travels
+	err = c.fd.Detach()
+	var handler []byte
+	if err == nil {
+		handler, err = c.unpack(state)
+	}
+	if err == nil && c.flags&handled != 0 {
+		if m, ok := w.handler.(Mover); ok {
+			err = m.Unpack(c, handler)
+		} else {
+			err = errors.New("gateway: the application cannot take connections over")
+		}
+	}
+	if err != nil {
+		c.flags &^= handled | accepted
+		c.forget(0)
+		return nil, err
+	}
+	return c, nil
+}
+
+// arriveFromElsewhere begins to serve an adopted connection.
+func (c *Conn) arriveFromElsewhere() {
+	w := c.w
+	if c.flags&accepted != 0 {
+		w.metrics.connections.Add(1)
+	}
+	w.metrics.movedIn.Inc()
+	c.recount()
+	c.flags &^= travels
+	if c.state == open {
+		if c.beatAt == 0 {
+			c.startHeartbeat()
+		} else if w.cfg.Heartbeat <= 0 {
+			c.beatAt = 0
+		}
+	}
+	c.deadline = 0
+	if c.state == handshaking {
+		c.deadline = w.loop.Now() + w.cfg.HandshakeTimeout
+	}
+	c.fd.Attach()
+	if c.out != nil {
+		c.out.since, c.out.acked = w.loop.Now(), c.fd.Acked()
+		c.writable()
+	}
+	c.rearm()
+	c.interest()
+	if c.in != nil {
+		c.resumeLater()
+	}
+}
