@@ -44,6 +44,9 @@ type Memory struct {
 	counted  atomic.Int64 // sessions with at least one message
 	kept     atomic.Int64 // idle ones in the segment kept
 	closed   atomic.Bool
+	role     atomic.Int32 // a Role
+	waitMu   sync.Mutex
+	waiting  []func() // resumes that wait while the role is Taking
 	stop     chan struct{}
 	swept    chan struct{} // closed when the sweeper has ended
 }
@@ -128,8 +131,8 @@ func NewMemory(cfg MemoryConfig) *Memory {
 	return m
 }
 
-// Join returns the store itself: it needs nothing of a loop.
-func (m *Memory) Join(func(fn func()) bool) Loop { return m }
+// Join returns a loop's side of the store.
+func (m *Memory) Join(post func(fn func()) bool) Loop { return memoryLoop{m, post} }
 
 // Ready is nil until the store is closed.
 func (m *Memory) Ready() error {

@@ -74,20 +74,34 @@ func (sh *shard) detach(s *session) {
 		sh.drop(s)
 		return
 	}
-	s.idleSince, s.in = sh.store.now(), fresh
+	sh.goIdle(s, sh.store.now())
+}
+
+// goIdle puts s on its idle list, behind those that have been idle for longer. Only a session that
+// comes from another process may belong before others. Under sh.mu.
+func (sh *shard) goIdle(s *session, since time.Duration) {
+	s.idleSince, s.in = since, fresh
 	if s.resumed || s.n.Load() > usedOnce {
 		s.in = kept
 		sh.store.kept.Add(1)
 	}
 	sessionsIdle[s.in].Add(1)
 	list := &sh.idle[s.in]
-	if s.prev = list.tail; s.prev != nil {
-		s.prev.next = s
-	} else {
-		list.head = s
-		list.oldest.Store(int64(s.idleSince))
+	before := list.tail
+	for before != nil && before.idleSince > since {
+		before = before.prev
 	}
-	list.tail = s
+	if s.prev = before; before != nil {
+		s.next, before.next = before.next, s
+	} else {
+		s.next, list.head = list.head, s
+		list.oldest.Store(int64(since))
+	}
+	if s.next != nil {
+		s.next.prev = s
+	} else {
+		list.tail = s
+	}
 }
 
 // unlink takes s off its idle list. Under sh.mu.

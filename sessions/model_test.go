@@ -181,11 +181,11 @@ func (w *world) release(p *modelProcess) {
 // speak sends p's commit and takes the answer. more says that the committer would send another
 // one at once.
 func (w *world) speak(p *modelProcess) (more bool) {
-	e := envelope{p.instance.name, p.w.commit()}
+	e := envelope{p.w.instance.name, p.w.commit()}
 	s := w.exec(e)
 	if s.lost {
 		p.w.restore = true
-		e = envelope{p.instance.name, p.w.commit()}
+		e = envelope{p.w.instance.name, p.w.commit()}
 		if s = w.exec(e); s.lost {
 			w.t.Fatalf("%+v was not restored: %v", e.commit, w.server.get())
 		}
@@ -269,14 +269,14 @@ func (w *world) play(loses bool) {
 		"commit": func(*rapid.T) { w.speak(w.speaking()) },
 		"commit, answer lost": func(*rapid.T) {
 			p := w.speaking()
-			e := envelope{p.instance.name, p.w.commit()}
+			e := envelope{p.w.instance.name, p.w.commit()}
 			w.wire = append(w.wire, e)
 			w.exec(e)
 			w.unanswered(p)
 		},
 		"commit, delayed": func(*rapid.T) {
 			p := w.speaking()
-			w.wire = append(w.wire, envelope{p.instance.name, p.w.commit()})
+			w.wire = append(w.wire, envelope{p.w.instance.name, p.w.commit()})
 			w.unanswered(p)
 		},
 		"an old command arrives": func(t *rapid.T) {
@@ -296,6 +296,38 @@ func (w *world) play(loses bool) {
 				w.forgotten = true
 			}
 			w.processes[i] = start()
+		},
+		// One connection goes to another process, with what this one knows. If it is the only one,
+		// the other process has this one's field too, and this one writes under another name.
+		"a connection moves": func(*rapid.T) {
+			a, c := w.conn()
+			old := c.p
+			if old.w.unconfirmed() > 0 {
+				w.t.Skip()
+			}
+			retired := old.instance
+			old.instance = start().instance
+			state := old.w.pack(true)
+			p, err := parsePacked(state.append(nil))
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			next := start()
+			if p.inherit != "" {
+				next.instance = retired
+			}
+			w.processes = append(w.processes, next)
+			w.attach(next, look{snapshot: p.snapshot()})
+			for b, d := range next.conns {
+				delete(next.conns, b)
+				next.conns[a] = d
+				d.highest = c.highest
+			}
+			delete(old.conns, a)
+			old.w.attached--
+			if old.w.idle() {
+				old.w = nil
+			}
 		},
 		// The new process goes on with the old one's instance and incarnations. It can only where
 		// that one has no writer: two processes must not count in one field at a time.

@@ -92,7 +92,11 @@ type Redis struct {
 	state  atomic.Pointer[health]
 
 	instance   atomic.Pointer[instance] // of new writers
+	retired    atomic.Pointer[instance] // what that was before connections were given away
 	committers []*committer             // a session's is chosen by its id
+
+	inheritedMu sync.Mutex
+	inherited   map[string]*instance // of the processes that this one has replaced, by name
 
 	failing atomic.Int32 // committers whose last batch was not taken as a whole
 	failed  atomic.Pointer[failure]

@@ -24,7 +24,7 @@ type committer struct {
 	// Taken by the loops once a round, at detach and for a resume, and by the committer around a
 	// batch, never while it encodes or waits: the loops must not wait for it in turn.
 	mu         sync.Mutex
-	writers    map[ID]*writer
+	writers    map[writerKey]*writer
 	queue      []*writer // to commit next
 	parked     []*writer // to repeat once retryAt has come
 	retryAt    time.Time
@@ -45,6 +45,13 @@ type committer struct {
 	sending   sending
 }
 
+// writerKey names a writer. A session has one but for the time after a takeover, when connections
+// that came with the earlier process' field have another.
+type writerKey struct {
+	id       ID
+	instance *instance
+}
+
 // rejected is a session that Redis did not take, and why.
 type rejected struct {
 	id  ID
@@ -53,23 +60,23 @@ type rejected struct {
 
 func newCommitter(s *Redis) *committer {
 	return &committer{
-		store: s, writers: map[ID]*writer{},
+		store: s, writers: map[writerKey]*writer{},
 		dirty: make(chan struct{}, 1), asked: make(chan struct{}, 1), idle: make(chan struct{}),
 	}
 }
 
 // newWriter has this process take a session up. Under c.mu.
-func (c *committer) newWriter(id ID, made subject) *writer {
-	w := &writer{id: id, committer: c, instance: c.store.instance.Load(), subject: made}
-	w.acked.incarnation = w.instance.incarnations.Add(1)
-	c.writers[id] = w
+func (c *committer) newWriter(id ID, in *instance, made subject) *writer {
+	w := &writer{id: id, committer: c, instance: in, subject: made}
+	w.acked.incarnation = in.incarnations.Add(1)
+	c.writers[w.key()] = w
 	return w
 }
 
 // release forgets a writer that nobody needs. Under c.mu.
 func (c *committer) release(w *writer) {
-	if w.idle() && c.writers[w.id] == w {
-		delete(c.writers, w.id)
+	if w.idle() && c.writers[w.key()] == w {
+		delete(c.writers, w.key())
 	}
 }
 
@@ -218,8 +225,8 @@ func (c *committer) refuse(w *writer, err error, out *outgoing) {
 		out.refused = append(out.refused, refusedWriter{r.a, err})
 	}
 	w.runs, w.refused = nil, true
-	if c.writers[w.id] == w {
-		delete(c.writers, w.id)
+	if c.writers[w.key()] == w {
+		delete(c.writers, w.key())
 	}
 	c.refused = append(c.refused, rejected{w.id, err})
 }

@@ -51,8 +51,8 @@ func (l *redisLoop) Attach(id ID, name string, resume bool, o Owner) {
 // attach adds a connection to its session's writer; s is what was found of the session. Under
 // c.mu.
 func (c *committer) attach(q lookup, s snapshot) (*redisAttachment, error) {
-	made := s.subject
-	w := c.writers[q.id]
+	made, in := s.subject, c.store.instance.Load()
+	w := c.writers[writerKey{q.id, in}]
 	switch {
 	case made != subject{}:
 	case w != nil:
@@ -64,7 +64,7 @@ func (c *committer) attach(q lookup, s snapshot) (*redisAttachment, error) {
 		return nil, ErrForbidden
 	}
 	if w == nil {
-		w = c.newWriter(q.id, made)
+		w = c.newWriter(q.id, in, made)
 	}
 	w.attached++
 	w.found(s)

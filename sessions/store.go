@@ -31,6 +31,15 @@ type Store interface {
 	// Ready is nil when resumes and commits can be answered. Otherwise it says why not, in one
 	// line for an operator. It never blocks. Any goroutine.
 	Ready() error
+	// Handover says that the process is being replaced, or replaces another; see Role. Any
+	// goroutine.
+	Handover(r Role)
+	// Export yields, in chunks of at most some 64 KB which die when yield returns, what Import must
+	// have in the other process once all attachments have moved that can: in memory, idle sessions.
+	// It ends when yield returns false. Any goroutine.
+	Export(yield func(chunk []byte) bool)
+	// Import takes a chunk. An error says that it is of another version. Any goroutine.
+	Import(chunk []byte) error
 	// Close waits until what is pending is stored, or ctx ends, and then frees what the store
 	// holds. An error says how many messages were given up. Loops must have detached what they
 	// want kept. Any goroutine.
@@ -47,6 +56,9 @@ type Loop interface {
 	// session that is made with a subject is that subject's: to all others, nobody included,
 	// Attached says ErrForbidden. One that is made by nobody anybody may resume, and it stays so.
 	Attach(id ID, subject string, resume bool, o Owner)
+	// Unpack makes an attachment of what Pack wrote in the process before this one. o.Attached is
+	// not called. An error says that the state is of another version, or the store closed.
+	Unpack(state []byte, o Owner) (Attachment, error)
 }
 
 // Owner is told what became of what it asked for. The gateway's connections implement it. It is
@@ -93,4 +105,16 @@ type Attachment interface {
 	// is pending is stored first: o gets Acknowledged for it and then Detached. With a nil o
 	// nobody waits, though what is pending is stored all the same.
 	Detach(o Owner)
+
+	// CanMove reports whether another process can go on with this attachment: not while something
+	// is pending in its session, nor, in memory, while another connection may count there. last says
+	// that no connection of this process counts any more. The store's role is Giving.
+	CanMove(last bool) bool
+	// Pack appends to b what the other process' Loop.Unpack must have. It changes nothing: the
+	// attachment may stay, and then goes on as before. Until then nothing may be added to it.
+	Pack(b []byte) []byte
+	// Moved says that the attachment now is the other process'; nothing else may be called on it
+	// afterwards. With one from Unpack, to which nothing was added, it says that it does not come
+	// after all. Nobody is told anything.
+	Moved()
 }

@@ -37,6 +37,8 @@ type run struct {
 // maxIdleRuns is the room for runs that a writer keeps while it has none.
 const maxIdleRuns = 4
 
+func (w *writer) key() writerKey { return writerKey{w.id, w.instance} }
+
 // known is the highest total that this process was told.
 func (w *writer) known() uint64 { return w.acked.worth() + w.others.total() }
 

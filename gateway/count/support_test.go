@@ -117,10 +117,13 @@ func newLazyStore(room int) *lazyStore {
 	return &lazyStore{room: room, attached: make(chan *lazyAttachment, 100)}
 }
 
-func (s *lazyStore) Ready() error                                 { return nil }
-func (s *lazyStore) Join(post func(fn func()) bool) sessions.Loop { return lazyLoop{s, post} }
+func (s *lazyStore) Ready() error { return nil }
+func (s *lazyStore) Join(post func(fn func()) bool) sessions.Loop {
+	return lazyLoop{store: s, post: post}
+}
 
 type lazyLoop struct {
+	sessions.Loop
 	store *lazyStore
 	post  func(fn func()) bool
 }
@@ -131,6 +134,7 @@ func (l lazyLoop) Attach(id sessions.ID, _ string, resume bool, o sessions.Owner
 
 // lazyAttachment is one connection's. Its fields belong to the loop.
 type lazyAttachment struct {
+	sessions.Attachment
 	loop     lazyLoop
 	owner    sessions.Owner
 	resume   bool
