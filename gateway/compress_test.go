@@ -278,3 +278,39 @@ func TestCompressionHoldsNothing(t *testing.T) {
 		t.Errorf("got %.1f allocations a message", perMessage)
 	}
 }
+
+// jsonMessage is a JSON message of n bytes.
+func jsonMessage(n int) []byte {
+	var b strings.Builder
+	for i := 0; b.Len() < n; i++ {
+		fmt.Fprintf(&b, `{"id":%d,"user":"user-%d","room":"lobby","text":"message number %d"},`, i*7919, i*31%1000, i)
+	}
+	return []byte(b.String()[:n])
+}
+
+// BenchmarkEcho512 is a message of 512 bytes through a connection: read, decoded, echoed, written.
+func BenchmarkEcho512(b *testing.B) {
+	payload := jsonMessage(512)
+	var codec deflate.Codec
+	for _, test := range []struct {
+		name  string
+		flags connFlags
+		frame []byte
+	}{
+		{"plain", 0, rsvFrame(true, 0, ws.OpText, payload)},
+		{"compressed", deflates, rsvFrame(true, rsv1, ws.OpText, codec.Compress(nil, payload))},
+	} {
+		b.Run(test.name, func(b *testing.B) {
+			_, c, fd := byHand(b, Config{Compression: true}, Echo{})
+			c.flags |= test.flags
+			answer := make([]byte, 4096)
+			wire := 0
+			for b.Loop() {
+				unix.Write(fd, test.frame)
+				c.readable()
+				wire, _ = unix.Read(fd, answer)
+			}
+			b.ReportMetric(float64(wire), "B/answer")
+		})
+	}
+}
