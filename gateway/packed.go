@@ -209,8 +209,11 @@ func (c *Conn) unpack(state []byte) (handler []byte, err error) {
 		case packState:
 			c.state = stateOf(u.int())
 		case packRaw:
-			raw := u.bytes()
-			c.input().raw = c.w.loop.Buffers.Append(nil, raw...)
+			if in := c.input(); len(in.raw) == 0 {
+				in.raw = c.w.loop.Buffers.Append(in.raw, u.bytes()...)
+			} else {
+				u.fail()
+			}
 		case packMessage:
 			c.input().unpackMessage(&u, c)
 		case packInputAge:
@@ -286,12 +289,12 @@ func (in *input) unpackMessage(u *unpacker, c *Conn) {
 	in.phase, in.fin = u.int(), u.bool()
 	switch {
 	case u.err != nil:
-	case in.op != ws.OpText && in.op != ws.OpBinary, in.fragments < 1, in.valid < 0,
+	case len(in.message) > 0, in.op != ws.OpText && in.op != ws.OpBinary, in.fragments < 1, in.valid < 0,
 		in.valid > len(message), in.remaining < 0, in.phase&^3 != 0,
 		in.remaining+int64(len(message)) > int64(c.w.cfg.MaxMessage):
 		u.fail() // also when this process takes shorter messages only
 	default:
-		in.message = c.w.loop.Buffers.Append(nil, message...)
+		in.message = c.w.loop.Buffers.Append(in.message, message...)
 	}
 }
 
