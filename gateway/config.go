@@ -21,6 +21,14 @@ type Config struct {
 	// New owns them, also when it returns an error. Default: New opens its own.
 	Listeners []*poller.Listener
 
+	// ReusePort lets other processes of the same user listen on the same port (SO_REUSEPORT): the
+	// kernel spreads clients over all of them. With several Loops it is so in any case.
+	ReusePort bool
+
+	// Hold has Start run the loops without accepting; Server.Accept begins. It is for a process that
+	// takes connections over first.
+	Hold bool
+
 	// Paths are where WebSockets are, compared as they are sent; other paths get 404. /healthz and /readyz cannot be among them. Default /ws/chat/ and
 	// /ws, each with and without a slash at the end.
 	Paths []string

@@ -57,3 +57,18 @@ func (Echo) Leave(c *Conn, code ws.StatusCode) { c.Close(code, "") }
 
 // Closed implements Handler.
 func (Echo) Closed(*Conn) {}
+
+// CanMove implements Mover: an Echo knows nothing of a connection.
+func (Echo) CanMove(*Conn, bool) bool { return true }
+
+// Pack implements Mover.
+func (Echo) Pack(_ *Conn, b []byte) []byte { return b }
+
+// Moved implements Mover.
+func (Echo) Moved(*Conn) {}
+
+// Unpack implements Mover.
+func (Echo) Unpack(*Conn, []byte) error { return nil }
+
+// Unmoved implements Mover.
+func (Echo) Unmoved(*Conn) {}

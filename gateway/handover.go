@@ -161,6 +161,26 @@ func (h *Handover) End(gone bool) {
 	})
 }
 
+// Accept begins to accept, after Config.Hold. Any goroutine but a loop's.
+func (s *Server) Accept() { s.onEach(func(w *worker) { w.acceptor.Unhold() }) }
+
+// ListenerFDs are copies of the listening sockets, for another process; the caller closes them. The
+// Server must run. Any goroutine but a loop's.
+func (s *Server) ListenerFDs() (fds []int, err error) {
+	for _, w := range s.workers {
+		var fd int
+		if !w.loop.Do(func() { fd = w.acceptor.SysFD() }) {
+			return fds, poller.ErrLoopEnded
+		}
+		copies, err := poller.CopyFDs(w.loop, nil, []int{fd})
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, copies...)
+	}
+	return fds, nil
+}
+
 // onEach runs fn on every loop, and waits for all of them.
 func (s *Server) onEach(fn func(w *worker)) {
 	for _, w := range s.workers {

@@ -115,7 +115,7 @@ func (s *Server) listen() error {
 	at := s.cfg.Listen
 	for len(s.listeners) < s.cfg.Loops {
 		ln, err := poller.Listen(at, poller.ListenOptions{
-			ReusePort: s.cfg.Loops > 1, SocketBuffer: s.cfg.SocketBuffer,
+			ReusePort: s.cfg.Loops > 1 || s.cfg.ReusePort, SocketBuffer: s.cfg.SocketBuffer,
 		})
 		if err != nil {
 			return err
@@ -140,6 +140,9 @@ func (s *Server) Start() error {
 			return fmt.Errorf("start gateway: %w", err)
 		}
 		w.acceptor = acceptor
+		if s.cfg.Hold {
+			acceptor.Hold()
+		}
 	}
 	for _, w := range s.workers {
 		s.loops.Go(func() {

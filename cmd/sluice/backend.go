@@ -179,15 +179,8 @@ func key(text string) []byte {
 	return k
 }
 
-// serveControl opens the control address.
-func (s *server) serveControl() error {
-	if s.cfg.controlOff() {
-		return nil
-	}
-	ln, err := net.Listen("tcp", s.cfg.Control)
-	if err != nil {
-		return fmt.Errorf("%w (set --control)", err)
-	}
+// serveControl serves the control address.
+func (s *server) serveControl(ln net.Listener) {
 	limit := int(s.cfg.ControlRate)
 	if limit == 0 {
 		limit = -1
@@ -201,7 +194,6 @@ func (s *server) serveControl() error {
 			s.log.Error("control address stopped", "error", err)
 		}
 	}()
-	return nil
 }
 
 // shutdown tells the services of the connections that have ended, until ctx is done.

@@ -59,7 +59,8 @@ type config struct {
 	LogLevel  string `group:"logs" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat string `group:"logs" enum:"json,text" default:"json" placeholder:"NAME" help:"json or text."`
 
-	accessConfig `embed:""`
+	accessConfig   `embed:""`
+	takeoverConfig `embed:""`
 }
 
 // configGroups are the headings of --help and of the printed configuration, in the order of the fields above.

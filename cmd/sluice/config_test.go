@@ -127,6 +127,8 @@ var samples = map[string][3]string{
 	"access-log":        {"stdout", "/tmp/b.log", "c.log"},
 	"access-log-format": {"common", "common", "common"},
 	"access-log-sample": {"2", "3", "4"},
+	"takeover":          {"/run/a.sock", "/run/b.sock", "c.sock"},
+	"reuse-port":        {"true", "true", "true"},
 
 	"allowed-hosts":      {"a.example", "b.example,c.example:81", "localhost"},
 	"drain-delay":        {"1s", "1m30s", "500ms"},

@@ -1,6 +1,7 @@
 // Command sluice is a WebSocket gateway for very many mostly idle connections.
 //
 //	sluice serve      run the gateway
+//	sluice upgrade    have a running gateway replace itself, closing no connection
 //	sluice config     print the effective configuration
 //	sluice version    print the version
 //

@@ -23,6 +23,7 @@ const (
 type commands struct {
 	Serve   serveCommand   `cmd:"" help:"Run the gateway."`
 	Config  configCommand  `cmd:"" help:"Print the effective configuration as YAML, with where each value came from."`
+	Upgrade upgradeCommand `cmd:"" help:"Have a running gateway replace itself by the binary on disk, closing no connection."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 
 	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
@@ -97,6 +98,8 @@ func run(args, environ []string, takeSignals func() <-chan os.Signal, stdout, st
 	case "version":
 		fmt.Fprintln(stdout, "sluice", gateway.ReadBuild())
 		return exitClean
+	case "upgrade":
+		return cmds.Upgrade.run(stdout, stderr)
 	case "config":
 		if err := cmds.Config.check(from.place); err != nil {
 			return usage(err)

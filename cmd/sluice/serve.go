@@ -22,6 +22,7 @@ import (
 	"sluice/gateway/accesslog"
 	"sluice/gateway/admin"
 	counting "sluice/gateway/count"
+	"sluice/gateway/takeover"
 	"sluice/poller"
 	"sluice/sessions"
 )
@@ -44,6 +45,13 @@ type server struct {
 	access   atomic.Pointer[accesslog.Log]
 	gateway  *gateway.Server
 	admin    *http.Server // nil without an admin address
+
+	adminListener, controlListener net.Listener // nil without
+
+	binary    string                         // the file to start the next process from
+	taker     *takeover.Taker                // the process before; nil when there was none
+	offered   atomic.Pointer[takeover.Offer] // nil without --takeover
+	stopOffer func()                         // nil without
 }
 
 // lastLines is how long the end of the process waits for whoever reads the log.
@@ -66,6 +74,8 @@ func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer
 	poller.SetLogger(log)
 
 	s := &server{cfg: cfg, log: log, signals: signals}
+	// Now: the name that the kernel keeps says "(deleted)" once the file has been replaced.
+	s.binary, _ = os.Executable()
 	var err error
 	if s.files, err = raiseFiles(); err != nil {
 		log.Warn("keeping the limit of open files", "limit", s.files, "error", err)
@@ -138,8 +148,14 @@ func (s *server) run() (status int) {
 	gateway.SetStartup(time.Since(started))
 	s.log.Info("ready", s.addresses("seconds", time.Since(started).Seconds())...)
 
-	cause := slog.String("cause", "loop failed")
+	taken := make(chan struct{}, 1)
+	if err := s.offer(taken); err != nil {
+		s.log.Error("the next process cannot take over from this one", "error", err)
+	}
+	cause, drain := slog.String("cause", "loop failed"), s.drain
 	select {
+	case <-taken:
+		cause, drain = slog.String("cause", "taken over"), s.finish
 	case sig := <-stops:
 		cause = slog.String("signal", sig.String())
 	case err := <-s.gateway.Failed():
@@ -150,7 +166,10 @@ func (s *server) run() (status int) {
 	s.log.Info("drain", cause, "delay", s.cfg.DrainDelay.String(),
 		"timeout", s.cfg.DrainTimeout.String(), "spread", s.cfg.DrainSpread.String())
 	drained := make(chan error, 1)
-	go func() { drained <- s.drain() }()
+	if s.stopOffer != nil {
+		s.stopOffer()
+	}
+	go func() { drained <- drain() }()
 	select {
 	case err := <-drained:
 		if err != nil {
@@ -179,7 +198,7 @@ func (s *server) stops() <-chan os.Signal {
 				continue
 			}
 			if sig == syscall.SIGHUP {
-				s.log.Info("SIGHUP ignored: settings are read at start only")
+				s.hangup()
 				continue
 			}
 			select {
@@ -193,13 +212,23 @@ func (s *server) stops() <-chan os.Signal {
 
 // open does what can fail, the store first: a client that gets through must find its session.
 func (s *server) open() (err error) {
+	if err := s.connect(); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil && s.taker != nil {
+			s.taker.Close() // nothing has moved, or Run has said so
+		}
+	}()
 	if s.cfg.App == "count" {
 		if s.store, err = openStore(s.cfg, s.log); err != nil {
 			return err
 		}
 	}
-	if err := unshared(s.cfg.Listen); err != nil {
-		return err
+	if s.taker == nil && !s.cfg.ReusePort {
+		if err := unshared(s.cfg.Listen); err != nil {
+			return err
+		}
 	}
 	if s.cfg.App == "backend" {
 		if s.services, err = s.openServices(); err != nil {
@@ -218,22 +247,36 @@ func (s *server) open() (err error) {
 	if s.gate != nil {
 		app = s.gate.app
 	}
-	if s.gateway, err = gateway.New(s.gatewayConfig(), app); err != nil {
+	cfg := s.gatewayConfig()
+	if err = s.inherit(&cfg); err != nil {
+		return err
+	}
+	if s.gateway, err = gateway.New(cfg, app); err != nil {
 		return err
 	}
 	if !s.cfg.adminOff() {
-		ln, err := net.Listen("tcp", s.cfg.Admin)
-		if err != nil {
+		if s.adminListener, err = s.listen(listenerAdmin, s.cfg.Admin); err != nil {
 			return fmt.Errorf("%w (set --admin)", err)
 		}
-		s.serveAdmin(ln)
 	}
-	if s.services != nil {
-		if err := s.serveControl(); err != nil {
-			return err
+	if s.services != nil && !s.cfg.controlOff() {
+		if s.controlListener, err = s.listen(listenerControl, s.cfg.Control); err != nil {
+			return fmt.Errorf("%w (set --control)", err)
 		}
 	}
-	return s.gateway.Start()
+	if err = s.gateway.Start(); err != nil {
+		return err
+	}
+	if err = s.take(); err != nil {
+		return err
+	}
+	if s.adminListener != nil {
+		s.serveAdmin(s.adminListener)
+	}
+	if s.controlListener != nil {
+		s.serveControl(s.controlListener)
+	}
+	return nil
 }
 
 // unshared says whether another process listens on addr. The gateway would not notice: its loops
@@ -268,6 +311,7 @@ func (s *server) gatewayConfig() gateway.Config {
 		Compression:      s.cfg.Compression,
 		CompressFrom:     int(s.cfg.CompressFrom),
 		Clients:          s.cfg.clients(),
+		ReusePort:        s.cfg.ReusePort,
 		Logger:           s.log,
 	}
 	if l := s.access.Load(); l != nil {
@@ -361,6 +405,11 @@ func (s *server) addresses(more ...any) []any {
 func (s *server) drain() error {
 	s.gateway.Unready()
 	time.Sleep(time.Duration(s.cfg.DrainDelay)) // a second signal ends the process meanwhile
+	return s.finish()
+}
+
+// finish is drain for a process whose clients load balancers do not have to be told of.
+func (s *server) finish() error {
 	began := time.Now()
 	whole, cancel := context.WithTimeout(context.Background(), time.Duration(s.cfg.DrainTimeout))
 	defer cancel()

@@ -24,7 +24,7 @@ func (h *Hub) Thaw() {
 	for i := range h.shards {
 		s := &h.shards[i]
 		s.mu.Lock()
-		s.frozen = false
+		s.frozen, s.gone = false, false
 		for _, p := range append(s.imported, s.held...) {
 			h.release(p.m.size())
 			if _, err := h.deliverTo(s, p.name, p.m, nil); err != nil {
@@ -43,6 +43,9 @@ func (h *Hub) publish(name string, m *message, from *Loop) (p Position, err erro
 	defer s.mu.Unlock()
 	if !s.frozen {
 		return h.deliverTo(s, name, m, from)
+	}
+	if s.gone {
+		return p, ErrBusy // another process has the topic, or is about to
 	}
 	if h.pending.Add(m.size()) > int64(h.cfg.MaxPending) {
 		h.pending.Add(-m.size())

@@ -57,6 +57,7 @@ type shard struct {
 	mu     sync.Mutex
 	topics map[string]*topic
 	frozen bool
+	gone   bool   // what waited has been exported: nothing more may join it
 	held   []held // while frozen
 
 	imported []held // published before held

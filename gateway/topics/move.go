@@ -172,8 +172,8 @@ func readMessages(b []byte, most int) (list []*message, rest []byte, err error) 
 const chunkSize = 1 << 20
 
 // Export gives send, in pieces, the histories of all topics and then what has waited since Freeze,
-// for Import in another process. The Hub must be frozen. Until Forget, or after an error, Thaw goes
-// on here. Any goroutine.
+// for Import in another process; from then on publishers here get ErrBusy. The Hub must be frozen.
+// Until Forget, or after an error, Thaw goes on here. Any goroutine.
 func (h *Hub) Export(send func(chunk []byte) error) error {
 	if h.broker != nil {
 		return nil
@@ -206,6 +206,7 @@ func (h *Hub) Export(send func(chunk []byte) error) error {
 	for i := range h.shards {
 		s := &h.shards[i]
 		s.mu.Lock()
+		s.gone = true
 		for _, p := range s.held {
 			b = msgp.AppendArrayHeader(b, 3)
 			b = msgp.AppendInt(b, recordHeld)
@@ -248,7 +249,7 @@ func (t *topic) appendHistory(b []byte) []byte {
 }
 
 // Forget lets go of what has waited since Freeze: another process has it, and publishes it there.
-// What is published here from then on still waits, for the Thaw or Export after. Any goroutine.
+// Any goroutine.
 func (h *Hub) Forget() {
 	for i := range h.shards {
 		s := &h.shards[i]

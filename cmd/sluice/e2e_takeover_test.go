@@ -1,0 +1,230 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"sluice/gateway/gatewaytest"
+)
+
+// at is a gateway at an address.
+type at string
+
+func (a at) Addr() netip.AddrPort { return netip.MustParseAddrPort(string(a)) }
+
+// session opens a connection and returns it with its session's id.
+func session(t *testing.T, listen, id string, count int) (c *gatewaytest.Client, session string) {
+	t.Helper()
+	c = gatewaytest.Dial(t, at(listen))
+	target := "/ws/chat/"
+	if id != "" {
+		target += "?session_id=" + id
+	}
+	fmt.Fprint(c, gatewaytest.Upgrade(target))
+	resp := c.Response()
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("got %s", resp.Status)
+	}
+	if session = resp.Header.Get("X-Session-Id"); id != "" && session != id {
+		t.Fatalf("got session %s, want %s", session, id)
+	}
+	want := fmt.Sprintf(`text {"session_id":%q,"count":%d,"resumed":%t}`, session, count, id != "")
+	if got := c.Next(); got != want {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+	return c, session
+}
+
+// next waits for the process that an upgrade of p has started, and has it killed at the test's end.
+func (p *process) next() *os.Process {
+	p.Helper()
+	pid, _ := p.until("upgrade: next process started")["pid"].(float64)
+	next, err := os.FindProcess(int(pid))
+	if err != nil {
+		p.Fatal(err)
+	}
+	p.Cleanup(func() { _ = next.Kill() })
+	return next
+}
+
+// TestTakeover: processes replace each other while clients talk, are in the middle of something, or
+// are away. None of them is closed, and every message has its number.
+func TestTakeover(t *testing.T) {
+	for _, store := range []string{"memory", "redis"} {
+		t.Run(store, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "t.sock")
+			args := []string{"--takeover=" + socket, "--heartbeat=0", "--loops=2"}
+			if store == "redis" {
+				args = append(args, "--session-store=redis", "--redis-url="+redisServer(t))
+			}
+			p, listen, admin := start(t, args...)
+			leaves, away := session(t, listen, "", 0)
+			leaves.Write(gatewaytest.Text("a"))
+			leaves.Expect(`text {"count":1}`)
+			leaves.Write(gatewaytest.CloseFrame(1000, ""))
+			leaves.Expect(`text {"bye":true,"total":1}`, "close 1000")
+			half, _ := session(t, listen, "", 0)
+			message := gatewaytest.Text(strings.Repeat("half ", 200))
+			half.Write(message[:300])
+			shared, both := session(t, listen, "", 0)
+			shared2 := sharedWith(t, listen, both)
+
+			var talkers sync.WaitGroup
+			enough := make(chan struct{})
+			for range 20 {
+				c, _ := session(t, listen, "", 0)
+				talkers.Go(func() {
+					for n := 1; ; n++ {
+						c.Write(gatewaytest.Text("x"))
+						if got, want := c.Next(), fmt.Sprintf(`text {"count":%d}`, n); got != want {
+							t.Errorf("got %q, want %q", got, want)
+							return
+						}
+						select {
+						case <-enough:
+							return
+						default:
+						}
+					}
+				})
+			}
+			var last *os.Process
+			const times = 4
+			for i := range times {
+				if i == 0 {
+					p.signal(syscall.SIGHUP)
+				} else if out, err := exec.Command(binary, "upgrade", "--takeover", socket).CombinedOutput(); err != nil {
+					t.Fatalf("sluice upgrade: %v\n%s", err, out)
+				}
+				last = p.next()
+				p.until("exit") // of the process before
+			}
+			close(enough)
+			talkers.Wait()
+			half.Write(message[300:])
+			half.Expect(`text {"count":1}`)
+			back, _ := session(t, listen, away, 1)
+			back.Write(gatewaytest.Text("b"))
+			back.Expect(`text {"count":2}`)
+			for i, c := range []*gatewaytest.Client{shared, shared2, shared} {
+				c.Write(gatewaytest.Text("c"))
+				c.Expect(fmt.Sprintf(`text {"count":%d}`, i+1))
+			}
+			if _, text := get(t, "http://"+admin+"/metrics"); !strings.Contains(text, `sluice_connections_moved_total{direction="in"} 23`) {
+				t.Errorf("the last process does not say that 23 connections have come:\n%s", grep(text, "sluice_connections"))
+			}
+			if err := last.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			back.Expect(`text {"bye":true,"total":2}`, "close 1001")
+			p.until("drain")
+		})
+	}
+}
+
+// sharedWith is another connection of a session that nobody has counted in.
+func sharedWith(t *testing.T, listen, id string) *gatewaytest.Client {
+	t.Helper()
+	c := gatewaytest.Dial(t, at(listen))
+	fmt.Fprint(c, gatewaytest.Upgrade("/ws/chat/?session_id="+id))
+	c.Response()
+	if got := c.Next(); !strings.Contains(got, id) {
+		t.Fatalf("got %q, want a welcome", got)
+	}
+	return c
+}
+
+func grep(text, word string) string {
+	var found []string
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, word) {
+			found = append(found, line)
+		}
+	}
+	return strings.Join(found, "")
+}
+
+// TestUpgradeThatFails: a binary that does not start, or that cannot take over, changes nothing.
+func TestUpgradeThatFails(t *testing.T) {
+	dir := t.TempDir()
+	socket, own := filepath.Join(dir, "t.sock"), filepath.Join(dir, "sluice")
+	replace := func(data []byte) {
+		t.Helper()
+		if err := os.WriteFile(own+".new", data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(own+".new", own); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good, err := os.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace(good)
+	whole := binary
+	binary = own
+	p, listen, _ := start(t, "--takeover="+socket, "--heartbeat=0")
+	binary = whole
+	c, _ := session(t, listen, "", 0)
+	replace([]byte("#!/bin/sh\nexit 3\n"))
+	out, err := exec.Command(whole, "upgrade", "--takeover", socket).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "exit status 3") {
+		t.Errorf("a binary that exits: got %v, %s", err, out)
+	}
+	replace([]byte("not a program"))
+	p.signal(syscall.SIGHUP)
+	p.until("upgrade failed, going on as before")
+	c.Write(gatewaytest.Text("a"))
+	c.Expect(`text {"count":1}`)
+	replace(good)
+	if out, err = exec.Command(whole, "upgrade", "--takeover", socket).CombinedOutput(); err != nil {
+		t.Fatalf("a good binary again: %v\n%s", err, out)
+	}
+	p.next()
+	c.Write(gatewaytest.Text("b"))
+	c.Expect(`text {"count":2}`)
+
+	// Somebody else's application, and nobody at all.
+	out, err = exec.Command(whole, "serve", "--listen="+listen, "--app=echo", "--takeover="+socket).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "its application is") {
+		t.Errorf("another application: got %v, %s", err, out)
+	}
+	out, err = exec.Command(whole, "upgrade", "--takeover", filepath.Join(dir, "none")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "no gateway listens") {
+		t.Errorf("nobody there: got %v, %s", err, out)
+	}
+}
+
+// redisServer is a private Redis, and its URL.
+func redisServer(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "redis.sock")
+	cmd := exec.Command(program(t, "redis-server"), "--port", "0", "--unixsocket", socket, "--dir", dir,
+		"--save", "", "--appendonly", "yes", "--appendfsync", "always")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	gatewaytest.Await(t, "redis-server listens", func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	return "unix://" + socket
+}

@@ -1,0 +1,331 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"sluice/gateway"
+	"sluice/gateway/takeover"
+	"sluice/poller"
+	"sluice/sessions"
+)
+
+// takeoverConfig is what has to do with replacing a running gateway.
+type takeoverConfig struct {
+	Takeover  string `group:"stop" placeholder:"PATH" help:"Unix socket at which the next process takes the connections of this one over, and at which this one looks for the process before it. SIGHUP and 'sluice upgrade' start the next one."`
+	ReusePort bool   `group:"net" help:"Let other gateways of this user listen on the same port; the kernel spreads clients over all of them."`
+}
+
+// The names of listening sockets on their way to the next process.
+const (
+	listenerPublic  = "public"
+	listenerAdmin   = "admin"
+	listenerControl = "control"
+)
+
+// The names of chunks.
+const (
+	chunkSessions = "sessions"
+	chunkTopics   = "topics"
+)
+
+// kindOfApp is what the next process must be too: its applications could not read the states of the
+// connections otherwise.
+func (s *server) kindOfApp() string {
+	if s.cfg.App == "count" {
+		return "count in " + s.cfg.SessionStore
+	}
+	return s.cfg.App
+}
+
+// connect looks for a process to take over from. nil: there is none.
+func (s *server) connect() error {
+	if s.cfg.Takeover == "" {
+		return nil
+	}
+	t, err := takeover.Connect(s.cfg.Takeover, gateway.ReadBuild().String(), s.kindOfApp())
+	switch {
+	case errors.Is(err, takeover.ErrNobody):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w (set --takeover, or stop that process)", err)
+	}
+	s.taker = t
+	s.log.Info("taking over", "from", t.Build, "connections", t.Conns)
+	return nil
+}
+
+// inherit has the gateway serve the sockets of the process before.
+func (s *server) inherit(cfg *gateway.Config) error {
+	if s.taker == nil {
+		return nil
+	}
+	cfg.Hold = true
+	for {
+		fd, ok := s.taker.Listener(listenerPublic)
+		if !ok {
+			break
+		}
+		ln, err := poller.InheritListener(fd)
+		if err != nil {
+			return err
+		}
+		cfg.Listeners = append(cfg.Listeners, ln)
+	}
+	if n := len(cfg.Listeners); n > 0 && n != cfg.Loops {
+		s.log.Info("as many loops as the process before", "loops", n)
+		cfg.Loops = n
+	}
+	return nil
+}
+
+// listen opens an address, unless the process before has it open.
+func (s *server) listen(name, address string) (net.Listener, error) {
+	if s.taker != nil {
+		if fd, ok := s.taker.Listener(name); ok {
+			f := os.NewFile(uintptr(fd), name)
+			defer f.Close()
+			return net.FileListener(f)
+		}
+	}
+	return net.Listen("tcp", address)
+}
+
+// take takes the connections over, and accepts from then on.
+func (s *server) take() error {
+	if s.taker == nil {
+		return nil
+	}
+	s.role(sessions.Taking)
+	if s.services != nil {
+		s.services.hub.Freeze()
+	}
+	return s.taker.Run(context.Background(), sink{s}, s.log)
+}
+
+// role tells the session store, if there is one, which side of a takeover this process is.
+func (s *server) role(r sessions.Role) {
+	if s.store != nil {
+		s.store.Handover(r)
+	}
+}
+
+// sink is the server as its connections come.
+type sink struct{ *server }
+
+// Adopt implements takeover.Sink.
+func (s sink) Adopt(fds []int, states [][]byte) (refused []int, commit, discard func()) {
+	a := s.gateway.Adopt(fds, states)
+	return a.Refused, a.Commit, a.Discard
+}
+
+// Chunk implements takeover.Sink.
+func (s sink) Chunk(name string, data []byte) error {
+	switch {
+	case name == chunkSessions && s.store != nil:
+		return s.store.Import(data)
+	case name == chunkTopics && s.services != nil:
+		return s.services.hub.Import(data)
+	}
+	return fmt.Errorf("state of an unknown kind, %.40q", name)
+}
+
+// Accept implements takeover.Sink.
+func (s sink) Accept() error {
+	s.role(sessions.Serving)
+	if s.services != nil {
+		s.services.hub.Thaw()
+	}
+	s.gateway.Accept()
+	return nil
+}
+
+// offer has the next process take over from this one. taken gets a value when it has.
+func (s *server) offer(taken chan<- struct{}) error {
+	if s.cfg.Takeover == "" {
+		return nil
+	}
+	ln, err := takeover.Listen(s.cfg.Takeover)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stopOffer = cancel
+	o := &takeover.Offer{
+		Build: gateway.ReadBuild().String(), App: s.kindOfApp(), Log: s.log,
+		Conns:     s.gateway.Connections,
+		Listeners: s.listenerFDs,
+		Begin:     s.beginHandover,
+		Upgrade:   s.upgrade,
+	}
+	s.offered.Store(o)
+	go func() {
+		if o.Serve(ctx, ln) == nil {
+			taken <- struct{}{}
+		}
+	}()
+	return nil
+}
+
+// listenerFDs are copies of all listening sockets, with their names.
+func (s *server) listenerFDs() (names []string, fds []int, err error) {
+	if fds, err = s.gateway.ListenerFDs(); err != nil {
+		return names, fds, err
+	}
+	for range fds {
+		names = append(names, listenerPublic)
+	}
+	for name, ln := range map[string]net.Listener{listenerAdmin: s.adminListener, listenerControl: s.controlListener} {
+		if ln == nil {
+			continue
+		}
+		raw, err := ln.(*net.TCPListener).SyscallConn()
+		if err != nil {
+			return names, fds, err
+		}
+		// Not File, which would make the socket a blocking one, in this process too.
+		var fd int
+		var failed error
+		err = raw.Control(func(sysfd uintptr) { fd, failed = unix.FcntlInt(sysfd, unix.F_DUPFD_CLOEXEC, 0) })
+		if err = errors.Join(err, failed); err != nil {
+			return names, fds, err
+		}
+		names, fds = append(names, name), append(fds, fd)
+	}
+	return names, fds, nil
+}
+
+// handover is the server as its connections leave.
+type handover struct {
+	*server
+	h *gateway.Handover
+}
+
+// beginHandover stops accepting and publishing.
+func (s *server) beginHandover() takeover.Handover {
+	s.role(sessions.Giving)
+	if s.services != nil {
+		s.services.hub.Freeze()
+	}
+	return &handover{s, s.gateway.Handover()}
+}
+
+// Next implements takeover.Handover.
+func (h *handover) Next(ctx context.Context) (*takeover.Parcel, error) {
+	b, err := h.h.Next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &takeover.Parcel{FDs: b.FDs, States: b.States, Settle: b.Settle, Keep: b.Keep}, nil
+}
+
+// Chunks implements takeover.Handover.
+func (h *handover) Chunks(send func(name string, data []byte) error) (err error) {
+	if h.store != nil {
+		h.store.Export(func(chunk []byte) bool {
+			err = send(chunkSessions, chunk)
+			return err == nil
+		})
+	}
+	if err == nil && h.services != nil {
+		err = h.services.hub.Export(func(chunk []byte) error { return send(chunkTopics, chunk) })
+	}
+	return err
+}
+
+// End implements takeover.Handover.
+func (h *handover) End(taken bool) {
+	h.h.End(taken)
+	if taken {
+		// What is left here is drained. Its sessions are the other process', and so are its topics.
+		if h.services != nil {
+			h.services.hub.Forget()
+		}
+		return
+	}
+	h.role(sessions.Serving)
+	if h.services != nil {
+		h.services.hub.Thaw()
+	}
+}
+
+// upgradeTimeout is how long the next process may take until it has taken over.
+const upgradeTimeout = 2 * time.Minute
+
+// upgrade starts the binary that is on disk now, with this process' own arguments, and waits until
+// it has taken over.
+func (s *server) upgrade(taken <-chan struct{}) error {
+	if os.Getpid() == 1 {
+		return errors.New("this is process 1, and the container would end with it: start the next one yourself, with the same --takeover")
+	}
+	next := exec.Command(s.binary, os.Args[1:]...)
+	next.Stdout, next.Stderr = os.Stdout, os.Stderr
+	if err := next.Start(); err != nil {
+		return err
+	}
+	s.log.Info("upgrade: next process started", "binary", s.binary, "pid", next.Process.Pid)
+	ended := make(chan error, 1)
+	go func() { ended <- next.Wait() }()
+	timeout := time.NewTimer(upgradeTimeout)
+	defer timeout.Stop()
+	select {
+	case <-taken:
+		// systemd follows the process that says it is the main one now.
+		_, _ = daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", next.Process.Pid))
+		return nil
+	case err := <-ended:
+		if err == nil {
+			err = errors.New("exit status 0")
+		}
+		return fmt.Errorf("%s ended before it had taken over: %w (its own log says why)", s.binary, err)
+	case <-timeout.C:
+		_ = next.Process.Kill()
+		return fmt.Errorf("%s had not taken over after %v, and was ended", s.binary, upgradeTimeout)
+	}
+}
+
+// hangup is SIGHUP: the process replaces itself.
+func (s *server) hangup() {
+	o := s.offered.Load()
+	if o == nil {
+		s.log.Warn("SIGHUP ignored: the next process needs a way to take the connections over (set --takeover)")
+		return
+	}
+	go func() {
+		if err := o.StartUpgrade(); err != nil {
+			upgradesFailed.Inc()
+			s.log.Error("upgrade failed, going on as before", "error", err)
+		}
+	}()
+}
+
+// upgradeCommand is sluice upgrade.
+type upgradeCommand struct {
+	Takeover string   `required:"" env:"SLUICE_TAKEOVER" placeholder:"PATH" help:"The --takeover of the gateway."`
+	Timeout  duration `default:"2m" placeholder:"TIME" help:"How long to wait."`
+}
+
+// run asks the gateway to replace itself, and returns the exit status.
+func (c *upgradeCommand) run(stdout, stderr io.Writer) int {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(c.Timeout))
+	defer cancel()
+	began := time.Now()
+	if err := takeover.Upgrade(ctx, c.Takeover); err != nil {
+		if errors.Is(err, takeover.ErrNobody) {
+			err = fmt.Errorf("no gateway listens at %s", c.Takeover)
+		}
+		fmt.Fprintf(stderr, "sluice: upgrade: %v\n", err)
+		return exitFailed
+	}
+	fmt.Fprintf(stdout, "upgraded in %.1f s\n", time.Since(began).Seconds())
+	return exitClean
+}
