@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"sluice/gateway/gatewaytest"
 )
@@ -227,4 +229,68 @@ func redisServer(t *testing.T) string {
 		return err == nil
 	})
 	return "unix://" + socket
+}
+
+// TestTakeoverKilled: the next process is killed at some moment of its start or of the takeover.
+// What it had acknowledged ends with it; all else goes on in the process before, in order, and the
+// next attempt works.
+func TestTakeoverKilled(t *testing.T) {
+	const clients = 2000
+	p, listen, _ := start(t, "--takeover="+filepath.Join(t.TempDir(), "t.sock"), "--heartbeat=0", "--loops=2")
+	var alive []*gatewaytest.Client
+	for range clients {
+		c, _ := session(t, listen, "", 0)
+		alive = append(alive, c)
+	}
+	count := 0 // of each that is alive
+	for range 5 {
+		p.signal(syscall.SIGHUP)
+		pid, _ := p.until("upgrade: next process started")["pid"].(float64)
+		time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+		_ = syscall.Kill(int(pid), syscall.SIGKILL)
+		outcome, given := p.outcome()
+		if outcome == "taken over" { // it was killed when it had everything
+			if p.exit() != exitClean {
+				t.Error("the process before did not end in order")
+			}
+			return
+		}
+		count++
+		var still []*gatewaytest.Client
+		for _, c := range alive {
+			if _, err := c.Write(gatewaytest.Text("a")); err == nil && c.Alive() {
+				c.Expect(fmt.Sprintf(`text {"count":%d}`, count))
+				still = append(still, c)
+			}
+		}
+		if len(still) != len(alive)-given {
+			t.Fatalf("%d of %d go on, want all but the %d that were acknowledged", len(still), len(alive), given)
+		}
+		alive = still
+		c, _ := session(t, listen, "", 0) // it accepts again
+		c.Close()
+	}
+	p.signal(syscall.SIGHUP)
+	p.next()
+	p.until("took over")
+	for _, c := range alive {
+		c.Write(gatewaytest.Text("z"))
+		c.Expect(fmt.Sprintf(`text {"count":%d}`, count+1))
+	}
+}
+
+// outcome is how an upgrade ended, and how many connections the next process had acknowledged when
+// it failed.
+func (p *process) outcome() (msg string, given int) {
+	p.Helper()
+	for {
+		line := p.until("")
+		switch msg, _ = line["msg"].(string); msg {
+		case "takeover failed, going on":
+			n, _ := line["given"].(float64)
+			given = int(n)
+		case "upgrade failed, going on as before", "taken over":
+			return msg, given
+		}
+	}
 }

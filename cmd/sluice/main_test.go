@@ -109,7 +109,7 @@ func (p *process) until(msg string) map[string]any {
 			if err := json.Unmarshal([]byte(line), &m); err != nil {
 				p.Fatalf("log line %q is not JSON: %v", line, err)
 			}
-			if m["msg"] == msg {
+			if m["msg"] == msg || msg == "" {
 				return m
 			}
 		case <-deadline:

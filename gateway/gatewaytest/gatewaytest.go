@@ -135,6 +135,12 @@ func (c *Client) Welcome(count int, resumed bool) string {
 	return m[1]
 }
 
+// Alive reports whether something comes, and not the end of the connection.
+func (c *Client) Alive() bool {
+	_, err := c.R.Peek(1)
+	return err == nil
+}
+
 // Silent insists that nothing has been sent: a Ping, which is answered in order, is answered first.
 func (c *Client) Silent() {
 	c.T.Helper()

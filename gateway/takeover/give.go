@@ -53,6 +53,7 @@ type Offer struct {
 	step      time.Duration // stepTimeout; shorter in a test
 	upgrading atomic.Bool
 	upgrades  sync.WaitGroup
+	giving    sync.Mutex // held while somebody takes over
 	once      sync.Once
 	takenCh   chan struct{}
 }
@@ -73,7 +74,19 @@ func (o *Offer) StartUpgrade() error {
 		return errors.New("takeover: an upgrade is under way")
 	}
 	defer o.upgrading.Store(false)
-	return o.Upgrade(o.taken())
+	err := o.Upgrade(o.taken())
+	if err == nil {
+		return nil
+	}
+	// It may have ended in the middle of a takeover, or right behind it: what became of that counts.
+	o.giving.Lock()
+	defer o.giving.Unlock()
+	select {
+	case <-o.taken():
+		return nil
+	default:
+		return err
+	}
 }
 
 // Handover is a takeover under way, as the old process sees it.
@@ -113,18 +126,28 @@ func (o *Offer) Serve(ctx context.Context, ln *net.UnixListener) error {
 		if err != nil {
 			return err
 		}
-		given, err := o.answer(ctx, conn)
-		switch {
-		case err == errUpgrading:
-			continue
-		case err == nil:
-			o.Log.Info("taken over", "connections", given)
-			close(o.taken())
+		if o.serveOne(ctx, conn) {
 			o.upgrades.Wait() // whoever asked for it is told before this process ends
 			return nil
 		}
+	}
+}
+
+// serveOne answers one peer, and reports whether it has taken over.
+func (o *Offer) serveOne(ctx context.Context, conn *net.UnixConn) bool {
+	o.giving.Lock()
+	defer o.giving.Unlock()
+	given, err := o.answer(ctx, conn)
+	switch {
+	case err == errUpgrading:
+	case err == nil:
+		o.Log.Info("taken over", "connections", given)
+		close(o.taken())
+		return true
+	default:
 		o.Log.Warn("takeover failed, going on", "given", given, "error", err)
 	}
+	return false
 }
 
 // errUpgrading: the peer has asked for an upgrade, which goes on beside.
