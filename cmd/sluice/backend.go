@@ -196,9 +196,16 @@ func (s *server) serveControl(ln net.Listener) {
 	}()
 }
 
+// controlAnswers is how long requests to the control address may take to end with the process.
+const controlAnswers = time.Second
+
 // shutdown tells the services of the connections that have ended, until ctx is done.
 func (v *services) shutdown(ctx context.Context) error {
 	if v.server != nil {
+		// Who publishes just now gets the answer; who did not get that far finds the connection closed.
+		answers, cancel := context.WithTimeout(ctx, controlAnswers)
+		_ = v.server.Shutdown(answers)
+		cancel()
 		v.server.Close()
 		v.control.Close()
 	}

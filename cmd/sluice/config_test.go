@@ -307,7 +307,7 @@ func TestUsageErrors(t *testing.T) {
 		args    []string
 		want    string
 	}{
-		{"no command", "", nil, []string{}, `expected one of "serve", "config", "version" (try sluice --help)`},
+		{"no command", "", nil, []string{}, `expected one of "serve", "config", "upgrade", "version" (try sluice --help)`},
 		{"unknown command", "", nil, []string{"run"}, `unexpected argument run`},
 		{"unknown flag", "", nil, []string{"serve", "--heartbeet=1s"}, `unknown flag --heartbeet, did you mean "--heartbeat"?`},
 		{"argument too many", "", nil, []string{"serve", "now"}, `unexpected argument now`},

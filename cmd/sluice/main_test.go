@@ -196,7 +196,7 @@ func TestServe(t *testing.T) {
 	}
 
 	p.signal(syscall.SIGHUP) // is told about, and changes nothing
-	p.until("SIGHUP ignored: settings are read at start only")
+	p.until("SIGHUP ignored: the next process needs a way to take the connections over (set --takeover)")
 
 	p.signal(syscall.SIGTERM)
 	_, bye, err := ws.ReadMessage()
@@ -211,7 +211,7 @@ func TestServe(t *testing.T) {
 	if status := p.exit(); status != exitClean {
 		t.Errorf("after a drain: got status %d, want 0", status)
 	}
-	p.logged("start", "ready", "SIGHUP ignored: settings are read at start only", "drain", "drained", "exit")
+	p.logged("start", "ready", "SIGHUP ignored: the next process needs a way to take the connections over (set --takeover)", "drain", "drained", "exit")
 }
 
 // logged checks the messages of the whole log, in order: one line for each step of life, none for a connection.

@@ -48,10 +48,10 @@ type server struct {
 
 	adminListener, controlListener net.Listener // nil without
 
-	binary    string                         // the file to start the next process from
-	taker     *takeover.Taker                // the process before; nil when there was none
-	offered   atomic.Pointer[takeover.Offer] // nil without --takeover
-	stopOffer func()                         // nil without
+	binary    string               // the file to start the next process from
+	taker     *takeover.Taker      // the process before; nil when there was none
+	offered   chan *takeover.Offer // gets one when the next process can take over
+	stopOffer func()               // nil without
 }
 
 // lastLines is how long the end of the process waits for whoever reads the log.
@@ -73,7 +73,7 @@ func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer
 	slog.SetDefault(log)
 	poller.SetLogger(log)
 
-	s := &server{cfg: cfg, log: log, signals: signals}
+	s := &server{cfg: cfg, log: log, signals: signals, offered: make(chan *takeover.Offer, 1)}
 	// Now: the name that the kernel keeps says "(deleted)" once the file has been replaced.
 	s.binary, _ = os.Executable()
 	var err error

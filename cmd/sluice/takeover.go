@@ -167,7 +167,7 @@ func (s *server) offer(taken chan<- struct{}) error {
 		Begin:     s.beginHandover,
 		Upgrade:   s.upgrade,
 	}
-	s.offered.Store(o)
+	s.offered <- o
 	go func() {
 		if o.Serve(ctx, ln) == nil {
 			taken <- struct{}{}
@@ -295,18 +295,22 @@ func (s *server) upgrade(taken <-chan struct{}) error {
 
 // hangup is SIGHUP: the process replaces itself.
 func (s *server) hangup() {
-	o := s.offered.Load()
-	if o == nil {
+	if s.cfg.Takeover == "" {
 		s.log.Warn("SIGHUP ignored: the next process needs a way to take the connections over (set --takeover)")
 		return
 	}
 	go func() {
+		o := <-s.offered // this process may not be ready yet itself
+		s.offered <- o
 		if err := o.StartUpgrade(); err != nil {
 			upgradesFailed.Inc()
 			s.log.Error("upgrade failed, going on as before", "error", err)
 		}
 	}()
 }
+
+// upgradeWait is how long sluice upgrade waits for a gateway to listen.
+const upgradeWait = 2 * time.Second
 
 // upgradeCommand is sluice upgrade.
 type upgradeCommand struct {
@@ -319,7 +323,13 @@ func (c *upgradeCommand) run(stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(c.Timeout))
 	defer cancel()
 	began := time.Now()
-	if err := takeover.Upgrade(ctx, c.Takeover); err != nil {
+	err := takeover.Upgrade(ctx, c.Takeover)
+	// Between one process and the next there is a moment in which nobody listens.
+	for errors.Is(err, takeover.ErrNobody) && time.Since(began) < upgradeWait {
+		time.Sleep(100 * time.Millisecond)
+		err = takeover.Upgrade(ctx, c.Takeover)
+	}
+	if err != nil {
 		if errors.Is(err, takeover.ErrNobody) {
 			err = fmt.Errorf("no gateway listens at %s", c.Takeover)
 		}

@@ -323,10 +323,17 @@ func (movingApp) Unpack(c *gateway.Conn, state []byte) (err error) {
 }
 func (movingApp) Unmoved(*gateway.Conn) {}
 
+// fixedApp is an application whose connections cannot move.
+type fixedApp struct{ gateway.App }
+
+func (a fixedApp) ForLoop(wake func(fn func()) bool) gateway.Handler {
+	return struct{ gateway.Handler }{a.App.ForLoop(wake)}
+}
+
 // TestConnectionsMoveIfTheApplicationsDo, but not while their token is being checked.
 func TestConnectionsMoveIfTheApplicationsDo(t *testing.T) {
 	cfg := Config{Algorithm: HS256, Keys: keysFor(t, HS256, secret)}
-	fixed, err := New(cfg, gateway.Echo{})
+	fixed, err := New(cfg, fixedApp{gateway.Echo{}})
 	if err != nil {
 		t.Fatal(err)
 	}
