@@ -30,10 +30,15 @@ func byHand(t testing.TB, cfg Config, app App) (w *worker, c *Conn, client int) 
 		t.Fatal(err)
 	}
 	w = s.workers[0]
+	// The loop stands still, and the test takes its place.
+	still, goOn := make(chan struct{}), make(chan struct{})
+	w.loop.Post(func() { close(still); <-goOn })
+	<-still
 	w.accept(fds[0])
 	c = w.conns[0]
 	t.Cleanup(func() {
 		c.end(gonePeer)
+		close(goOn)
 		unix.Close(fds[1])
 		s.Close()
 	})

@@ -17,8 +17,10 @@ type Config struct {
 	Listen string
 
 	// Listeners are listening sockets that are there already, such as those of another process: see
-	// poller.InheritListener. Listen is not looked at then, nor SocketBuffer, and Loops is their number.
-	// New owns them, also when it returns an error. Default: New opens its own.
+	// poller.InheritListener. Listen is not looked at then, nor do they get SocketBuffer. With more
+	// of them than Loops, a loop serves several; with fewer, the others open their own on the same
+	// address once connections are accepted. New owns them, also when it returns an error. Default:
+	// New opens its own.
 	Listeners []*poller.Listener
 
 	// ReusePort lets other processes of the same user listen on the same port (SO_REUSEPORT): the
@@ -36,13 +38,27 @@ type Config struct {
 	// AnyPath leaves the judgement of paths to the Handler: Paths is not looked at.
 	AnyPath bool
 
-	// Loops is how many reactor loops share the connections. More than there are cores only adds switches between them;
-	// fewer leaves cores to other programs. Default runtime.GOMAXPROCS(0).
+	// Loops is how many reactor loops share the connections. More than there are cores only adds
+	// switches between them, unless descriptors are scarce: see OwnTables. Fewer leaves cores to
+	// other programs. Default the number of Listeners, or runtime.GOMAXPROCS(0).
 	Loops int
 
 	// MaxConns bounds the connections of all loops together, those still in their handshake included. Beyond it clients get
-	// 503. Each one takes a descriptor: see MaxConnsFor. Default that of 20,000 descriptors, 19,488 for up to 64 loops.
+	// 503. Each one takes a descriptor: see MaxConnsFor. Default that of 20,000 descriptors, 19,488 for up to 64 loops;
+	// with OwnTables as many for each loop.
 	MaxConns int
+
+	// MaxConnsPerLoop bounds the connections of one loop: what its descriptor table holds. A loop that
+	// is full passes new sockets on to those with room. Too small costs two more copies of many
+	// descriptors; too large has clients refused while other loops have room. All loops together
+	// hold MaxConns at least. Default MaxConns; with OwnTables MaxConnsPerTable of 20,000.
+	MaxConnsPerLoop int
+
+	// OwnTables gives each loop a descriptor table of its own, and so the connections of each loop as
+	// many descriptors as the process has otherwise for all: see poller.CanSplit. What an App opens
+	// on a loop must be used and closed on that loop. poller.ReserveTables goes before it where
+	// other loops of the process have their own tables too and all together are more than 128.
+	OwnTables bool
 
 	// MaxMessage bounds one message, all its fragments together, in bytes; beyond it the connection ends with 1009. It is also what a client can make
 	// the gateway hold for it. Default 64 KiB.
@@ -152,8 +168,14 @@ type Config struct {
 // admin server, Redis, and the connections that are told 503. It is 512 for up to 64 loops.
 func ReservedDescriptors(loops int) int { return 512 + 5*max(loops-64, 0) }
 
-// MaxConnsFor is the number of connections that a limit of nofile descriptors leaves room for.
+// MaxConnsFor is the number of connections that a limit of nofile descriptors leaves room for in all
+// loops, when they share a table.
 func MaxConnsFor(nofile, loops int) int { return max(nofile-ReservedDescriptors(loops), 1) }
+
+// MaxConnsPerTable is the number of connections that a limit of nofile descriptors leaves room for
+// in each loop, with Config.OwnTables. What all tables share is some 130 descriptors, one more for
+// each loop from 128 on; the rest is for the loop's own and for connections that are told 503.
+func MaxConnsPerTable(nofile, loops int) int { return max(nofile-512-max(loops-128, 0), 1) }
 
 func (c Config) withDefaults() (Config, error) {
 	def(&c.Listen, ":8000")
@@ -167,13 +189,14 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if len(c.Listeners) > 0 {
 		def(&c.Loops, len(c.Listeners))
-		if c.Loops != len(c.Listeners) {
-			return c, fmt.Errorf("gateway: Loops is %d and there are %d Listeners: each loop serves one",
-				c.Loops, len(c.Listeners))
-		}
 	}
 	def(&c.Loops, runtime.GOMAXPROCS(0))
+	if c.OwnTables {
+		def(&c.MaxConnsPerLoop, MaxConnsPerTable(20_000, c.Loops))
+		def(&c.MaxConns, max(c.Loops, 1)*c.MaxConnsPerLoop)
+	}
 	def(&c.MaxConns, MaxConnsFor(20_000, max(c.Loops, 1)))
+	def(&c.MaxConnsPerLoop, c.MaxConns)
 	def(&c.MaxMessage, 64<<10)
 	def(&c.MaxFragments, 1024+c.MaxMessage/16)
 	def(&c.MessageTimeout, 30*time.Second)
@@ -193,7 +216,9 @@ func (c Config) withDefaults() (Config, error) {
 		name     string
 		got, min int
 	}{
-		{"Loops", c.Loops, 1}, {"MaxConns", c.MaxConns, 1}, {"MaxMessage", c.MaxMessage, 125}, {"MaxFragments", c.MaxFragments, 1},
+		{"Loops", c.Loops, 1}, {"MaxConns", c.MaxConns, 1},
+		{"MaxConnsPerLoop", c.MaxConnsPerLoop, (c.MaxConns-1)/max(c.Loops, 1) + 1},
+		{"MaxMessage", c.MaxMessage, 125}, {"MaxFragments", c.MaxFragments, 1},
 		{"MaxQueue", c.MaxQueue, 1024}, {"MaxControl", c.MaxControl, 1}, {"MaxHandshake", c.MaxHandshake, 256}, {"MaxHeaders", c.MaxHeaders, 8},
 		{"MaxBuffered", c.MaxBuffered, 1 << 20},
 	} {

@@ -18,6 +18,8 @@
 //	heartbeat.go  heartbeats, and peers that are dead
 //	life.go       how a connection ends
 //	transport.go  what TLS puts between a socket and its frames
+//	listening.go  the listeners of a loop
+//	overflow.go   sockets that a full loop passes on
 //	worker.go     one loop and its connections
 //	server.go     New, Start, Drain, Close
 //	count/        the counting service

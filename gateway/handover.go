@@ -25,6 +25,7 @@ import (
 // Handover is a Server's connections on their way to another process. One goroutine at a time.
 type Handover struct {
 	s     *Server
+	turn  int       // the next loop to ask
 	last  bool      // connections are frozen on all loops before any of them is packed
 	until time.Time // how long connections that cannot travel yet are waited for
 	moved int
@@ -39,7 +40,7 @@ const waitToMove = 10 * time.Second
 func (s *Server) Handover() *Handover {
 	s.onEach(func(w *worker) {
 		w.holding = true
-		w.acceptor.Hold()
+		w.acceptAgain(false)
 	})
 	return &Handover{s: s, until: time.Now().Add(waitToMove)}
 }
@@ -62,8 +63,10 @@ const batchBytes = 1 << 20
 // is held up.
 func (h *Handover) Next(ctx context.Context) (*Batch, error) {
 	for {
-		waiting := 0
-		for _, w := range h.s.workers {
+		waiting := int(h.s.passing.Load()) // before the loops that they come to are looked at
+		for range h.s.workers {
+			w := h.s.workers[h.turn%len(h.s.workers)]
+			h.turn++
 			b, left, err := h.take(w)
 			if b != nil || err != nil {
 				return b, err
@@ -154,25 +157,35 @@ func (h *Handover) End(gone bool) {
 			}
 		}
 		if gone {
-			w.leaveListener()
+			w.leaveListeners()
 		} else {
-			w.acceptor.Unhold()
+			w.acceptAgain(true)
 		}
 	})
 }
 
 // Accept begins to accept, after Config.Hold. Any goroutine but a loop's.
-func (s *Server) Accept() { s.onEach(func(w *worker) { w.acceptor.Unhold() }) }
+func (s *Server) Accept() {
+	// Those that have no listener yet open one only now: while another process might still have to
+	// go on, clients in its queue would be lost.
+	s.onEach(func(w *worker) { w.listenToo() })
+	s.onEach(func(w *worker) { w.acceptAgain(true) })
+}
 
 // ListenerFDs are copies of the listening sockets, for another process; the caller closes them. The
 // Server must run. Any goroutine but a loop's.
 func (s *Server) ListenerFDs() (fds []int, err error) {
 	for _, w := range s.workers {
-		var fd int
-		if !w.loop.Do(func() { fd = w.acceptor.SysFD() }) {
+		var own []int
+		ran := w.loop.Do(func() {
+			for _, a := range w.acceptors {
+				own = append(own, a.SysFD())
+			}
+		})
+		if !ran {
 			return fds, poller.ErrLoopEnded
 		}
-		copies, err := poller.CopyFDs(w.loop, nil, []int{fd})
+		copies, err := poller.CopyFDs(w.loop, nil, own)
 		if err != nil {
 			return fds, err
 		}
@@ -188,11 +201,10 @@ func (s *Server) onEach(fn func(w *worker)) {
 	}
 }
 
-// leaveListener closes the listener, whose queue another process serves.
-func (w *worker) leaveListener() {
+// leaveListeners closes the listeners, whose queues another process serves.
+func (w *worker) leaveListeners() {
 	if !w.draining {
-		w.acceptor.Close()
-		w.left = true
+		w.closeListeners()
 	}
 }
 
@@ -320,17 +332,25 @@ type adoptedPart struct {
 // accept yet. Any goroutine but a loop's.
 func (s *Server) Adopt(fds []int, states [][]byte) *Adopted {
 	a := new(Adopted)
-	n := len(s.workers)
-	share := (len(fds) + n - 1) / n
-	first := int(s.adopting.Add(1)) % n // so that small batches do not all go to the first loop
-	for at := 0; at < len(fds); at += share {
-		end := min(at+share, len(fds))
-		w := s.workers[(first+at/share)%n]
-		conns, refused := w.adoptAll(fds[at:end], states[at:end])
+	// Small parts, so that the connections of a small process do not all go to one loop; not too
+	// small, for each costs two rounds of a loop.
+	const least = 32
+	share := max((len(fds)+len(s.workers)-1)/len(s.workers), least)
+	for at := 0; at < len(fds); {
+		w, n := s.reserve(min(share, len(fds)-at))
+		if n == 0 { // no room: these stay where they are
+			for ; at < len(fds); at++ {
+				_ = unix.Close(fds[at])
+				a.Refused = append(a.Refused, at)
+			}
+			break
+		}
+		conns, refused := w.adoptAll(fds[at:at+n], states[at:at+n])
 		for _, i := range refused {
 			a.Refused = append(a.Refused, at+i)
 		}
 		a.parts = append(a.parts, adoptedPart{w, conns})
+		at += n
 	}
 	return a
 }
@@ -360,7 +380,8 @@ func (a *Adopted) each(do func(c *Conn)) {
 	}
 }
 
-// adoptAll brings descriptors into the loop's table, and makes connections of them.
+// adoptAll brings descriptors, which have a place here, into the loop's table, and makes connections
+// of them.
 func (w *worker) adoptAll(fds []int, states [][]byte) (conns []*Conn, refused []int) {
 	copies, err := poller.CopyFDs(nil, w.loop, fds)
 	for _, fd := range fds {
@@ -378,6 +399,7 @@ func (w *worker) adoptAll(fds []int, states [][]byte) (conns []*Conn, refused []
 	})
 	if !ran {
 		w.log.Error("connections of the old process are refused", "error", err)
+		w.held.Add(-int64(len(states)))
 		refused = refused[:0]
 		for i := range states {
 			refused = append(refused, i)
@@ -391,12 +413,12 @@ func (w *worker) adoptAll(fds []int, states [][]byte) (conns []*Conn, refused []
 func (w *worker) adopt(sysfd int, state []byte) (c *Conn, err error) {
 	c = &Conn{w: w}
 	if w.server.conns.Add(1) > int64(w.cfg.MaxConns) {
-		w.server.left()
+		w.uncount()
 		_ = unix.Close(sysfd)
 		return nil, errFull
 	}
 	if err = w.loop.Register(&c.fd, sysfd, (*events)(c)); err != nil {
-		w.server.left()
+		w.uncount()
 		_ = unix.Close(sysfd)
 		return nil, err
 	}

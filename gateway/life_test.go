@@ -128,7 +128,7 @@ func TestStartFailsHalfWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.listeners[1].Close() // its loop cannot take it over
+	s.workers[1].listeners[0].Close() // its loop cannot take it over
 	if err := s.Start(); err == nil {
 		t.Error("got nil, want an error")
 	}

@@ -133,7 +133,7 @@ func TestReadyMadeListeners(t *testing.T) {
 		}
 	}
 	for _, cfg := range []Config{
-		{Loops: 1},
+		{Loops: -1},
 		{AllowedOrigins: []string{"no origin"}},
 	} {
 		cfg.Listeners = open()

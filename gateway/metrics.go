@@ -69,6 +69,7 @@ type serverMetrics struct {
 	connectionsTotal  *metrics.Counter
 	compressed        *metrics.Counter // connections with compression
 	movedIn, movedOut *metrics.Counter // connections of and to another process
+	passedOn          *metrics.Counter // sockets that a loop gave to another
 	handshakeTime     *poller.Histogram
 
 	refused       [refusalReasons]*metrics.Counter
@@ -93,6 +94,7 @@ func newServerMetrics(maxConns int) *serverMetrics {
 		connectionsTotal: set.NewCounter(`sluice_connections_total`),
 		movedIn:          set.NewCounter(`sluice_connections_moved_total{direction="in"}`),
 		movedOut:         set.NewCounter(`sluice_connections_moved_total{direction="out"}`),
+		passedOn:         set.NewCounter(`sluice_connections_passed_on_total`),
 		compressed:       set.NewCounter(`sluice_connections_compressed_total`),
 		handshakeTime: set.NewPrometheusHistogramExt(
 			`sluice_handshake_duration_seconds`, poller.DurationBuckets),

@@ -15,6 +15,7 @@ var metricHelp = map[string]string{
 	"sluice_connections":                      "WebSockets that are open.",
 	"sluice_connections_total":                "WebSockets accepted since the start.",
 	"sluice_connections_moved_total":          "Connections taken over from another process, or by one.",
+	"sluice_connections_passed_on_total":      "Sockets that a full loop gave to one with room.",
 	"sluice_connections_compressed_total":     "Handshakes that agreed on compression.",
 	"sluice_max_connections":                  "Connections that the process may hold.",
 	"sluice_buffered_bytes":                   "Partial requests and messages, and unread replies, of all connections.",

@@ -14,7 +14,8 @@ import (
 	"sluice/poller"
 )
 
-// Server is a gateway: one listener and one loop a core. Its methods may be called by any goroutine but a loop's.
+// Server is a gateway: some loops, each with its listener. Its methods may be called by any
+// goroutine but a loop's.
 type Server struct {
 	cfg        Config
 	origins    origins
@@ -24,14 +25,14 @@ type Server struct {
 	debug      bool
 	metrics    *serverMetrics
 
-	addr      netip.AddrPort
-	workers   []*worker
-	listeners []*poller.Listener
-	loops     sync.WaitGroup
-	failed    chan error // a loop's epoll_wait failed
+	addr    netip.AddrPort
+	workers []*worker
+	loops   sync.WaitGroup
+	failed  chan error // a loop's epoll_wait failed
 
 	conns     atomic.Int64 // sockets held, in whatever state
-	adopting  atomic.Int32 // batches adopted
+	passing   atomic.Int64 // those of them that are on their way from a loop to another
+	oneEar    atomic.Bool  // not every loop has a listener
 	accepting atomic.Int32 // loops that still accept: while there are any, no connection now says nothing about the next moment
 	phase     atomic.Int32
 	unready   atomic.Bool   // Unready was called
@@ -48,26 +49,25 @@ const (
 	phaseClosed
 )
 
-// New opens the listeners and the loops of a gateway in front of app. Nothing is accepted before Start, though the kernel
-// completes connections from now on.
+// New opens the listeners and the loops of a gateway in front of app. Nothing is accepted before
+// Start, though the kernel completes connections from now on. Close ends it, also when Start
+// was never called.
 func New(cfg Config, app App) (_ *Server, err error) {
-	listeners := cfg.Listeners
-	cfg, err = cfg.withDefaults()
-	if err != nil {
-		for _, ln := range listeners {
-			_ = ln.Close()
+	given := cfg.Listeners
+	defer func() {
+		if err != nil {
+			for _, ln := range given {
+				_ = ln.Close()
+			}
 		}
+	}()
+	if cfg, err = cfg.withDefaults(); err != nil {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, metrics: newServerMetrics(cfg.MaxConns), listeners: listeners,
+		cfg: cfg, metrics: newServerMetrics(cfg.MaxConns),
 		emptied: make(chan struct{}), failed: make(chan error, cfg.Loops),
 	}
-	defer func() {
-		if err != nil {
-			s.release()
-		}
-	}()
 	if s.origins, err = newOrigins(cfg.AllowedOrigins); err != nil {
 		return nil, fmt.Errorf("gateway: AllowedOrigins: %w", err)
 	}
@@ -79,78 +79,79 @@ func New(cfg Config, app App) (_ *Server, err error) {
 	}
 	s.refusePath = newRefusal(http.StatusNotFound, refusedPath, "no such path: WebSockets are at "+strings.Join(cfg.Paths, ", "), "")
 	s.debug = cfg.Logger.Enabled(context.Background(), slog.LevelDebug)
-	if err = s.listen(); err != nil {
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
+	if err = s.openLoops(app, len(given) == 0); err != nil {
 		return nil, err
 	}
-	for range cfg.Loops {
-		w, err := newWorker(s, app)
-		if err != nil {
+	for i := 0; len(given) > 0; i++ {
+		if err = s.workers[i%len(s.workers)].inherit(given[0]); err != nil {
 			return nil, err
 		}
-		s.workers = append(s.workers, w)
+		s.addr = given[0].Addr()
+		given = given[1:]
 	}
-	s.accepting.Store(int32(len(s.workers)))
 	return s, nil
 }
 
-// release undoes a New that failed or was never started, or a Start that failed: no loop runs.
-func (s *Server) release() {
-	for i, ln := range s.listeners {
-		if i < len(s.workers) && s.workers[i].acceptor != nil {
-			s.workers[i].acceptor.Close() // ln is its own
-		} else {
-			_ = ln.Close()
+// openLoops starts the loops, each with a listener of its own if they listen.
+func (s *Server) openLoops(app App, listen bool) error {
+	if s.cfg.OwnTables {
+		if err := poller.ReserveTables(s.cfg.Loops); err != nil {
+			return fmt.Errorf("gateway: OwnTables: %w", err)
 		}
 	}
-	for _, w := range s.workers {
-		w.loop.Close()
-		_ = w.loop.Run() // lets go of the reactor's descriptors
+	cfg := poller.Config{
+		Tick: tick(s.cfg.Heartbeat), Metrics: s.metrics.loops, OwnTable: s.cfg.OwnTables,
 	}
-	s.accepting.Store(0)
-	s.checkEmpty()
-}
-
-// listen opens the listeners, one a loop, unless it was given them.
-func (s *Server) listen() error {
 	at := s.cfg.Listen
-	for len(s.listeners) < s.cfg.Loops {
-		ln, err := poller.Listen(at, poller.ListenOptions{
-			ReusePort: s.cfg.Loops > 1 || s.cfg.ReusePort, SocketBuffer: s.cfg.SocketBuffer,
+	for range s.cfg.Loops {
+		var w *worker
+		loop, err := poller.Start(cfg, func(loop *poller.Loop) error {
+			w = newWorker(s, loop, app)
+			if !listen {
+				return nil
+			}
+			return w.listen(at)
 		})
 		if err != nil {
 			return err
 		}
-		s.listeners = append(s.listeners, ln)
-		at = ln.Addr().String() // the port that the kernel chose for the first is the port of all
+		s.workers = append(s.workers, w)
+		s.accepting.Add(1)
+		s.loops.Go(func() {
+			if err := loop.Wait(); err != nil {
+				s.failed <- err
+			}
+		})
+		if listen {
+			s.addr = w.listeners[0].Addr()
+			at = s.addr.String() // the port that the kernel chose for the first is the port of all
+		}
 	}
-	s.addr = s.listeners[0].Addr()
 	return nil
 }
 
-// Start runs the loops, and returns when connections are accepted. Once; with an error the server is closed.
+// Start has the loops accept, and returns when they do. Once; with an error the server is closed.
 func (s *Server) Start() error {
 	if !s.phase.CompareAndSwap(phaseNew, phaseServing) {
 		return errors.New("start gateway: it was started or closed before")
 	}
-	for i, w := range s.workers {
-		acceptor, err := w.loop.Serve(s.listeners[i], w.accept)
+	for _, w := range s.workers {
+		var err error
+		if !w.loop.Do(func() { err = w.serve() }) {
+			err = poller.ErrLoopEnded
+		}
 		if err != nil {
-			s.phase.Store(phaseClosed)
-			s.release()
+			_ = s.Close()
 			return fmt.Errorf("start gateway: %w", err)
 		}
-		w.acceptor = acceptor
-		if s.cfg.Hold {
-			acceptor.Hold()
-		}
 	}
-	for _, w := range s.workers {
-		s.loops.Go(func() {
-			if err := w.loop.Run(); err != nil {
-				w.fail()
-				s.failed <- err
-			}
-		})
+	if !s.cfg.Hold {
+		s.Accept()
 	}
 	return nil
 }
@@ -254,10 +255,7 @@ func (s *Server) checkEmpty() {
 // Close cuts off what connections are left and ends the loops. It returns when they have ended.
 func (s *Server) Close() error {
 	s.endOne.Do(func() {
-		if s.phase.Swap(phaseClosed) == phaseNew {
-			s.release()
-			return
-		}
+		s.phase.Store(phaseClosed)
 		for _, w := range s.workers {
 			w.loop.Post(func() {
 				w.abort()

@@ -27,7 +27,9 @@ func acceptAll(s *Server) {
 	onLoops(s, func(w *worker) {
 		for before := -1; before < len(w.conns); {
 			before = len(w.conns)
-			w.acceptor.Readable()
+			for _, a := range w.acceptors {
+				a.Readable()
+			}
 		}
 	})
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -25,12 +26,16 @@ type worker struct {
 	log     *slog.Logger
 	debug   bool // spares the arguments of debug lines
 
-	acceptor *poller.Acceptor
-	conns    []*Conn
-	random   *rand.Rand
-	draining bool
-	holding  bool // connections are on their way to another process, and requests wait
-	left     bool // the listener is another process'
+	listeners []*poller.Listener // until the server starts; then
+	acceptors []*poller.Acceptor
+	accepts   bool // unless too many sockets wait to be passed on
+	overflow  overflow
+	held      atomic.Int64 // connections, and sockets on their way here; any goroutine
+	conns     []*Conn
+	random    *rand.Rand
+	draining  bool
+	aborted   bool // the loop is about to end
+	holding   bool // connections are on their way to another process, and requests wait
 
 	corked      *Conn  // whose output collects in scratch
 	scratch     []byte // one write for all replies of an event
@@ -63,13 +68,11 @@ type worker struct {
 	published publishedTotals
 }
 
-func newWorker(s *Server, app App) (*worker, error) {
-	loop, err := poller.NewLoop(poller.Config{Tick: tick(s.cfg.Heartbeat), Metrics: s.metrics.loops})
-	if err != nil {
-		return nil, err
-	}
+// newWorker prepares loop, on the loop.
+func newWorker(s *Server, loop *poller.Loop, app App) *worker {
 	w := &worker{
-		server: s, cfg: &s.cfg, metrics: s.metrics, loop: loop, origins: &s.origins, hosts: s.hosts, log: s.cfg.Logger, debug: s.debug,
+		server: s, cfg: &s.cfg, metrics: s.metrics, loop: loop,
+		origins: &s.origins, hosts: s.hosts, log: s.cfg.Logger, debug: s.debug,
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		beatOf: -1,
 	}
@@ -78,11 +81,17 @@ func newWorker(s *Server, app App) (*worker, error) {
 	w.handler = app.ForLoop(loop.Post)
 	w.share = max(s.cfg.MaxBuffered/s.cfg.Loops, 4*max(s.cfg.MaxMessage, s.cfg.MaxQueue))
 	loop.OnRound(w.shed)
+	loop.OnRound(w.carry)
 	loop.OnRound(func() {
 		w.totals.conns, w.totals.buffered = len(w.conns), loop.Buffers.Held()
 		w.published.publish(w.totals)
 	})
-	return w, nil
+	loop.OnEnd(func(err error) {
+		if err != nil {
+			w.fail()
+		}
+	})
+	return w
 }
 
 // tick is the wheel's resolution: a hundredth of the heartbeat, but no more than 50 ms. Heartbeats that fall into one tick
@@ -96,26 +105,36 @@ func tick(heartbeat time.Duration) time.Duration {
 	return min(max(heartbeat/100, time.Millisecond), coarsest)
 }
 
-// accept takes over a new socket.
+// accept takes a new socket over, or passes it on when this loop is full.
 func (w *worker) accept(sysfd int) {
 	if w.server.conns.Add(1) > int64(w.cfg.MaxConns+refusalRoom) {
-		w.server.left()
-		w.metrics.refused[refusedFull].Inc()
-		_, _ = unix.Read(sysfd, w.loop.ReadBuf()) // a request left unread makes close a reset, which destroys the answer
-		_, _ = unix.Write(sysfd, RefuseFull.append(nil, ""))
+		w.turnAway(sysfd)
+		return
+	}
+	if held := w.held.Add(1); w.goesOn(held) && w.passOn(sysfd) {
+		w.held.Add(-1)
+		return
+	}
+	w.connect(sysfd)
+}
+
+// connect makes a connection of a socket that is counted already.
+func (w *worker) connect(sysfd int) {
+	if w.aborted {
 		_ = unix.Close(sysfd)
+		w.uncount()
 		return
 	}
 	c := &Conn{w: w}
 	if why := c.arrive(sysfd); why != nothing {
-		w.server.left()
+		w.uncount()
 		w.bar(sysfd, why)
 		return
 	}
 	c.summarize()
 	if err := w.loop.Register(&c.fd, sysfd, (*events)(c)); err != nil {
 		c.uncount()
-		w.server.left()
+		w.uncount()
 		w.metrics.failed[failedRegister].Inc()
 		w.log.Error("register connection", "error", err)
 		_ = unix.Close(sysfd)
@@ -132,6 +151,22 @@ func (w *worker) accept(sysfd int) {
 	c.setState(handshaking)
 }
 
+// uncount gives back a place among the connections.
+func (w *worker) uncount() {
+	w.held.Add(-1)
+	w.server.left()
+}
+
+// turnAway tells the client of a socket that has no place here, and of which nothing has been read,
+// that there is no room.
+func (w *worker) turnAway(sysfd int) {
+	w.server.left()
+	w.metrics.refused[refusedFull].Inc()
+	_, _ = unix.Read(sysfd, w.loop.ReadBuf()) // or close would be a reset, which destroys the answer
+	_, _ = unix.Write(sysfd, RefuseFull.append(nil, ""))
+	_ = unix.Close(sysfd)
+}
+
 // refusalRoom is how many connections over MaxConns are let in to be told 503 properly, after their request has been read.
 const refusalRoom = 128
 
@@ -141,7 +176,7 @@ func (w *worker) remove(c *Conn) {
 	last.index = c.index
 	w.conns[len(w.conns)-1] = nil
 	w.conns = w.conns[:len(w.conns)-1]
-	w.server.left()
+	w.uncount()
 }
 
 // cork buffers c's output until uncork, which is given what cork returns: the connection that was
@@ -203,11 +238,13 @@ func (w *worker) drain() {
 	}
 	w.draining = true
 	// Those that the kernel has completed are told 503, not reset. The acceptor takes them in bursts.
-	for before := -1; before < len(w.conns) && !w.left; {
-		before = len(w.conns)
-		w.acceptor.Readable()
+	for _, a := range w.acceptors {
+		for before := -1; before < len(w.conns); {
+			before = len(w.conns)
+			a.Readable()
+		}
 	}
-	w.acceptor.Close()
+	w.closeListeners()
 	for i := len(w.conns) - 1; i >= 0; i-- { // backwards: refusing may remove the connection in hand
 		switch c := w.conns[i]; c.state {
 		case handshaking:
@@ -226,8 +263,9 @@ func (w *worker) drain() {
 
 // abort cuts all connections off.
 func (w *worker) abort() {
-	w.draining = true
-	w.acceptor.Close()
+	w.draining, w.aborted = true, true
+	w.closeListeners()
+	w.dropOverflow()
 	for len(w.conns) > 0 {
 		w.conns[len(w.conns)-1].end(goneReset)
 	}

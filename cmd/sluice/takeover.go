@@ -81,10 +81,6 @@ func (s *server) inherit(cfg *gateway.Config) error {
 		}
 		cfg.Listeners = append(cfg.Listeners, ln)
 	}
-	if n := len(cfg.Listeners); n > 0 && n != cfg.Loops {
-		s.log.Info("as many loops as the process before", "loops", n)
-		cfg.Loops = n
-	}
 	return nil
 }
 
