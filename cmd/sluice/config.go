@@ -30,14 +30,15 @@ type config struct {
 	topicsConfig  `embed:""`
 	clientsConfig `embed:""`
 
-	Loops          count    `group:"limits" default:"0" placeholder:"N" help:"Event loops; 0 for one per core."`
-	MaxConns       count    `group:"limits" default:"0" placeholder:"N" help:"Connections held at once; 0 for what the descriptor limit leaves."`
-	MaxMessage     size     `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Longest message that a client may send."`
-	MaxFragments   count    `group:"limits" default:"0" placeholder:"N" help:"Most frames of one message; 0 for 1024 and one more for each 16 bytes of --max-message."`
-	MessageTimeout duration `group:"limits" default:"30s" placeholder:"TIME" help:"How long a message may take from its first byte to its last."`
-	MaxHeader      size     `group:"limits" default:"16KiB" placeholder:"SIZE" help:"Longest request line and headers of a handshake."`
-	MaxBuffered    size     `group:"limits" default:"0" placeholder:"SIZE" help:"What all connections may hold in partial messages and unread replies; 0 for a quarter of GOMEMLIMIT or of the cgroup's limit, or else 256MiB."`
-	MaxQueue       size     `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Bytes held for a client that does not read before it is cut off."`
+	Loops           count    `group:"limits" default:"0" placeholder:"N" help:"Event loops; 0 for one per core, and more when --max-conns takes them."`
+	MaxConns        count    `group:"limits" default:"0" placeholder:"N" help:"Connections held at once; beyond what one descriptor table holds, each loop has its own. 0 for what one table holds."`
+	MaxConnsPerLoop count    `group:"limits" default:"0" placeholder:"N" help:"Connections of one loop; a full one passes clients on to others. 0 for what its descriptor table holds."`
+	MaxMessage      size     `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Longest message that a client may send."`
+	MaxFragments    count    `group:"limits" default:"0" placeholder:"N" help:"Most frames of one message; 0 for 1024 and one more for each 16 bytes of --max-message."`
+	MessageTimeout  duration `group:"limits" default:"30s" placeholder:"TIME" help:"How long a message may take from its first byte to its last."`
+	MaxHeader       size     `group:"limits" default:"16KiB" placeholder:"SIZE" help:"Longest request line and headers of a handshake."`
+	MaxBuffered     size     `group:"limits" default:"0" placeholder:"SIZE" help:"What all connections may hold in partial messages and unread replies; 0 for a quarter of GOMEMLIMIT or of the cgroup's limit, or else 256MiB."`
+	MaxQueue        size     `group:"limits" default:"64KiB" placeholder:"SIZE" help:"Bytes held for a client that does not read before it is cut off."`
 
 	SocketBuffer size `group:"limits" default:"96KiB" placeholder:"SIZE" help:"Kernel buffer in each direction of one connection, and so its throughput for each round trip; it takes up to 4 times as much kernel memory. 0 lets the kernel decide."`
 
@@ -167,8 +168,8 @@ func (c *config) check(name func(flag string) string) error {
 	if spread, most := time.Duration(c.DrainSpread), c.peersTime(); spread > most {
 		return wrong("drain-spread", "%v is longer than the %v that --drain-timeout %v leaves for clients, which would cut off those told last", c.DrainSpread, duration(most), c.DrainTimeout)
 	}
-	if c.Loops > 1024 {
-		return wrong("loops", "%d is too many (want 0 for one per core, and at most 1024)", c.Loops)
+	if c.Loops > maxLoops {
+		return wrong("loops", "%d is too many (want 0 for one per core, and at most %d)", c.Loops, maxLoops)
 	}
 	if c.MaxMessage < 125 || c.MaxMessage > 1<<30 {
 		return wrong("max-message", "%v is out of range (want 125 bytes to 1GiB)", c.MaxMessage)

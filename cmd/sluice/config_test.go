@@ -137,6 +137,7 @@ var samples = map[string][3]string{
 	"heartbeat":          {"0s", "1m", "1h30m"},
 	"loops":              {"1", "2", "3"},
 	"max-conns":          {"1", "2", "3"},
+	"max-conns-per-loop": {"1", "2", "3"},
 	"max-message":        {"1KiB", "2MiB", "65535"},
 	"max-fragments":      {"1", "2", "3"},
 	"message-timeout":    {"1s", "1m30s", "500ms"},

@@ -36,8 +36,8 @@ type server struct {
 	log     *slog.Logger
 	signals <-chan os.Signal
 
-	loops, maxConns int
-	files           uint64 // the limit of open files
+	capacity capacity
+	files    uint64 // the limit of open files
 
 	store    sessions.Store // nil when the application counts nothing
 	services *services      // nil unless it has services behind it
@@ -80,14 +80,12 @@ func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer
 	if s.files, err = raiseFiles(); err != nil {
 		log.Warn("keeping the limit of open files", "limit", s.files, "error", err)
 	}
-	if s.loops = int(cfg.Loops); s.loops == 0 {
-		s.loops = runtime.GOMAXPROCS(0)
-	}
-	tuneProcs(s.loops, cfg.SessionStore)
-	if s.maxConns, err = fitConns(int(cfg.MaxConns), s.loops, s.files-min(s.files, cfg.reservedFiles())); err != nil {
+	s.capacity, err = fit(&cfg, runtime.GOMAXPROCS(0), s.files, cfg.reservedFiles(), poller.ReserveTables)
+	if err != nil {
 		fmt.Fprintf(stderr, "sluice: %s: %v\n", from.place("max-conns"), err)
 		return exitUsage
 	}
+	tuneProcs(s.capacity.loops, cfg.SessionStore)
 	for _, name := range from.strange {
 		log.Warn("unknown environment variable", "name", name, "known", "see sluice serve --help")
 	}
@@ -101,7 +99,8 @@ func (s *server) logStart() {
 	attrs := []any{
 		"version", gateway.ReadBuild().String(), "pid", os.Getpid(),
 		"listen", s.cfg.Listen, "admin", s.cfg.Admin, "app", s.cfg.App,
-		"loops", s.loops, "max_conns", s.maxConns, "open_files", s.files,
+		"loops", s.capacity.loops, "own_tables", s.capacity.own, "open_files", s.files,
+		"max_conns", s.capacity.conns, "max_conns_per_loop", s.capacity.perLoop,
 		"max_message", s.cfg.MaxMessage.String(), "max_queue", s.cfg.MaxQueue.String(),
 		"max_buffered", size(s.maxBuffered()).String(),
 		"heartbeat", s.cfg.Heartbeat.String(), "session_store", s.cfg.SessionStore,
@@ -293,8 +292,10 @@ func unshared(addr string) error {
 func (s *server) gatewayConfig() gateway.Config {
 	cfg := gateway.Config{
 		Listen:           s.cfg.Listen,
-		Loops:            s.loops,
-		MaxConns:         s.maxConns,
+		Loops:            s.capacity.loops,
+		MaxConns:         s.capacity.conns,
+		MaxConnsPerLoop:  s.capacity.perLoop,
+		OwnTables:        s.capacity.own,
 		MaxMessage:       int(s.cfg.MaxMessage),
 		MaxFragments:     int(s.cfg.MaxFragments),
 		MessageTimeout:   time.Duration(s.cfg.MessageTimeout),
