@@ -5,11 +5,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/VictoriaMetrics/metrics"
 
 	"sluice/gateway"
 )
@@ -30,6 +33,7 @@ func TestOneInFlight(t *testing.T) {
 		echo(w, body)
 	})
 	e := newEdge(t, Config{}, b.URL)
+	large := requestsWithEvents(t, "64") - requestsWithEvents(t, "32")
 	c := e.dial(t, "/ws/chat/")
 	c.send("0")
 	await(t, "the first message is in flight", func() bool { return strings.Contains(b.bodies(), "TEXT 1 0") })
@@ -44,6 +48,25 @@ func TestOneInFlight(t *testing.T) {
 	if got := len(b.seen()); got != 3 {
 		t.Errorf("got %d requests, want 3: OPEN, the first message, all others\n%s", got, b.bodies())
 	}
+	large = requestsWithEvents(t, "64") - requestsWithEvents(t, "32") - large
+	if large != 1 {
+		t.Errorf("got %d requests of 33 to 64 events counted, want the one with 49", large)
+	}
+}
+
+// requestsWithEvents is how many requests of at most so many events were counted.
+func requestsWithEvents(t *testing.T, most string) int {
+	t.Helper()
+	var b strings.Builder
+	metrics.WritePrometheus(&b, false)
+	name := `sluice_backend_request_events_bucket{le="` + most + `"} `
+	_, rest, ok := strings.Cut(b.String(), name)
+	number, _, _ := strings.Cut(rest, "\n")
+	n, err := strconv.Atoi(number)
+	if !ok || err != nil {
+		t.Fatalf("%q of %s: %v", number, name, err)
+	}
+	return n
 }
 
 // waitingBytes is what the connections of e have pending, taken on their loops.

@@ -55,8 +55,9 @@
 //     another.
 //   - Of GRIP's control messages subscribe, unsubscribe, detach, keep-alive, send-delayed and
 //     flush-delayed are carried out. session and set-meta, which are about HTTP streams and
-//     filters, and any other are counted and ignored, as by Pushpin. Filters are not offered (there
-//     is no Grip-Feature), and not applied.
+//     filters, and any other are counted (sluice_backend_ignored_total) and ignored, as by Pushpin.
+//     set-hold is among them: to hold a response open is for HTTP (Grip-Hold), and a WebSocket is
+//     open anyway. Filters are not offered (there is no Grip-Feature), and not applied.
 //   - {"type":"subscribe","channel":"room","since":"POSITION"} is our own: the client is sent
 //     {"type":"subscribed","topic":"room","position":"…","recovered":true,"messages":N}, and then the
 //     N messages that it has missed since POSITION, if the topic has a history that goes back so far.

@@ -159,6 +159,12 @@ func contentSize(body []byte) (size int) {
 	return size
 }
 
+// countEvents is the number of events in a body that appendEvent has made.
+func countEvents(body []byte) (n int) {
+	_ = eachEvent(body, func(event) bool { n++; return true })
+	return n
+}
+
 // unaccepted is what remains of a body of which the backend has accepted the first n bytes of
 // content: whole events, the first of which may have lost its beginning. An event is accepted with
 // its last byte, and one without content with the one before it. ok is false when there are not n

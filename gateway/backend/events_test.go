@@ -138,6 +138,9 @@ func FuzzEvents(f *testing.F) {
 		if unknown {
 			return
 		}
+		if n, want := countEvents(again), countEvents(body); n != want {
+			t.Fatalf("%q: %d events, encoded again %d", body, want, n)
+		}
 		// Accepted in two parts is accepted whole.
 		for _, n := range []int{0, 1, size / 2, size} {
 			if n > size {

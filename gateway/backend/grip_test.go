@@ -2,6 +2,7 @@ package backend
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,7 @@ func TestParseControl(t *testing.T) {
 		{text: `{"type":"send-delayed","content":"later","timeout":5}`, want: control{kind: controlSendDelayed, op: ws.OpText, content: []byte("later"), timeout: 5 * time.Second}},
 		{text: `{"type":"send-delayed"}`, want: control{kind: controlSendDelayed, op: ws.OpText, content: []byte(""), timeout: defaultDelay}},
 		{text: `{"type":"session","id":"x"}`, want: control{content: []byte("-")}},
+		{text: `{"type":"set-hold","mode":"stream"}`, want: control{content: []byte("-")}},
 		{text: `{"type":"of a later version"}`, want: control{content: []byte("-")}},
 		{text: `{}`, bad: true},
 		{text: `[]`, bad: true},
@@ -77,6 +79,24 @@ func TestParseControl(t *testing.T) {
 			t.Errorf("%s: got %+v, want %+v", tt.text, got, tt.want)
 		}
 	}
+}
+
+func FuzzGripExtension(f *testing.F) {
+	f.Add("grip")                                      // the usual one
+	f.Add(`permessage-deflate, Grip; message-prefix=`) // behind another one, and no prefix
+	f.Add(`grip; message-prefix="a,b"; message-prefix`)
+	f.Add(",;=,\"grip") // nothing but separators
+	f.Fuzz(func(t *testing.T, line string) {
+		prefix, ok := gripExtension(http.Header{"Sec-Websocket-Extensions": {line}})
+		switch {
+		case !ok && prefix != "":
+			t.Errorf("%q: the prefix %q, and no grip", line, prefix)
+		case ok && !strings.Contains(strings.ToLower(line), "grip"):
+			t.Errorf("%q: grip from nowhere", line)
+		case ok && prefix != messagePrefix && !strings.Contains(line, prefix):
+			t.Errorf("%q: the prefix %q from nowhere", line, prefix)
+		}
+	})
 }
 
 func FuzzControl(f *testing.F) {

@@ -88,3 +88,41 @@ func TestResponseLines(t *testing.T) {
 		}
 	}
 }
+
+// What a backend's headers say never passes the bounds, and never ends a line of the client's answer.
+func FuzzAnswerHeader(f *testing.F) {
+	f.Add("Set-Meta-User", "7", "Set-Meta-Room", "lobby")                // what it is for
+	f.Add("Set-Meta-User", "7", "Set-Meta-User", "")                     // set, and taken back
+	f.Add("Set-Cookie", "a=1", "X", "y\r\nInjected: z")                  // a line end
+	f.Add("Keep-Alive-Interval", "-1", "Keep-Alive-Interval", "1e9")     // no such number
+	f.Add("Keep-Alive-Interval", "9223372036854775807", "Set-Meta-", "") // the largest
+	f.Add("Content-Bytes-Accepted", "5", "Content-Bytes-Accepted", "+6") // as many as there are
+	f.Fuzz(func(t *testing.T, name1, value1, name2, value2 string) {
+		header := http.Header{}
+		header[name1] = append(header[name1], value1)
+		header[name2] = append(header[name2], value2)
+		metas, _ := applyMeta([]meta{{"Old", "x"}}, header)
+		size := 0
+		for _, m := range metas {
+			size += len(m.name) + len(m.value)
+		}
+		if len(metas) > maxMeta || size > maxMetaSize {
+			t.Errorf("%q: %d of %d bytes are kept", header, len(metas), size)
+		}
+		if d, _ := pollInterval(header); d != 0 && d < leastPoll || d > longestTimeout {
+			t.Errorf("%q: an interval of %v", header, d)
+		}
+		for _, accepted := range []bool{false, true} {
+			lines := responseLines(header, accepted)
+			clean := !strings.Contains(name1+name2, "\n") // net/http lets no such name through
+			if len(lines) > maxHandshakeHeader || clean && strings.Count(lines, "\n") > 2 {
+				t.Errorf("%q: the lines %q", header, lines)
+			}
+		}
+		got := answer{header: header}
+		r := &request{body: appendEvent(nil, eventText, []byte("hello"))}
+		if n := bytesAccepted(r, &got); n < -1 || n > 5 {
+			t.Errorf("%q: %d bytes accepted of 5", header, n)
+		}
+	})
+}

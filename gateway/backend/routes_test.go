@@ -1,6 +1,8 @@
 package backend
 
 import (
+	"net/url"
+	gopath "path"
 	"strings"
 	"testing"
 )
@@ -99,6 +101,54 @@ func FuzzRoute(f *testing.F) {
 		}
 		if got := m.requestTarget([]byte(r.Pattern), nil); !strings.HasPrefix(got, "/") {
 			t.Fatalf("%q: request target %q", text, got)
+		}
+	})
+}
+
+func FuzzPath(f *testing.F) {
+	f.Add("/ws/chat/", "a=b")                // the usual one
+	f.Add("/ws/%2e%2E/secret", "")           // escaped dots
+	f.Add("/ws/..\\..//", "?#")              // backslashes, slashes
+	f.Add("/ws/%", "%zz")                    // cut off
+	f.Add("/ws/ü\x00\x7f", "\xff")           // not ASCII
+	f.Add("//evil.example/ws/", "http://x/") // another host's
+	r := Route{Pattern: "/ws/", URL: "http://127.0.0.1:1/in/"}
+	u, err := parseURL(r.URL)
+	if err != nil {
+		f.Fatal(err)
+	}
+	routes := []route{newRoute(r, u, &target{})}
+	f.Fuzz(func(t *testing.T, path, query string) {
+		m := matchRoute(routes, []byte(path))
+		if m == nil || badPath(path) {
+			return
+		}
+		if !strings.HasPrefix(path, "/ws/") {
+			t.Fatalf("%q matches", path)
+		}
+		got := m.requestTarget([]byte(path), []byte(query))
+		if !strings.HasPrefix(got, "/in/") {
+			t.Fatalf("%q, %q: request target %q", path, query, got)
+		}
+		parsed, err := url.ParseRequestURI(got)
+		if err != nil {
+			return // the request fails, and nothing was sent
+		}
+		if parsed.Host != "" || !strings.HasPrefix(gopath.Clean(parsed.Path), "/in") {
+			t.Fatalf("%q, %q: leads to %v", path, query, parsed)
+		}
+	})
+}
+
+func FuzzConnID(f *testing.F) {
+	f.Add(newConnID(3).String())                    // as it is given out
+	f.Add("urn:uuid:00000000-0000-0000-0000-0000")  // another form of a UUID, as long
+	f.Add("{00000000-0000-0000-0000-000000000000}") // and one that is longer
+	f.Add("00000000000000000000000000000000")       // and one that is shorter
+	f.Fuzz(func(t *testing.T, text string) {
+		id, ok := parseConnID(text)
+		if ok && !strings.EqualFold(id.String(), text) {
+			t.Errorf("%q was read as %v", text, id)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,4 +58,36 @@ func TestGripSig(t *testing.T) {
 	if newSigner("sluice", nil) != nil {
 		t.Error("a signer without a key")
 	}
+}
+
+// Nothing gets past the guard that was not made with the key.
+func FuzzGuard(f *testing.F) {
+	key := []byte("0123456789abcdef0123456789abcdef")
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256,
+		jwt.MapClaims{"exp": time.Now().Add(time.Hour).Unix()}).SignedString(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("Bearer " + string(key))           // the key itself
+	f.Add("Bearer " + token)                 // a JWT
+	f.Add("Basic dXNlcjpwYXNzd29yZA==")      // user:password
+	f.Add("Bearer eyJhbGciOiJub25lIn0.e30.") // a JWT without a signature
+	f.Add("bearer")                          // no token
+	f.Add("Bearer " + token[:len(token)-1])  // cut short
+	f.Add("Bearer ....")                     // nothing but full stops
+	f.Fuzz(func(t *testing.T, text string) {
+		r := &http.Request{Host: "x", Header: http.Header{"Authorization": {text}}}
+		g := guard{key}
+		_, credentials, _ := strings.Cut(text, " ")
+		_, password, _ := r.BasicAuth()
+		good := credentials == string(key) || credentials == token || password == string(key)
+		if status, err := g.check(r); err == nil && !good || status == 0 && err != nil {
+			t.Errorf("%q: got %d, %v", text, status, err)
+		}
+		g.key = nil
+		r = &http.Request{Host: text, Header: http.Header{}}
+		if _, err := g.check(r); err == nil && !isLocalHost(text) {
+			t.Errorf("host %q was let in", text)
+		}
+	})
 }

@@ -103,6 +103,7 @@ var errAnswerSize = errors.New("the answer is longer than allowed")
 // breaker.
 func (t *target) do(r *request, maxAnswer int) (a answer) {
 	began := time.Now()
+	requestEvents.Update(float64(countEvents(r.body)))
 	requestsInFlight.Add(1)
 	a = t.roundTrip(r, began, maxAnswer)
 	requestsInFlight.Add(-1)

@@ -97,18 +97,23 @@ func parseKept(list []rueidis.RedisMessage, most int) (*message, error) {
 			return nil, err
 		}
 	}
-	offset, err := strconv.ParseUint(text[0], 10, 64)
+	return keptMessage(text[0], text[1], text[2], most)
+}
+
+// keptMessage makes a message of what a history has of it.
+func keptMessage(number, letter, payload string, most int) (*message, error) {
+	offset, err := strconv.ParseUint(number, 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("offset %.40q in a history", text[0])
+		return nil, fmt.Errorf("offset %.40q in a history", number)
 	}
-	op, err := opOf(text[1])
-	if err == nil {
-		err = checkPayload(op, []byte(text[2]), most)
-	}
+	op, err := opOf(letter)
 	if err != nil {
 		return nil, err
 	}
-	m := encode(Message{op, []byte(text[2])})
+	if err := checkPayload(op, []byte(payload), most); err != nil {
+		return nil, err
+	}
+	m := encode(Message{op, []byte(payload)})
 	m.offset = offset
 	return m, nil
 }
