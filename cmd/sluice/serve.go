@@ -118,8 +118,8 @@ func (s *server) logStart() {
 		masked, _ := maskPassword(s.cfg.BrokerURL)
 		attrs = append(attrs, "broker", masked)
 	}
-	if s.cfg.ChannelsLayer != "" {
-		masked, _ := maskPassword(s.cfg.ChannelsLayer)
+	for _, url := range s.cfg.ChannelsLayer {
+		masked, _ := maskPassword(url)
 		attrs = append(attrs, "channels_layer", masked)
 	}
 	s.log.Info("start", attrs...)

@@ -18,7 +18,7 @@ type topicsConfig struct {
 	TopicHistory  []string `group:"topics" sep:"," placeholder:"[PATTERN=]SIZE,TTL" help:"How many messages topics keep, and for how long, for subscribers that come back, as room-*=100,5m; the first pattern that matches holds. None by default."`
 	BrokerURL     string   `group:"topics" name:"broker-url" placeholder:"URL" help:"Redis through which gateways share their topics: redis://user:password@host:port, or rediss:// for TLS; for a cluster one of its servers. Without it topics end at this process."`
 	BrokerPrefix  string   `group:"topics" default:"sluice:topic:" placeholder:"TEXT" help:"What the broker's channels and keys begin with; gateways with the same prefix share their topics."`
-	ChannelsLayer string   `group:"topics" name:"channels-layer" placeholder:"URL" help:"Redis where a Django Channels deployment publishes with channels_redis' RedisPubSubChannelLayer: group_send reaches the clients of the topic of that name."`
+	ChannelsLayer []string `group:"topics" name:"channels-layer" sep:"," placeholder:"URL,…" help:"Redis where a Django Channels deployment publishes with channels_redis' RedisPubSubChannelLayer, each of its hosts: group_send reaches the clients of the topic of that name."`
 	ChannelsName  string   `group:"topics" name:"channels-prefix" default:"asgi" placeholder:"TEXT" help:"The prefix of that layer."`
 	MaxTopics     count    `group:"topics" default:"100000" placeholder:"N" help:"Topics that have subscribers or keep messages at once."`
 	TopicsPerConn count    `group:"topics" default:"100" placeholder:"N" help:"Topics that one connection may be subscribed to."`
@@ -102,14 +102,14 @@ func (c *config) checkTopics(wrong func(flag, format string, args ...any) error)
 			return wrong("broker-url", "%v", err)
 		}
 	}
-	if c.ChannelsLayer != "" {
-		if err := checkRedisURL(c.ChannelsLayer); err != nil {
+	for _, url := range c.ChannelsLayer {
+		if err := checkRedisURL(url); err != nil {
 			return wrong("channels-layer", "%v", err)
 		}
 	}
 	if c.App != "backend" {
 		switch {
-		case c.ChannelsLayer != "":
+		case len(c.ChannelsLayer) > 0:
 			return wrong("channels-layer", "--app %s has no topics (set --app backend)", c.App)
 		case c.BrokerURL != "":
 			return wrong("broker-url", "--app %s has no topics (set --app backend)", c.App)
@@ -153,8 +153,8 @@ func (s *server) topicsConfig() (topics.Config, error) {
 	if c.BrokerURL != "" {
 		cfg.Redis = &topics.RedisConfig{URL: c.BrokerURL, Prefix: c.BrokerPrefix}
 	}
-	if c.ChannelsLayer != "" {
-		cfg.Sources = append(cfg.Sources, backend.ChannelsLayer(c.ChannelsLayer, c.ChannelsName))
+	for _, url := range c.ChannelsLayer {
+		cfg.Sources = append(cfg.Sources, backend.ChannelsLayer(url, c.ChannelsName))
 	}
 	return cfg, nil
 }

@@ -27,7 +27,10 @@ const moveVersion = 1
 
 // Pack implements gateway.Mover.
 func (l *loop) Pack(c *gateway.Conn, b []byte) []byte {
-	s := c.Data.(*session)
+	return l.topics.Pack(c, c.Data.(*session).pack(b, time.Now()))
+}
+
+func (s *session) pack(b []byte, now time.Time) []byte {
 	b = msgp.AppendInt(b, moveVersion)
 	b = msgp.AppendString(b, s.lane.target.name)
 	b = msgp.AppendBytes(b, s.id[:])
@@ -46,8 +49,7 @@ func (l *loop) Pack(c *gateway.Conn, b []byte) []byte {
 	for _, flag := range [...]bool{s.said, s.told, s.paused, s.refresh, s.queued} {
 		b = msgp.AppendBool(b, flag)
 	}
-	b = s.timers.pack(b, time.Now())
-	return l.topics.Pack(c, b)
+	return s.timers.pack(b, now)
 }
 
 // pack writes times as what is left of them: the other process has a clock of its own.
@@ -95,16 +97,51 @@ func (l *loop) letGo(c *gateway.Conn) {
 // Unpack implements gateway.Mover.
 func (l *loop) Unpack(c *gateway.Conn, state []byte) error {
 	r := reader{b: state}
-	if v := r.int(); r.err == nil && v != moveVersion {
-		return fmt.Errorf("backend: a connection's state of version %d, this is %d", v, moveVersion)
+	s, target, queued := r.session(time.Now())
+	if r.err != nil {
+		return r.err
 	}
-	target := r.string()
-	s := &session{conn: c}
 	for _, n := range l.lanes {
 		if n.target.name == target {
 			s.lane = n
 		}
 	}
+	switch {
+	case s.lane == nil:
+		return fmt.Errorf("backend: no route leads to %q any more", target)
+	case l.sessions[s.id] != nil:
+		return errState
+	}
+	rest, err := l.topics.Unpack(c, r.b)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		l.topics.DropAll(c)
+		return errState
+	}
+	s.conn, c.Data = c, s
+	if len(s.pending) > 0 {
+		s.pending = append(l.buffer(), s.pending...)
+	}
+	buffered.Add(int64(len(s.pending)))
+	l.sessions[s.id] = s
+	l.app.adopted.Store(true)
+	if queued || s.refresh {
+		s.ready()
+	}
+	s.schedule(time.Now())
+	return nil
+}
+
+// session reads what pack has written. target is the name of the session's backend; pending shares
+// the reader's memory.
+func (r *reader) session(now time.Time) (s *session, target string, queued bool) {
+	s = new(session)
+	if v := r.int(); r.err == nil && v != moveVersion {
+		r.err = fmt.Errorf("backend: a connection's state of version %d, this is %d", v, moveVersion)
+	}
+	target = r.string()
 	if id := r.bytes(); len(id) == len(s.id) {
 		copy(s.id[:], id)
 	} else {
@@ -116,42 +153,18 @@ func (l *loop) Unpack(c *gateway.Conn, state []byte) error {
 	for n := r.array(2 * maxMeta); n > 1; n -= 2 {
 		s.metas = append(s.metas, meta{r.string(), r.string()})
 	}
-	s.requests = uint32(r.int())
-	if pending := r.bytes(); len(pending) > 0 {
-		s.pending = append(l.buffer(), pending...)
-	}
+	s.requests = read(r, msgp.ReadUint32Bytes)
+	s.pending = r.bytes()
 	s.replay, s.offered = r.int(), r.int()
-	var queued bool
 	for _, flag := range [...]*bool{&s.said, &s.told, &s.paused, &s.refresh, &queued} {
 		*flag = r.bool()
 	}
-	s.timers = r.timers(time.Now())
-	switch {
-	case r.err != nil:
-	case s.lane == nil:
-		r.err = fmt.Errorf("backend: no route leads to %q any more", target)
-	case s.state != open && s.state != detached, s.replay < 0, s.offered < s.replay,
-		s.offered > len(s.pending), l.sessions[s.id] != nil:
+	s.timers = r.timers(now)
+	if s.state != open && s.state != detached || s.replay < 0 || s.offered < s.replay ||
+		s.offered > len(s.pending) {
 		r.fail()
-	default:
-		r.b, r.err = l.topics.Unpack(c, r.b)
-		if r.err == nil && len(r.b) > 0 {
-			l.topics.DropAll(c)
-			r.fail()
-		}
 	}
-	if r.err != nil {
-		return r.err
-	}
-	c.Data = s
-	buffered.Add(int64(len(s.pending)))
-	l.sessions[s.id] = s
-	l.app.adopted.Store(true)
-	if queued || s.refresh {
-		s.ready()
-	}
-	s.schedule(time.Now())
-	return nil
+	return s, target, queued
 }
 
 // timers reads what pack has written.
@@ -177,7 +190,11 @@ func (r *reader) control(now time.Time) (c control, at time.Time) {
 	c.op = ws.OpCode(r.int())
 	c.interval = r.bool()
 	c.content = append([]byte{}, r.bytes()...)
-	if c.timeout <= 0 || c.op != ws.OpText && c.op != ws.OpBinary {
+	switch {
+	case c.timeout <= 0:
+		r.fail()
+	case c.op == ws.OpText, c.op == ws.OpBinary:
+	case c.op != ws.OpPing && c.op != ws.OpPong, len(c.content) > ws.MaxControlFramePayloadSize:
 		r.fail()
 	}
 	return c, at

@@ -73,8 +73,8 @@ type topic struct {
 	kept   *history // nil when nothing is kept
 }
 
-// New makes a Hub. With Redis it returns when the first connection stands, or with an error when there
-// is none within the deadline.
+// New makes a Hub. With Redis it returns when the first connection stands, or with an error when the
+// server does not want us, or is not there within five deadlines (RedisConfig.Deadline).
 func New(cfg Config) (*Hub, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {

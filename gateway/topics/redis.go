@@ -115,7 +115,7 @@ func openRedis(h *Hub, cfg RedisConfig) (*redisBroker, error) {
 func connect(h *Hub, cfg RedisConfig, option rueidis.ClientOption) (*redisBroker, error) {
 	option.DisableCache = true
 	option.PipelineMultiplex = -1 // one connection for each server keeps the order
-	client, err := rueidis.NewClient(option)
+	client, err := reach(h, cfg, option)
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +129,32 @@ func connect(h *Hub, cfg RedisConfig, option rueidis.ClientOption) (*redisBroker
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b, nil
 }
+
+// reach connects to a server that may be starting, as this process is: they often start together.
+func reach(h *Hub, cfg RedisConfig, option rueidis.ClientOption) (rueidis.Client, error) {
+	until := time.Now().Add(startDeadlines * cfg.Deadline)
+	for warned := false; ; warned = true {
+		client, err := rueidis.NewClient(option)
+		if err == nil {
+			return client, nil
+		}
+		refused, ok := rueidis.IsRedisErr(err)
+		if ok && !refused.IsLoading() || time.Now().After(until) {
+			return nil, err
+		}
+		if !warned {
+			h.cfg.Logger.Warn("Redis is not there yet: trying again", "for", time.Until(until).Round(time.Millisecond),
+				"addresses", option.InitAddress, "error", err)
+		}
+		time.Sleep(min(reachAgain, time.Until(until)))
+	}
+}
+
+// startDeadlines is for how many deadlines New tries to reach a server, and reachAgain how often.
+const (
+	startDeadlines = 5
+	reachAgain     = 100 * time.Millisecond
+)
 
 // start begins the work of feeds and senders.
 func (b *redisBroker) start() {

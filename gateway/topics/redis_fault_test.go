@@ -93,6 +93,37 @@ func TestRedisGoesAwayAndComesBack(t *testing.T) {
 	late.want("late")
 }
 
+// A gateway that is started before its Redis waits for it; one that Redis does not let in does not.
+func TestRedisIsNotThereYet(t *testing.T) {
+	redis := startRedis(t)
+	redis.kill()
+	made := make(chan error, 1)
+	go func() {
+		h, err := New(Config{Logger: quiet, Redis: &RedisConfig{URL: redis.url(), Deadline: 20 * time.Second}})
+		if err == nil {
+			err = h.Close()
+		}
+		made <- err
+	}()
+	select {
+	case err := <-made:
+		t.Fatalf("got %v while there was no Redis", err)
+	case <-time.After(3 * reachAgain):
+	}
+	redis.start()
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+	redis.cli("config", "set", "requirepass", "secret")
+	h, err := New(Config{Logger: quiet, Redis: &RedisConfig{URL: redis.url(), Deadline: time.Hour}})
+	if err == nil {
+		h.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "NOAUTH") {
+		t.Errorf("got %v, want NOAUTH", err)
+	}
+}
+
 // feedProxy stands between a process and Redis. While it is deaf, what is published does not get
 // through, and all else does.
 type feedProxy struct {

@@ -96,7 +96,7 @@ func TestSourceConfig(t *testing.T) {
 		{URL: "redis://127.0.0.1:1", Decode: shout},
 		{URL: "http://127.0.0.1:1", Prefix: "a", Decode: shout},
 		{URL: "redis://127.0.0.1:1", Prefix: "a", Decode: shout, Deadline: -1},
-		{URL: "redis://127.0.0.1:1", Prefix: "a", Decode: shout}, // nobody is there
+		{URL: "redis://127.0.0.1:1", Prefix: "a", Decode: shout, Deadline: 50 * time.Millisecond}, // nobody is there
 	} {
 		if h, err := New(Config{Logger: quiet, Sources: []SourceConfig{cfg}}); err == nil {
 			h.Close()

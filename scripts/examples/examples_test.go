@@ -61,9 +61,6 @@ func TestExamples(t *testing.T) {
 			}
 			for _, command := range commands(t, tt.name) {
 				start(t, replace.Replace(command), env)
-				if tt.name == channels { // the gateway does not start without it
-					await(t, "Redis listens on "+redis, func() bool { return listens(redis) })
-				}
 			}
 			for _, p := range needed {
 				await(t, "something listens on "+p, func() bool { return listens(p) })
