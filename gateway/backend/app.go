@@ -56,7 +56,8 @@ func New(cfg Config, hub *topics.Hub) (*App, error) {
 
 // ForLoop implements gateway.App.
 func (a *App) ForLoop(post func(fn func()) bool) gateway.Handler {
-	l := &loop{app: a, post: post, topics: a.hub.ForLoop(post), index: len(a.loops), sessions: make(map[connID]*session)}
+	l := &loop{app: a, post: post, topics: a.hub.ForLoop(post), index: len(a.loops),
+		sessions: make(map[connID]*session)}
 	for _, t := range a.targets {
 		l.lanes = append(l.lanes, &lane{loop: l, target: t})
 	}
@@ -132,12 +133,17 @@ func (l *loop) recycle(b []byte) {
 func (l *loop) forget(s *session) { delete(l.sessions, s.id) }
 
 var (
-	refusePath        = gateway.NewRefusal(http.StatusNotFound, "no such path", "")
-	refuseBadPath     = gateway.NewRefusal(http.StatusBadRequest, "a path with dot segments or escapes that are none", "")
-	refuseUnreachable = gateway.NewRefusal(http.StatusBadGateway, "the service behind the gateway cannot be reached", "Retry-After: 1\r\n")
-	refuseBroken      = gateway.NewRefusal(http.StatusBadGateway, "the service behind the gateway has given no answer that can be used", "")
-	refuseTimeout     = gateway.NewRefusal(http.StatusGatewayTimeout, "the service behind the gateway has not answered in time", "Retry-After: 1\r\n")
-	refuseBusy        = gateway.NewRefusal(http.StatusServiceUnavailable, "too much waits for the service behind the gateway", "Retry-After: 5\r\n")
+	refusePath    = gateway.NewRefusal(http.StatusNotFound, "no such path", "")
+	refuseBadPath = gateway.NewRefusal(http.StatusBadRequest,
+		"a path with dot segments or escapes that are none", "")
+	refuseUnreachable = gateway.NewRefusal(http.StatusBadGateway,
+		"the service behind the gateway cannot be reached", "Retry-After: 1\r\n")
+	refuseBroken = gateway.NewRefusal(http.StatusBadGateway,
+		"the service behind the gateway has given no answer that can be used", "")
+	refuseTimeout = gateway.NewRefusal(http.StatusGatewayTimeout,
+		"the service behind the gateway has not answered in time", "Retry-After: 1\r\n")
+	refuseBusy = gateway.NewRefusal(http.StatusServiceUnavailable,
+		"too much waits for the service behind the gateway", "Retry-After: 5\r\n")
 )
 
 // Open implements gateway.Handler.
@@ -154,7 +160,8 @@ func (l *loop) Open(c *gateway.Conn, r *gateway.Request) {
 		c.Refuse(refuseBusy)
 		return
 	}
-	s := &session{lane: l.lanes[rt.target.index], conn: c, id: newConnID(l.index), head: handshakeHead(c, r, rt)}
+	s := &session{lane: l.lanes[rt.target.index], conn: c, id: newConnID(l.index),
+		head: handshakeHead(c, r, rt)}
 	c.Data = s
 	l.sessions[s.id] = s
 	s.ready()

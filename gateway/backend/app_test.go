@@ -25,7 +25,8 @@ func TestLife(t *testing.T) {
 	}
 	c.want("binary \r\n")
 	c.Close(4001, "bye")
-	await(t, "the backend has heard of the end", func() bool { return strings.Count(b.bodies(), "CLOSE") == 1 })
+	await(t, "the backend has heard of the end",
+		func() bool { return strings.Count(b.bodies(), "CLOSE") == 1 })
 	if got, want := b.bodies(), "OPEN|TEXT 5 hello|BINARY 2|CLOSE 5 \x0f\xa1bye"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -34,7 +35,10 @@ func TestLife(t *testing.T) {
 		t.Errorf("Connection-Id %q is not a UUID", id)
 	}
 	for i, r := range b.seen() {
-		for name, want := range map[string]string{"Connection-Id": id, "Content-Type": contentType, "Accept": contentType, "Cookie": "session=7", "Sec-Websocket-Extensions": "grip", "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http", "X-Forwarded-Host": strings.TrimPrefix(e.url, "ws://")} {
+		for name, want := range map[string]string{"Connection-Id": id, "Content-Type": contentType,
+			"Accept": contentType, "Cookie": "session=7", "Sec-Websocket-Extensions": "grip",
+			"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http",
+			"X-Forwarded-Host": strings.TrimPrefix(e.url, "ws://")} {
 			if got := strings.Join(r.header[name], ","); got != want {
 				t.Errorf("request %d: %s is %q, want %q", i, name, got, want)
 			}
@@ -60,9 +64,13 @@ func TestAnswersThatAreNotOpen(t *testing.T) {
 			http.Error(w, "who are you?", 401)
 		}, 401, "who are you?\n"},
 		{"a page", func(w http.ResponseWriter) { io.WriteString(w, "a page") }, 200, "a page"},
-		{"redirect", func(w http.ResponseWriter) { w.Header().Set("Location", "/elsewhere"); w.WriteHeader(302) }, 302, ""},
+		{"redirect", func(w http.ResponseWriter) {
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader(302)
+		}, 302, ""},
 		{"500", func(w http.ResponseWriter) { http.Error(w, "oops", 500) }, 500, "oops\n"},
-		{"no events", func(w http.ResponseWriter) { w.Header().Set("Content-Type", contentType) }, 502, ""},
+		{"no events", func(w http.ResponseWriter) { w.Header().Set("Content-Type", contentType) }, 502,
+			""},
 		{"events without OPEN", func(w http.ResponseWriter) {
 			w.Header().Set("Content-Type", contentType)
 			io.WriteString(w, "TEXT 0\r\n\r\n")

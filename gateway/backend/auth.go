@@ -17,9 +17,11 @@ type guard struct {
 }
 
 var (
-	errNoKey      = errors.New("want Authorization: Bearer, with the control key or a JWT signed with it")
-	errFromPage   = errors.New("a page of a browser cannot use this address without a key")
-	errRebinding  = errors.New("without a key, this address answers to localhost and IP addresses only")
+	errNoKey = errors.New("want Authorization: Bearer, with the control key or a JWT " +
+		"signed with it")
+	errFromPage  = errors.New("a page of a browser cannot use this address without a key")
+	errRebinding = errors.New("without a key, this address answers to localhost and " +
+		"IP addresses only")
 	errBadMessage = errors.New("the key is wrong, or the token is not valid")
 )
 

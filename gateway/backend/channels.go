@@ -16,8 +16,9 @@ import (
 
 // ChannelsLayer is the source of what a Django Channels deployment publishes at the Redis of url:
 // the topic of a group is its name. prefix is the layer's own, "asgi" unless its configuration says
-// otherwise. A layer with several hosts is as many sources, since each group is on one. Not heard are the layers that publish
-// without publish/subscribe (channels_redis.core), messages to one channel, and encrypted ones.
+// otherwise. A layer with several hosts is as many sources, since each group is on one. Not heard
+// are the layers that publish without publish/subscribe (channels_redis.core), messages to one
+// channel, and encrypted ones.
 func ChannelsLayer(url, prefix string) topics.SourceConfig {
 	return topics.SourceConfig{URL: url, Prefix: prefix + "__group__", Decode: decodeChannels}
 }

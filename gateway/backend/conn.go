@@ -27,7 +27,8 @@ func (s *session) subscribe(c control) {
 	if c.since == nil {
 		err = s.lane.loop.topics.Subscribe(s.conn, c.channel)
 	} else {
-		// What the client kept of an earlier connection may be anything: that is no position to recover from.
+		// What the client kept of an earlier connection may be anything: that is no position to recover
+		// from.
 		since, _ := topics.ParsePosition(*c.since)
 		err = s.lane.loop.topics.SubscribeFrom(s.conn, c.channel, since, func(r topics.Recovery) {
 			_ = s.conn.Send(ws.OpText, subscribed(c.channel, r)) // it fails when the connection is closing
@@ -35,11 +36,13 @@ func (s *session) subscribe(c control) {
 	}
 	if err != nil {
 		controlsIgnored.Inc()
-		s.lane.target.log.Debug("no subscription", "connection", s.id.String(), "topic", c.channel, "error", err)
+		s.lane.target.log.Debug("no subscription", "connection", s.id.String(), "topic", c.channel,
+			"error", err)
 	}
 }
 
-// subscribed is what the client is told of a subscription with a position, before anything of the topic.
+// subscribed is what the client is told of a subscription with a position, before anything of the
+// topic.
 func subscribed(topic string, r topics.Recovery) []byte {
 	text, err := json.Marshal(struct {
 		Type      string `json:"type"`

@@ -98,7 +98,8 @@ func (c *Control) sendTo(w http.ResponseWriter, r *http.Request) {
 
 // closeOne answers POST /connections/{id}/close.
 func (c *Control) closeOne(w http.ResponseWriter, r *http.Request) {
-	it := item{connection: r.PathValue("id"), action: publishClose, code: ws.StatusNormalClosure, reason: r.URL.Query().Get("reason")}
+	it := item{connection: r.PathValue("id"), action: publishClose, code: ws.StatusNormalClosure,
+		reason: r.URL.Query().Get("reason")}
 	if text := r.URL.Query().Get("code"); text != "" {
 		n, err := strconv.ParseUint(text, 10, 16)
 		if it.code = ws.StatusCode(n); err != nil || !sendable(it.code) {
@@ -133,7 +134,8 @@ type connectionInfo struct {
 	Topics     []string `json:"topics"`
 }
 
-var stateNames = [...]string{opening: "opening", open: "open", leaving: "leaving", detached: "detached", closing: "closing", gone: "gone"}
+var stateNames = [...]string{opening: "opening", open: "open", leaving: "leaving",
+	detached: "detached", closing: "closing", gone: "gone"}
 
 // connection answers GET /connections/{id}.
 func (c *Control) connection(w http.ResponseWriter, r *http.Request) {
@@ -146,7 +148,8 @@ func (c *Control) connection(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	found := make(chan connectionInfo, 1)
 	if !c.cfg.App.on(ctx, id, func(s *session) {
-		found <- connectionInfo{Connection: id.String(), State: stateNames[s.state], Address: s.conn.RemoteAddr().String(), Target: s.head.target(),
+		found <- connectionInfo{Connection: id.String(), State: stateNames[s.state],
+			Address: s.conn.RemoteAddr().String(), Target: s.head.target(),
 			Requests: s.requests, InFlight: s.inFlight, Pending: len(s.pending), Topics: s.topics()}
 	}) {
 		c.fail(w, http.StatusNotFound, errNoConnection)

@@ -81,7 +81,8 @@ func NewControl(cfg ControlConfig) *Control {
 		limit = rate.Inf
 	}
 	c.limiter = rate.NewLimiter(limit, max(cfg.Rate, cfg.MaxItems))
-	c.mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "Sluice control\n") })
+	c.mux.HandleFunc("GET /{$}",
+		func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "Sluice control\n") })
 	c.mux.HandleFunc("POST /publish", c.publish)
 	c.mux.HandleFunc("POST /publish/{$}", c.publish)
 	c.mux.HandleFunc("GET /topics", c.topics)
@@ -194,7 +195,8 @@ func (c *Control) limit(w http.ResponseWriter, n int) bool {
 	}
 	w.Header().Set("Retry-After", strconv.Itoa(int(max(seconds, 1))))
 	controlRequests["limited"].Inc()
-	c.write(w, http.StatusTooManyRequests, controlAnswer{Message: "Too Many Requests", Error: "more items a second than are allowed"})
+	c.write(w, http.StatusTooManyRequests,
+		controlAnswer{Message: "Too Many Requests", Error: "more items a second than are allowed"})
 	return false
 }
 
@@ -249,7 +251,8 @@ func (c *Control) toTopic(it item) (subscribers int, err error) {
 	case it.action == publishSend && !it.op.IsControl():
 		err = hub.Publish(it.topic, topics.Message{Op: it.op, Payload: it.content})
 	case it.action == publishClose:
-		err = hub.Publish(it.topic, topics.Message{Op: ws.OpClose, Payload: closeBody(it.code, []byte(it.reason))})
+		err = hub.Publish(it.topic,
+			topics.Message{Op: ws.OpClose, Payload: closeBody(it.code, []byte(it.reason))})
 	default: // these are for connections of this node
 		hub.Members(it.topic, func(conn *gateway.Conn) bool {
 			conn.Cork(func() { carryOutOn(conn, it) })
@@ -302,7 +305,8 @@ func (c *Control) topics(w http.ResponseWriter, r *http.Request) {
 	if list == nil {
 		list = []topics.Info{}
 	}
-	c.write(w, http.StatusOK, map[string]any{"topics": list, "subscriptions": c.cfg.Hub.Subscriptions()})
+	c.write(w, http.StatusOK,
+		map[string]any{"topics": list, "subscriptions": c.cfg.Hub.Subscriptions()})
 }
 
 func (c *Control) answer(w http.ResponseWriter, status int, a controlAnswer) {

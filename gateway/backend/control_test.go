@@ -38,7 +38,8 @@ func newControl(t testing.TB, e *edge, cfg ControlConfig) *httptest.Server {
 }
 
 // ask sends a request and returns the status and the answer; header alternates names and values.
-func ask(t testing.TB, method, url, body string, header ...string) (int, controlAnswer, http.Header) {
+func ask(t testing.TB, method, url, body string, header ...string) (int, controlAnswer,
+	http.Header) {
 	t.Helper()
 	req, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {
@@ -79,11 +80,15 @@ func TestPublish(t *testing.T) {
 		subscribers int
 		one, both   string // what they get; "" is nothing
 	}{
-		{"/publish/", `{"items":[{"channel":"a","formats":{"ws-message":{"content":"1"}}}]}`, 200, 2, "1", "1"},
-		{"/publish", `{"items":[{"channel":"a","formats":{"ws-message":{"content-bin":"AAE="}}}]}`, 200, 2, "binary \x00\x01", "binary \x00\x01"},
+		{"/publish/", `{"items":[{"channel":"a","formats":{"ws-message":{"content":"1"}}}]}`, 200, 2, "1",
+			"1"},
+		{"/publish", `{"items":[{"channel":"a","formats":{"ws-message":{"content-bin":"AAE="}}}]}`, 200,
+			2, "binary \x00\x01", "binary \x00\x01"},
 		{"/publish?topic=a", "raw", 200, 2, "raw", "raw"},
 		{"/publish?topic=a&type=binary", "\xff", 200, 2, "binary \xff", "binary \xff"},
-		{"/publish/", `{"items":[{"connection":"` + ids[one] + `","ws-message":{"content":"you"}},{"channel":"nobody","ws-message":{"content":"x"}}]}`, 200, 1, "you", ""},
+		{"/publish/", `{"items":[{"connection":"` + ids[one] +
+			`","ws-message":{"content":"you"}},{"channel":"nobody","ws-message":{"content":"x"}}]}`, 200, 1,
+			"you", ""},
 		{"/connections/" + ids[one] + "/send", "just you", 200, 1, "just you", ""},
 		{"/publish?topic=a", "\xff", 400, 0, "", ""},
 		{"/publish?topic=" + strings.Repeat("x", 201), "raw", 400, 0, "", ""},
@@ -101,7 +106,8 @@ func TestPublish(t *testing.T) {
 			n = *a.Subscribers
 		}
 		if status != tt.status || n != tt.subscribers && status == 200 {
-			t.Errorf("%s %.60q: got %d, %+v; want %d, %d subscribers", tt.path, tt.body, status, a, tt.status, tt.subscribers)
+			t.Errorf("%s %.60q: got %d, %+v; want %d, %d subscribers", tt.path, tt.body, status, a,
+				tt.status, tt.subscribers)
 		}
 		if tt.one != "" {
 			one.want(tt.one)
@@ -128,7 +134,8 @@ func TestPublish(t *testing.T) {
 	}
 	text, _ := io.ReadAll(res.Body)
 	res.Body.Close()
-	for _, want := range []string{`"state":"open"`, `"topics":["a","b"]`, `"target":"/?topics=a,b"`, `"address":"127.0.0.1:`} {
+	for _, want := range []string{`"state":"open"`, `"topics":["a","b"]`, `"target":"/?topics=a,b"`,
+		`"address":"127.0.0.1:`} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("GET /connections/…: got %s, want %s in it", text, want)
 		}
@@ -139,15 +146,18 @@ func TestPublish(t *testing.T) {
 	}
 	text, _ = io.ReadAll(res.Body)
 	res.Body.Close()
-	if want := `{"subscriptions":4,"topics":[{"topic":"a","subscribers":2}]}` + "\n"; string(text) != want {
+	want := `{"subscriptions":4,"topics":[{"topic":"a","subscribers":2}]}` + "\n"
+	if string(text) != want {
 		t.Errorf("GET /topics: got %s, want %s", text, want)
 	}
 	// Close: one by its id, the others by topic.
-	if status, a, _ := ask(t, "POST", control.URL+"/connections/"+ids[one]+"/close?code=4001&reason=you", ""); status != 200 {
+	if status, a, _ := ask(t, "POST", control.URL+"/connections/"+ids[one]+
+		"/close?code=4001&reason=you", ""); status != 200 {
 		t.Errorf("close one: %d %+v", status, a)
 	}
 	one.want("closed 4001 you")
-	ask(t, "POST", control.URL+"/publish/", `{"items":[{"channel":"b","formats":{"ws-message":{"action":"close","code":4002,"reason":"all"}}}]}`)
+	ask(t, "POST", control.URL+"/publish/", `{"items":[{"channel":"b","formats":
+		{"ws-message":{"action":"close","code":4002,"reason":"all"}}}]}`)
 	both.want("closed 4002 all")
 	other.want("closed 4002 all")
 	await(t, "the backend has heard of all three", func() bool {
@@ -159,13 +169,15 @@ func TestControlKey(t *testing.T) {
 	e := newEdge(t, Config{}, "http://127.0.0.1:1")
 	const key = "secret"
 	token := func(method jwt.SigningMethod, key any, life time.Duration) string {
-		text, err := jwt.NewWithClaims(method, jwt.MapClaims{"iss": "app", "exp": time.Now().Add(life).Unix()}).SignedString(key)
+		text, err := jwt.NewWithClaims(method,
+			jwt.MapClaims{"iss": "app", "exp": time.Now().Add(life).Unix()}).SignedString(key)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return "Bearer " + text
 	}
-	forever, _ := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"iss": "app"}).SignedString([]byte(key))
+	forever, _ := jwt.NewWithClaims(jwt.SigningMethodHS256,
+		jwt.MapClaims{"iss": "app"}).SignedString([]byte(key))
 	for _, tt := range []struct {
 		name   string
 		key    string
@@ -179,16 +191,25 @@ func TestControlKey(t *testing.T) {
 		{"no key wanted, IPv6", "", []string{"Host", "[::1]:80"}, 200},
 		{"none given", key, nil, 401},
 		{"the key", key, []string{"Authorization", "Bearer " + key}, 200},
-		{"the key, from a page", key, []string{"Authorization", "bearer " + key, "Origin", "http://x"}, 200},
+		{"the key, from a page", key, []string{"Authorization", "bearer " + key, "Origin", "http://x"},
+			200},
 		{"another key", key, []string{"Authorization", "Bearer secret2"}, 401},
-		{"password", key, []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("any:"+key))}, 200},
-		{"another password", key, []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("any:x"))}, 401},
-		{"token", key, []string{"Authorization", token(jwt.SigningMethodHS256, []byte(key), time.Hour)}, 200},
-		{"token of another key", key, []string{"Authorization", token(jwt.SigningMethodHS256, []byte("x"), time.Hour)}, 401},
-		{"token that has expired", key, []string{"Authorization", token(jwt.SigningMethodHS256, []byte(key), -time.Minute)}, 401},
+		{"password", key, []string{"Authorization", "Basic " +
+			base64.StdEncoding.EncodeToString([]byte("any:"+key))}, 200},
+		{"another password", key, []string{"Authorization", "Basic " +
+			base64.StdEncoding.EncodeToString([]byte("any:x"))}, 401},
+		{"token", key, []string{"Authorization", token(jwt.SigningMethodHS256, []byte(key), time.Hour)},
+			200},
+		{"token of another key", key,
+			[]string{"Authorization", token(jwt.SigningMethodHS256, []byte("x"), time.Hour)}, 401},
+		{"token that has expired", key,
+			[]string{"Authorization", token(jwt.SigningMethodHS256, []byte(key), -time.Minute)}, 401},
 		{"token that never expires", key, []string{"Authorization", "Bearer " + forever}, 401},
-		{"token without a signature", key, []string{"Authorization", token(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, time.Hour)}, 401},
-		{"token of another method", key, []string{"Authorization", token(jwt.SigningMethodHS512, []byte(key), time.Hour)}, 401},
+		{"token without a signature", key,
+			[]string{"Authorization",
+				token(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, time.Hour)}, 401},
+		{"token of another method", key,
+			[]string{"Authorization", token(jwt.SigningMethodHS512, []byte(key), time.Hour)}, 401},
 		{"another scheme", key, []string{"Authorization", "Digest " + key}, 401},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -211,7 +232,8 @@ func TestControlKey(t *testing.T) {
 func TestControlRate(t *testing.T) {
 	e := newEdge(t, Config{}, "http://127.0.0.1:1")
 	control := newControl(t, e, ControlConfig{Rate: 2, MaxItems: 3})
-	three := `{"items":[` + strings.TrimSuffix(strings.Repeat(`{"channel":"a","ws-message":{"content":""}},`, 3), ",") + `]}`
+	three := `{"items":[` +
+		strings.TrimSuffix(strings.Repeat(`{"channel":"a","ws-message":{"content":""}},`, 3), ",") + `]}`
 	if status, a, _ := ask(t, "POST", control.URL+"/publish/", three); status != 200 {
 		t.Fatalf("as many items as one request may have: %d, %+v", status, a)
 	}
@@ -228,7 +250,8 @@ func TestControlMethods(t *testing.T) {
 	for _, tt := range []struct {
 		method, path string
 		status       int
-	}{{"GET", "/", 200}, {"GET", "/publish/", 405}, {"PUT", "/publish", 405}, {"POST", "/topics", 405}, {"GET", "/nothing", 404}, {"GET", "/topics?limit=0", 400}, {"GET", "/connections/x", 400}} {
+	}{{"GET", "/", 200}, {"GET", "/publish/", 405}, {"PUT", "/publish", 405}, {"POST", "/topics", 405},
+		{"GET", "/nothing", 404}, {"GET", "/topics?limit=0", 400}, {"GET", "/connections/x", 400}} {
 		if status, _, _ := ask(t, tt.method, control.URL+tt.path, ""); status != tt.status {
 			t.Errorf("%s %s: got %d, want %d", tt.method, tt.path, status, tt.status)
 		}

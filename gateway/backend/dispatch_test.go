@@ -36,11 +36,14 @@ func TestOneInFlight(t *testing.T) {
 	large := requestsWithEvents(t, "64") - requestsWithEvents(t, "32")
 	c := e.dial(t, "/ws/chat/")
 	c.send("0")
-	await(t, "the first message is in flight", func() bool { return strings.Contains(b.bodies(), "TEXT 1 0") })
+	await(t, "the first message is in flight",
+		func() bool { return strings.Contains(b.bodies(), "TEXT 1 0") })
 	for i := 1; i < 50; i++ {
 		c.send(fmt.Sprint(i))
 	}
-	await(t, "all others wait", func() bool { return waitingBytes(e) == 40*len("TEXT 2\r\n12\r\n")+9*len("TEXT 1\r\n1\r\n") })
+	await(t, "all others wait", func() bool {
+		return waitingBytes(e) == 40*len("TEXT 2\r\n12\r\n")+9*len("TEXT 1\r\n1\r\n")
+	})
 	close(gate)
 	for i := range 50 {
 		c.want(fmt.Sprint(i))
@@ -161,7 +164,8 @@ func TestBufferedIsBounded(t *testing.T) {
 	await(t, "three are held", func() bool { return int(buffered.Load())-before > 9000 })
 	all[3].send(strings.Repeat("x", 3000))
 	all[3].want("closed 1013")
-	if _, res, _ := e.tryDial("/ws/chat/"); res == nil || res.StatusCode != http.StatusServiceUnavailable {
+	if _, res, _ := e.tryDial("/ws/chat/"); res == nil ||
+		res.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("a handshake at three quarters: got %v, want 503", res)
 	}
 }
@@ -239,7 +243,8 @@ func TestHold(t *testing.T) {
 	c.send("x")
 	c.want("closed 1013")
 	b.up()
-	await(t, "the message and the end are told", func() bool { return strings.HasSuffix(b.bodies(), "TEXT 1 x CLOSE 2 \x03\xf5") })
+	await(t, "the message and the end are told",
+		func() bool { return strings.HasSuffix(b.bodies(), "TEXT 1 x CLOSE 2 \x03\xf5") })
 }
 
 // The share of a connection is full while the backend is away.
@@ -266,21 +271,25 @@ func TestMaybeHandled(t *testing.T) {
 		fail func(w http.ResponseWriter, r *http.Request)
 		want string
 	}{
-		{"killed", func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, "closed 1013"},
+		{"killed", func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) },
+			"closed 1013"},
 		{"half an answer", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", contentType)
 			w.Header().Set("Content-Length", "100")
 			io.WriteString(w, "TEXT 3\r\nm:x\r\n")
 			panic(http.ErrAbortHandler)
 		}, "closed 1013"},
-		{"too slow", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "closed 1013"},
+		{"too slow", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+			"closed 1013"},
 		{"500", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, "closed 1011"},
 		{"503", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, "closed 1013"},
 		{"garbage", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", contentType)
 			io.WriteString(w, "TEXT 3\r\nm:x\r\nTEXT 99\r\n")
 		}, "closed 1011"},
-		{"another type", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "TEXT 3\r\nm:x\r\n") }, "closed 1011"},
+		{"another type", func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "TEXT 3\r\nm:x\r\n")
+		}, "closed 1011"},
 		{"too long", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", contentType)
 			io.WriteString(w, "TEXT 1000\r\n"+strings.Repeat("x", 4096)+"\r\n")
@@ -380,7 +389,8 @@ func TestDisconnectBehindMessages(t *testing.T) {
 	c.CloseNow()
 	await(t, "it is gone", func() bool { return e.Connections() == 0 })
 	close(gate)
-	await(t, "the end is told", func() bool { return strings.HasSuffix(b.bodies(), "TEXT 4 last DISCONNECT") })
+	await(t, "the end is told",
+		func() bool { return strings.HasSuffix(b.bodies(), "TEXT 4 last DISCONNECT") })
 }
 
 // switchable is a service at an address that nobody may listen on for a while.

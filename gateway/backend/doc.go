@@ -45,9 +45,9 @@
 //   - Host is the backend's own, and the client's is X-Forwarded-Host: a client must not choose
 //     among a backend's virtual hosts. Pushpin passes the client's on.
 //   - X-Forwarded-For is the client's address and nothing that the client says of itself, and
-//     X-Forwarded-User is there only when somebody has proved who the client is (Conn.User). Neither
-//     do its Meta-, Grip- and Webhook- headers pass, nor any with an underscore, which CGI reads as
-//     a hyphen.
+//     X-Forwarded-User is there only when somebody has proved who the client is (Conn.User).
+//     Neither do its Meta-, Grip- and Webhook- headers pass, nor any with an underscore, which CGI
+//     reads as a hyphen.
 //   - --backend-url http://host/ws/ serves the paths below /ws/, each under its own name: what is
 //     at hand when a service has its WebSockets below one path. A route whose pattern differs from
 //     its URL's path exchanges one for the other.
@@ -59,10 +59,10 @@
 //     set-hold is among them: to hold a response open is for HTTP (Grip-Hold), and a WebSocket is
 //     open anyway. Filters are not offered (there is no Grip-Feature), and not applied.
 //   - {"type":"subscribe","channel":"room","since":"POSITION"} is our own: the client is sent
-//     {"type":"subscribed","topic":"room","position":"…","recovered":true,"messages":N}, and then the
-//     N messages that it has missed since POSITION, if the topic has a history that goes back so far.
-//     An empty POSITION asks only where the subscription begins. Each message adds 1 to what follows
-//     the colon of a position.
+//     {"type":"subscribed","topic":"room","position":"…","recovered":true,"messages":N}, and then
+//     the N messages that it has missed since POSITION, if the topic has a history that goes back
+//     so far. An empty POSITION asks only where the subscription begins. Each message adds 1 to
+//     what follows the colon of a position.
 //   - A keep-alive for silence counts what the backend sends in its answers, not what is published.
 //   - Pooled connections are closed after 1.5 s without use, before most servers do it, and looked
 //     at before each request (fresh.go): of a request that crosses the server's close nobody could

@@ -62,7 +62,8 @@ func appendEvent(b []byte, kind eventKind, content []byte) []byte {
 const eventOverhead = len("BINARY") + 8 + 1 + 4
 
 var (
-	errEventLine    = errors.New("want an event's name, then nothing or a space and its length, then CRLF")
+	errEventLine = errors.New("want an event's name, then nothing or a space and its " +
+		"length, then CRLF")
 	errEventLength  = errors.New("the length of an event is not a hexadecimal number")
 	errEventContent = errors.New("an event is shorter than its length says, or does not end in CRLF")
 )

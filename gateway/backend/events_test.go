@@ -63,16 +63,19 @@ func TestDecodeEvents(t *testing.T) {
 
 func TestEventRoundTrip(t *testing.T) {
 	for _, e := range []event{
-		{eventOpen, nil}, {eventText, []byte("")}, {eventText, []byte("grüße")}, {eventBinary, bytes.Repeat([]byte{'\r', '\n'}, 9)},
+		{eventOpen, nil}, {eventText, []byte("")}, {eventText, []byte("grüße")}, {eventBinary,
+			bytes.Repeat([]byte{'\r', '\n'}, 9)},
 		{eventPing, nil}, {eventPong, []byte("x")}, {eventClose, []byte{3, 0xe8}}, {eventDisconnect, nil},
 	} {
 		b := appendEvent(nil, e.kind, e.content)
 		got, n, err := decodeEvent(append(b, "TEXT"...))
-		if err != nil || n != len(b) || got.kind != e.kind || !bytes.Equal(got.content, e.content) || (got.content == nil) != (e.content == nil) {
+		if err != nil || n != len(b) || got.kind != e.kind || !bytes.Equal(got.content, e.content) ||
+			(got.content == nil) != (e.content == nil) {
 			t.Errorf("%v: encoded %q, decoded %v, %d of %d bytes, %v", e, b, got, n, len(b), err)
 		}
 		if len(b) > len(e.content)+eventOverhead {
-			t.Errorf("%v: %d bytes more than its content, want at most %d", e, len(b)-len(e.content), eventOverhead)
+			t.Errorf("%v: %d bytes more than its content, want at most %d", e, len(b)-len(e.content),
+				eventOverhead)
 		}
 	}
 }
@@ -103,12 +106,13 @@ func TestUnaccepted(t *testing.T) {
 }
 
 func FuzzEvents(f *testing.F) {
-	f.Add([]byte("OPEN\r\n"))                                    // the first answer
-	f.Add([]byte("OPEN\r\nTEXT 5\r\nm:foo\r\nTEXT 0\r\n\r\n"))   // messages, one of them empty
-	f.Add([]byte("TEXT 2f\r\nc:{\"type\":\"subscribe\"}"))       // shorter than it says
-	f.Add([]byte("BINARY 4\r\n\r\n\r\n\r\nCLOSE 2\r\n\x03\xe8")) // content that looks like line ends; no CRLF behind the last
-	f.Add([]byte("TEXT fffffff\r\n"))                            // the longest length there is
-	f.Add([]byte("NEW 1\r\n \r\nDISCONNECT\r\n"))                // a name of a later version
+	f.Add([]byte("OPEN\r\n"))                                  // the first answer
+	f.Add([]byte("OPEN\r\nTEXT 5\r\nm:foo\r\nTEXT 0\r\n\r\n")) // messages, one of them empty
+	f.Add([]byte("TEXT 2f\r\nc:{\"type\":\"subscribe\"}"))     // shorter than it says
+	// content that looks like line ends; no CRLF behind the last
+	f.Add([]byte("BINARY 4\r\n\r\n\r\n\r\nCLOSE 2\r\n\x03\xe8"))
+	f.Add([]byte("TEXT fffffff\r\n"))             // the longest length there is
+	f.Add([]byte("NEW 1\r\n \r\nDISCONNECT\r\n")) // a name of a later version
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var again []byte
 		var size int
@@ -132,7 +136,9 @@ func FuzzEvents(f *testing.F) {
 			t.Fatalf("%q became longer: %q", body, again)
 		}
 		var third []byte
-		if err := eachEvent(again, func(e event) bool { third = appendEvent(third, e.kind, e.content); return true }); err != nil || !bytes.Equal(third, again) {
+		if err := eachEvent(again,
+			func(e event) bool { third = appendEvent(third, e.kind, e.content); return true }); err != nil ||
+			!bytes.Equal(third, again) {
 			t.Fatalf("%q: encoded %q, then %q, %v", body, again, third, err)
 		}
 		if unknown {

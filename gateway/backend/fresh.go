@@ -19,7 +19,8 @@ type freshConn struct {
 	raw syscall.RawConn
 }
 
-func dialFresh(timeout time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
+func dialFresh(timeout time.Duration) func(ctx context.Context, network, address string) (
+	net.Conn, error) {
 	dialer := net.Dialer{Timeout: timeout}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dialer.DialContext(ctx, network, address)

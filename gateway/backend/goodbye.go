@@ -131,7 +131,8 @@ func (g *goodbyes) work(e *goodbye) {
 	g.workers--
 	switch {
 	case a.outcome == answered && !isUnavailable(a.status):
-		g.done(e) // whatever it says: GRIP's libraries answer DISCONNECT with a 500 that nobody has handled
+		// whatever it says: GRIP's libraries answer DISCONNECT with a 500 that nobody has handled
+		g.done(e)
 	case a.outcome == notHandled:
 		requestRetries.Inc()
 		g.retry(e)

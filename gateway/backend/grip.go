@@ -68,9 +68,10 @@ var controlKinds = map[string]controlKind{
 // control is one control message.
 type control struct {
 	kind     controlKind
-	channel  string  // subscribe, unsubscribe
-	filtered bool    // subscribe: filters were asked for
-	since    *string // subscribe: the position to go on from, "" for the present; nil: the client is not told any
+	channel  string // subscribe, unsubscribe
+	filtered bool   // subscribe: filters were asked for
+	// subscribe: the position to go on from, "" for the present; nil: the client is not told any
+	since *string
 
 	// keep-alive and send-delayed
 	op       ws.OpCode
@@ -152,7 +153,8 @@ func seconds(raw json.RawMessage, otherwise time.Duration) (time.Duration, error
 	return d, nil
 }
 
-var messageTypes = map[string]ws.OpCode{"text": ws.OpText, "binary": ws.OpBinary, "ping": ws.OpPing, "pong": ws.OpPong}
+var messageTypes = map[string]ws.OpCode{"text": ws.OpText, "binary": ws.OpBinary,
+	"ping": ws.OpPing, "pong": ws.OpPong}
 
 // messageOf is the message in an item or a control message: "content" is text, "content-bin" base64
 // and binary, unless the type says otherwise. content is nil when there is neither.
@@ -177,7 +179,8 @@ func messageOf(name, text, base64Text *string) (op ws.OpCode, content []byte, er
 		}
 	}
 	if op.IsControl() && len(content) > ws.MaxControlFramePayloadSize {
-		return 0, nil, fmt.Errorf("%d bytes are too many for a ping or pong (at most %d)", len(content), ws.MaxControlFramePayloadSize)
+		return 0, nil, fmt.Errorf("%d bytes are too many for a ping or pong (at most %d)",
+			len(content), ws.MaxControlFramePayloadSize)
 	}
 	return op, content, nil
 }

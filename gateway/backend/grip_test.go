@@ -39,24 +39,42 @@ func TestParseControl(t *testing.T) {
 		want control // content "-" for none
 		bad  bool
 	}{
-		{text: `{"type":"subscribe","channel":"room"}`, want: control{kind: controlSubscribe, channel: "room", content: []byte("-")}},
-		{text: `{"type":"subscribe","channel":"room","filters":["skip-self"]}`, want: control{kind: controlSubscribe, channel: "room", filtered: true, content: []byte("-")}},
-		{text: `{"type":"unsubscribe","channel":"room"}`, want: control{kind: controlUnsubscribe, channel: "room", content: []byte("-")}},
+		{text: `{"type":"subscribe","channel":"room"}`,
+			want: control{kind: controlSubscribe, channel: "room", content: []byte("-")}},
+		{text: `{"type":"subscribe","channel":"room","filters":["skip-self"]}`,
+			want: control{kind: controlSubscribe, channel: "room", filtered: true, content: []byte("-")}},
+		{text: `{"type":"unsubscribe","channel":"room"}`,
+			want: control{kind: controlUnsubscribe, channel: "room", content: []byte("-")}},
 		{text: `{"type":"subscribe"}`, bad: true},
 		{text: `{"type":"subscribe","channel":7}`, bad: true},
 		{text: `{"type":"unsubscribe","channel":""}`, bad: true},
 		{text: `{"type":"detach"}`, want: control{kind: controlDetach, content: []byte("-")}},
-		{text: `{"type":"flush-delayed"}`, want: control{kind: controlFlushDelayed, content: []byte("-")}},
-		{text: `{"type":"keep-alive","content":"{}","timeout":30}`, want: control{kind: controlKeepAlive, op: ws.OpText, content: []byte("{}"), timeout: 30 * time.Second}},
-		{text: `{"type":"keep-alive","content":"","mode":"interval"}`, want: control{kind: controlKeepAlive, op: ws.OpText, content: []byte(""), timeout: defaultKeepAlive, interval: true}},
-		{text: `{"type":"keep-alive"}`, want: control{kind: controlKeepAlive, op: ws.OpText, content: []byte("-"), timeout: defaultKeepAlive}},
-		{text: `{"type":"keep-alive","content-bin":"AAE=","message-type":"ping","timeout":0.5}`, want: control{kind: controlKeepAlive, op: ws.OpPing, content: []byte{0, 1}, timeout: time.Second / 2}},
-		{text: `{"type":"keep-alive","content":"x","timeout":1e30}`, want: control{kind: controlKeepAlive, op: ws.OpText, content: []byte("x"), timeout: longestTimeout}},
+		{text: `{"type":"flush-delayed"}`,
+			want: control{kind: controlFlushDelayed, content: []byte("-")}},
+		{text: `{"type":"keep-alive","content":"{}","timeout":30}`,
+			want: control{kind: controlKeepAlive, op: ws.OpText, content: []byte("{}"),
+				timeout: 30 * time.Second}},
+		{text: `{"type":"keep-alive","content":"","mode":"interval"}`,
+			want: control{kind: controlKeepAlive, op: ws.OpText, content: []byte(""),
+				timeout: defaultKeepAlive, interval: true}},
+		{text: `{"type":"keep-alive"}`,
+			want: control{kind: controlKeepAlive, op: ws.OpText, content: []byte("-"),
+				timeout: defaultKeepAlive}},
+		{text: `{"type":"keep-alive","content-bin":"AAE=","message-type":"ping","timeout":0.5}`,
+			want: control{kind: controlKeepAlive, op: ws.OpPing, content: []byte{0, 1},
+				timeout: time.Second / 2}},
+		{text: `{"type":"keep-alive","content":"x","timeout":1e30}`,
+			want: control{kind: controlKeepAlive, op: ws.OpText, content: []byte("x"),
+				timeout: longestTimeout}},
 		{text: `{"type":"keep-alive","content":"x","timeout":-1}`, bad: true},
 		{text: `{"type":"keep-alive","content":"x","message-type":"close"}`, bad: true},
 		{text: `{"type":"keep-alive","content-bin":"?"}`, bad: true},
-		{text: `{"type":"send-delayed","content":"later","timeout":5}`, want: control{kind: controlSendDelayed, op: ws.OpText, content: []byte("later"), timeout: 5 * time.Second}},
-		{text: `{"type":"send-delayed"}`, want: control{kind: controlSendDelayed, op: ws.OpText, content: []byte(""), timeout: defaultDelay}},
+		{text: `{"type":"send-delayed","content":"later","timeout":5}`,
+			want: control{kind: controlSendDelayed, op: ws.OpText, content: []byte("later"),
+				timeout: 5 * time.Second}},
+		{text: `{"type":"send-delayed"}`,
+			want: control{kind: controlSendDelayed, op: ws.OpText, content: []byte(""),
+				timeout: defaultDelay}},
 		{text: `{"type":"session","id":"x"}`, want: control{content: []byte("-")}},
 		{text: `{"type":"set-hold","mode":"stream"}`, want: control{content: []byte("-")}},
 		{text: `{"type":"of a later version"}`, want: control{content: []byte("-")}},
@@ -74,8 +92,10 @@ func TestParseControl(t *testing.T) {
 		if got.content == nil {
 			got.content = []byte("-")
 		}
-		if got.kind != tt.want.kind || got.channel != tt.want.channel || got.filtered != tt.want.filtered || got.op != tt.want.op ||
-			string(got.content) != string(tt.want.content) || got.timeout != tt.want.timeout || got.interval != tt.want.interval {
+		if got.kind != tt.want.kind || got.channel != tt.want.channel ||
+			got.filtered != tt.want.filtered || got.op != tt.want.op ||
+			string(got.content) != string(tt.want.content) || got.timeout != tt.want.timeout ||
+			got.interval != tt.want.interval {
 			t.Errorf("%s: got %+v, want %+v", tt.text, got, tt.want)
 		}
 	}
@@ -101,7 +121,8 @@ func FuzzGripExtension(f *testing.F) {
 
 func FuzzControl(f *testing.F) {
 	f.Add([]byte(`{"type":"subscribe","channel":"room","filters":["skip-self"]}`)) // the usual one
-	f.Add([]byte(`{"type":"keep-alive","content-bin":"AA==","timeout":1e308}`))    // a time beyond any clock
+	// a time beyond any clock
+	f.Add([]byte(`{"type":"keep-alive","content-bin":"AA==","timeout":1e308}`))
 	f.Add([]byte(`{"type":"send-delayed","message-type":"pong","content":"\u0000"}`))
 	f.Add([]byte(`{"type":{"type":[[[[`)) // wrong and cut off
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -112,7 +133,8 @@ func FuzzControl(f *testing.F) {
 		if (c.kind == controlSubscribe || c.kind == controlUnsubscribe) && c.channel == "" {
 			t.Errorf("%q: a subscription to nothing", text)
 		}
-		if (c.kind == controlKeepAlive || c.kind == controlSendDelayed) && (c.timeout <= 0 || c.timeout > longestTimeout) {
+		if (c.kind == controlKeepAlive || c.kind == controlSendDelayed) &&
+			(c.timeout <= 0 || c.timeout > longestTimeout) {
 			t.Errorf("%q: a timeout of %v", text, c.timeout)
 		}
 		if c.op.IsControl() && len(c.content) > ws.MaxControlFramePayloadSize {

@@ -15,17 +15,22 @@ import (
 // 9110, section 7.6.1), those that describe a body or an answer that the client has nothing to do
 // with, and those that the gateway says itself, which a client must not be able to say in its
 // place.
-var withheld = headerNames("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+var withheld = headerNames("Connection", "Keep-Alive", "Proxy-Connection",
+	"Proxy-Authenticate", "Proxy-Authorization",
 	"TE", "Trailer", "Transfer-Encoding", "Upgrade", "Expect", "Host",
-	"Accept", "Accept-Encoding", "Content-Length", "Content-Type", "Content-Encoding", "Content-Bytes-Replayed", "Content-Bytes-Accepted",
+	"Accept", "Accept-Encoding", "Content-Length", "Content-Type", "Content-Encoding",
+	"Content-Bytes-Replayed", "Content-Bytes-Accepted",
 	"Connection-Id", "Keep-Alive-Interval", "Sec-Websocket-Key", "Sec-Websocket-Extensions",
 	"Idempotency-Key", "X-Idempotency-Key", // net/http would repeat a request that has one
-	"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Host", "X-Forwarded-Port",
+	"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Host",
+	"X-Forwarded-Port",
 	"X-Forwarded-User", "X-Real-Ip")
 
 // private are the backend's headers that are for the gateway or for the hop between them.
-var private = headerNames("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "TE", "Trailer", "Transfer-Encoding", "Upgrade",
-	"Content-Length", "Date", "Content-Bytes-Accepted", "Keep-Alive-Interval", "Sec-Websocket-Accept", "Sec-Websocket-Extensions")
+var private = headerNames("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate",
+	"TE", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Content-Length", "Date", "Content-Bytes-Accepted", "Keep-Alive-Interval", "Sec-Websocket-Accept",
+	"Sec-Websocket-Extensions")
 
 // privatePrefixes begin the names of headers that neither side may send to the other through the
 // gateway.

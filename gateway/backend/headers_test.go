@@ -9,13 +9,17 @@ import (
 )
 
 func TestPassOn(t *testing.T) {
-	for _, name := range []string{"Cookie", "Authorization", "User-Agent", "Accept-Language", "Origin", "Sec-Websocket-Protocol", "Sec-Websocket-Version", "X-Custom", "Metadata", "X-Request-Id"} {
+	for _, name := range []string{"Cookie", "Authorization", "User-Agent", "Accept-Language", "Origin",
+		"Sec-Websocket-Protocol", "Sec-Websocket-Version", "X-Custom", "Metadata", "X-Request-Id"} {
 		if !passOn(name, []string{"Upgrade", "x-hop"}) {
 			t.Errorf("%s does not reach the backend", name)
 		}
 	}
-	for _, name := range []string{"Connection", "Upgrade", "Te", "Keep-Alive", "Proxy-Authorization", "Host", "Accept", "Accept-Encoding", "Content-Type", "Content-Length", "Expect",
-		"Connection-Id", "Meta-User", "Grip-Sig", "Webhook-Id", "Set-Meta-X", "Meta_user", "X_Y", "X-Forwarded-For", "Forwarded", "X-Real-Ip", "X-Forwarded-User", "Sec-Websocket-Extensions", "Sec-Websocket-Key", "X-Hop"} {
+	for _, name := range []string{"Connection", "Upgrade", "Te", "Keep-Alive", "Proxy-Authorization",
+		"Host", "Accept", "Accept-Encoding", "Content-Type", "Content-Length", "Expect",
+		"Connection-Id", "Meta-User", "Grip-Sig", "Webhook-Id", "Set-Meta-X", "Meta_user", "X_Y",
+		"X-Forwarded-For", "Forwarded", "X-Real-Ip", "X-Forwarded-User", "Sec-Websocket-Extensions",
+		"Sec-Websocket-Key", "X-Hop"} {
 		if passOn(name, []string{"Upgrade", "x-hop"}) {
 			t.Errorf("a client's %s reaches the backend", name)
 		}
@@ -28,7 +32,8 @@ func TestHead(t *testing.T) {
 		t.Errorf("target: got %q", got)
 	}
 	header := h.header(0)
-	if !slices.Equal(header["Cookie"], []string{"a=1", ""}) || header.Get("X-Y") != "z: z" || len(header) != 2 {
+	if !slices.Equal(header["Cookie"], []string{"a=1", ""}) || header.Get("X-Y") != "z: z" ||
+		len(header) != 2 {
 		t.Errorf("header: got %v", header)
 	}
 	if bare := newHead("/", nil); bare.target() != "/" || len(bare.header(0)) != 0 {
@@ -38,7 +43,8 @@ func TestHead(t *testing.T) {
 
 func TestMeta(t *testing.T) {
 	old := []meta{{"User", "7"}, {"Old", "x"}}
-	got, ok := applyMeta(old, http.Header{"Set-Meta-User": {"8"}, "Set-Meta-Old": {""}, "Set-Meta-": {"x"}, "Server": {"y"}})
+	got, ok := applyMeta(old,
+		http.Header{"Set-Meta-User": {"8"}, "Set-Meta-Old": {""}, "Set-Meta-": {"x"}, "Server": {"y"}})
 	if !ok || !slices.Equal(got, []meta{{"User", "8"}}) {
 		t.Errorf("got %v, %v", got, ok)
 	}
@@ -67,7 +73,9 @@ func TestMeta(t *testing.T) {
 }
 
 func TestPollInterval(t *testing.T) {
-	for text, want := range map[string]time.Duration{"30": 30 * time.Second, "1": leastPoll, "20": leastPoll, "21": 21 * time.Second, "0": 0, "-5": 0, "x": 0, "999999999999": longestTimeout, "99999999": longestTimeout} {
+	for text, want := range map[string]time.Duration{"30": 30 * time.Second, "1": leastPoll,
+		"20": leastPoll, "21": 21 * time.Second, "0": 0, "-5": 0, "x": 0, "999999999999": longestTimeout,
+		"99999999": longestTimeout} {
 		if got, ok := pollInterval(http.Header{"Keep-Alive-Interval": {text}}); got != want || !ok {
 			t.Errorf("%q: got %v, %v; want %v", text, got, ok, want)
 		}
@@ -78,9 +86,12 @@ func TestPollInterval(t *testing.T) {
 }
 
 func TestResponseLines(t *testing.T) {
-	answer := http.Header{"Content-Type": {"text/plain"}, "Content-Length": {"5"}, "Set-Cookie": {"a=1", "b=2"}, "Connection": {"close"}, "Set-Meta-User": {"7"}, "Grip-Hold": {"x"},
-		"Keep-Alive-Interval": {"30"}, "Sec-Websocket-Extensions": {"grip"}, "X-Bad": {"a\rInjected: b"}, "X-Large": {strings.Repeat("x", maxHandshakeHeader)}}
-	for accepted, want := range map[bool][]string{true: {"Set-Cookie: a=1", "Set-Cookie: b=2"}, false: {"Content-Type: text/plain", "Set-Cookie: a=1", "Set-Cookie: b=2"}} {
+	answer := http.Header{"Content-Type": {"text/plain"}, "Content-Length": {"5"},
+		"Set-Cookie": {"a=1", "b=2"}, "Connection": {"close"}, "Set-Meta-User": {"7"}, "Grip-Hold": {"x"},
+		"Keep-Alive-Interval": {"30"}, "Sec-Websocket-Extensions": {"grip"}, "X-Bad": {"a\rInjected: b"},
+		"X-Large": {strings.Repeat("x", maxHandshakeHeader)}}
+	for accepted, want := range map[bool][]string{true: {"Set-Cookie: a=1", "Set-Cookie: b=2"},
+		false: {"Content-Type: text/plain", "Set-Cookie: a=1", "Set-Cookie: b=2"}} {
 		got := strings.Split(strings.TrimSuffix(responseLines(answer, accepted), "\r\n"), "\r\n")
 		slices.Sort(got)
 		if !slices.Equal(got, want) {
@@ -89,7 +100,8 @@ func TestResponseLines(t *testing.T) {
 	}
 }
 
-// What a backend's headers say never passes the bounds, and never ends a line of the client's answer.
+// What a backend's headers say never passes the bounds, and never ends a line of the client's
+// answer.
 func FuzzAnswerHeader(f *testing.F) {
 	f.Add("Set-Meta-User", "7", "Set-Meta-Room", "lobby")                // what it is for
 	f.Add("Set-Meta-User", "7", "Set-Meta-User", "")                     // set, and taken back

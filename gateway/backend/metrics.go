@@ -12,18 +12,26 @@ import (
 
 var (
 	requests = map[string]*metrics.Counter{
-		"ok":          metrics.NewCounter(`sluice_backend_requests_total{result="ok"}`),          // events came back
-		"status":      metrics.NewCounter(`sluice_backend_requests_total{result="status"}`),      // another status or type
-		"malformed":   metrics.NewCounter(`sluice_backend_requests_total{result="malformed"}`),   // events that cannot be read
-		"not_handled": metrics.NewCounter(`sluice_backend_requests_total{result="not_handled"}`), // the backend was not reached
-		"broken":      metrics.NewCounter(`sluice_backend_requests_total{result="broken"}`),      // sent, and the connection broke
-		"timeout":     metrics.NewCounter(`sluice_backend_requests_total{result="timeout"}`),     // sent, and no answer in time
+		// events came back
+		"ok": metrics.NewCounter(`sluice_backend_requests_total{result="ok"}`),
+		// another status or type
+		"status": metrics.NewCounter(`sluice_backend_requests_total{result="status"}`),
+		// events that cannot be read
+		"malformed": metrics.NewCounter(`sluice_backend_requests_total{result="malformed"}`),
+		// the backend was not reached
+		"not_handled": metrics.NewCounter(`sluice_backend_requests_total{result="not_handled"}`),
+		// sent, and the connection broke
+		"broken": metrics.NewCounter(`sluice_backend_requests_total{result="broken"}`),
+		// sent, and no answer in time
+		"timeout": metrics.NewCounter(`sluice_backend_requests_total{result="timeout"}`),
 	}
 	requestsInFlight gauge
 	_                = metrics.NewGauge(`sluice_backend_requests_in_flight`, requestsInFlight.value)
-	requestTime      = poller.NewHistogram(`sluice_backend_request_duration_seconds`, poller.DurationBuckets)
-	requestEvents    = poller.NewHistogram(`sluice_backend_request_events`, []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512})
-	requestRetries   = metrics.NewCounter(`sluice_backend_retries_total`)
+	requestTime      = poller.NewHistogram(`sluice_backend_request_duration_seconds`,
+		poller.DurationBuckets)
+	requestEvents = poller.NewHistogram(`sluice_backend_request_events`,
+		[]float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512})
+	requestRetries = metrics.NewCounter(`sluice_backend_retries_total`)
 
 	waiting       gauge // connections with something to send and no request in flight
 	_             = metrics.NewGauge(`sluice_backend_waiting`, waiting.value)
@@ -33,15 +41,22 @@ var (
 
 	readingPaused = metrics.NewCounter(`sluice_backend_paused_total`) // a connection's share was full
 
-	closed = map[string]*metrics.Counter{ // connections that the gateway has closed on account of the backend
-		"unavailable": metrics.NewCounter(`sluice_backend_closes_total{reason="unavailable"}`), // not reached, or no answer
-		"overflow":    metrics.NewCounter(`sluice_backend_closes_total{reason="overflow"}`),    // more messages than may wait
-		"error":       metrics.NewCounter(`sluice_backend_closes_total{reason="error"}`),       // an answer that is none
+	// connections that the gateway has closed on account of the backend
+	closed = map[string]*metrics.Counter{
+		// not reached, or no answer
+		"unavailable": metrics.NewCounter(`sluice_backend_closes_total{reason="unavailable"}`),
+		// more messages than may wait
+		"overflow": metrics.NewCounter(`sluice_backend_closes_total{reason="overflow"}`),
+		// an answer that is none
+		"error": metrics.NewCounter(`sluice_backend_closes_total{reason="error"}`),
 	}
 
-	controlsIgnored = metrics.NewCounter(`sluice_backend_ignored_total{what="control"}`) // control messages that are malformed or not known
-	messagesIgnored = metrics.NewCounter(`sluice_backend_ignored_total{what="message"}`) // messages without the prefix
-	metasIgnored    = metrics.NewCounter(`sluice_backend_ignored_total{what="meta"}`)    // Set-Meta- beyond the bounds
+	// control messages that are malformed or not known
+	controlsIgnored = metrics.NewCounter(`sluice_backend_ignored_total{what="control"}`)
+	// messages without the prefix
+	messagesIgnored = metrics.NewCounter(`sluice_backend_ignored_total{what="message"}`)
+	// Set-Meta- beyond the bounds
+	metasIgnored = metrics.NewCounter(`sluice_backend_ignored_total{what="meta"}`)
 
 	controlRequests = map[string]*metrics.Counter{
 		"ok":      metrics.NewCounter(`sluice_control_requests_total{result="ok"}`),

@@ -11,8 +11,8 @@ import (
 	"sluice/gateway"
 )
 
-// A session moves to another process between two requests: with what waits for the next one, and with
-// its subscriptions.
+// A session moves to another process between two requests: with what waits for the next one, and
+// with its subscriptions.
 
 var _ gateway.Mover = (*loop)(nil)
 

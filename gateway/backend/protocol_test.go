@@ -48,27 +48,35 @@ func TestGrip(t *testing.T) {
 		newEdge(t, Config{}, b.URL).dial(t, "/").want("c:{}", "m:x")
 	})
 	t.Run("prefixes", func(t *testing.T) {
-		b := scripted(t, "Sec-WebSocket-Extensions: grip\n\nOPEN|"+text("dropped")+text("m:kept")+text("c:{}")+"BINARY 3|m:b|"+"BINARY 1|b|"+text("m:"))
+		b := scripted(t, "Sec-WebSocket-Extensions: grip\n\nOPEN|"+text("dropped")+text("m:kept")+
+			text("c:{}")+"BINARY 3|m:b|"+"BINARY 1|b|"+text("m:"))
 		newEdge(t, Config{}, b.URL).dial(t, "/").want("kept", "binary b", "")
 	})
 	t.Run("another prefix", func(t *testing.T) {
-		b := scripted(t, `Sec-WebSocket-Extensions: grip; message-prefix=""`+"\n\nOPEN|"+text("m:all")+text(`c:{"type":"detach"}`))
+		b := scripted(t, `Sec-WebSocket-Extensions: grip; message-prefix=""`+"\n\nOPEN|"+text("m:all")+
+			text(`c:{"type":"detach"}`))
 		newEdge(t, Config{}, b.URL).dial(t, "/").want("m:all")
 	})
 	t.Run("headers of the 101", func(t *testing.T) {
-		b := scripted(t, "Sec-WebSocket-Extensions: grip\nSet-Cookie: a=1\nSec-WebSocket-Protocol: chat\nSet-Meta-User: 7\n\nOPEN|")
+		b := scripted(t, "Sec-WebSocket-Extensions: grip\nSet-Cookie: a=1\nSec-WebSocket-Protocol: "+
+			"chat\nSet-Meta-User: 7\n\nOPEN|")
 		e := newEdge(t, Config{}, b.URL)
-		c, res, err := websocket.Dial(t.Context(), e.url, &websocket.DialOptions{Subprotocols: []string{"chat"}})
+		c, res, err := websocket.Dial(t.Context(), e.url,
+			&websocket.DialOptions{Subprotocols: []string{"chat"}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.CloseNow()
-		if res.Header.Get("Set-Cookie") != "a=1" || res.Header.Get("Sec-WebSocket-Protocol") != "chat" || res.Header.Get("Set-Meta-User") != "" || res.Header.Get("Content-Type") != "" || res.Header.Get("Sec-WebSocket-Extensions") != "" {
+		if res.Header.Get("Set-Cookie") != "a=1" || res.Header.Get("Sec-WebSocket-Protocol") != "chat" ||
+			res.Header.Get("Set-Meta-User") != "" || res.Header.Get("Content-Type") != "" ||
+			res.Header.Get("Sec-WebSocket-Extensions") != "" {
 			t.Errorf("got %v", res.Header)
 		}
 	})
 	t.Run("detach", func(t *testing.T) {
-		b := scripted(t, "Sec-WebSocket-Extensions: grip\n\nOPEN|"+text(`c:{"type":"subscribe","channel":"a"}`)+text(`c:{"type":"detach"}`)+text("m:nothing more"), "CLOSE|")
+		b := scripted(t, "Sec-WebSocket-Extensions: grip\n\nOPEN|"+
+			text(`c:{"type":"subscribe","channel":"a"}`)+text(`c:{"type":"detach"}`)+
+			text("m:nothing more"), "CLOSE|")
 		e := newEdge(t, Config{}, b.URL)
 		c := e.dial(t, "/")
 		await(t, "the backend is told", func() bool { return b.bodies() == "OPEN|CLOSE" })
@@ -83,13 +91,18 @@ func TestGrip(t *testing.T) {
 		}
 	})
 	t.Run("keep-alive and delayed messages", func(t *testing.T) {
-		b := scripted(t, "Sec-WebSocket-Extensions: grip\n\nOPEN|"+text(`c:{"type":"keep-alive","content":"tick","timeout":0.02,"mode":"interval"}`)+
-			text(`c:{"type":"send-delayed","content":"later","timeout":3600}`)+text(`c:{"type":"send-delayed","content":"much later","timeout":3600}`)+text("m:now")+text(`c:{"type":"flush-delayed"}`))
+		b := scripted(t, "Sec-WebSocket-Extensions: grip\n\nOPEN|"+
+			text(`c:{"type":"keep-alive","content":"tick","timeout":0.02,"mode":"interval"}`)+
+			text(`c:{"type":"send-delayed","content":"later","timeout":3600}`)+
+			text(`c:{"type":"send-delayed","content":"much later","timeout":3600}`)+text("m:now")+
+			text(`c:{"type":"flush-delayed"}`))
 		c := newEdge(t, Config{}, b.URL).dial(t, "/")
 		c.want("later", "now", "much later", "tick", "tick", "tick")
 	})
 	t.Run("subscriptions end", func(t *testing.T) {
-		b := scripted(t, "Sec-WebSocket-Extensions: grip\n\nOPEN|"+text(`c:{"type":"subscribe","channel":"a"}`), text(`c:{"type":"unsubscribe","channel":"a"}`)+text("m:ok"))
+		b := scripted(t, "Sec-WebSocket-Extensions: grip\n\nOPEN|"+
+			text(`c:{"type":"subscribe","channel":"a"}`), text(`c:{"type":"unsubscribe","channel":"a"}`)+
+			text("m:ok"))
 		e := newEdge(t, Config{}, b.URL)
 		c := e.dial(t, "/")
 		await(t, "subscribed", func() bool { return e.hub.Subscribers("a") == 1 })
@@ -103,7 +116,8 @@ func TestGrip(t *testing.T) {
 
 // Set-Meta- headers come back as Meta- headers until they are unset.
 func TestMetaHeaders(t *testing.T) {
-	b := scripted(t, "Set-Meta-User: 7\nSet-Meta-Room: a\n\nOPEN|"+text("0"), "Set-Meta-Room:\n\n"+text("1"), text("2"))
+	b := scripted(t, "Set-Meta-User: 7\nSet-Meta-Room: a\n\nOPEN|"+text("0"), "Set-Meta-Room:\n\n"+
+		text("1"), text("2"))
 	c := newEdge(t, Config{}, b.URL).dial(t, "/", "Meta-User", "forged")
 	for i := range 3 {
 		c.want(fmt.Sprint(i))
@@ -112,7 +126,8 @@ func TestMetaHeaders(t *testing.T) {
 	await(t, "four requests", func() bool { return len(b.seen()) == 4 })
 	for i, want := range []string{"user= room=", "user=7 room=a", "user=7 room=", "user=7 room="} {
 		h := b.seen()[i].header
-		if got := "user=" + strings.Join(h["Meta-User"], ",") + " room=" + strings.Join(h["Meta-Room"], ","); got != want {
+		if got := "user=" + strings.Join(h["Meta-User"], ",") + " room=" +
+			strings.Join(h["Meta-Room"], ","); got != want {
 			t.Errorf("request %d: got %q, want %q", i, got, want)
 		}
 	}
@@ -120,7 +135,8 @@ func TestMetaHeaders(t *testing.T) {
 
 // What an answer does not accept comes again, before what came since.
 func TestPartialAcceptance(t *testing.T) {
-	b := scripted(t, "OPEN|", "Content-Bytes-Accepted: 2\n\n", "Content-Bytes-Accepted: 4\n\n"+text("all"))
+	b := scripted(t, "OPEN|", "Content-Bytes-Accepted: 2\n\n", "Content-Bytes-Accepted: 4\n\n"+
+		text("all"))
 	c := newEdge(t, Config{}, b.URL).dial(t, "/")
 	c.send("hello")
 	await(t, "the first request", func() bool { return len(b.seen()) == 2 })
@@ -222,7 +238,8 @@ func TestPaths(t *testing.T) {
 	e := newEdge(t, Config{}, "/a/="+a.URL+"/ws/", "/b/="+b.URL)
 	e.dial(t, "/a/x?y")
 	e.dial(t, "/b/x?y")
-	for path, want := range map[string]int{"/": 404, "/c/": 404, "/a/../b/": 400, "/a/%2e%2e/b": 400, "/a/%zz": 400} {
+	for path, want := range map[string]int{"/": 404, "/c/": 404, "/a/../b/": 400, "/a/%2e%2e/b": 400,
+		"/a/%zz": 400} {
 		_, res, _ := rawGet(t, e, path)
 		if res != want {
 			t.Errorf("%s: got %d, want %d", path, res, want)

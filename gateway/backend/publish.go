@@ -148,5 +148,6 @@ func (it *item) parseMessage(raw json.RawMessage) (err error) {
 
 // sendable reports whether a Close frame can have this code.
 func sendable(code ws.StatusCode) bool {
-	return code >= 1000 && code < 5000 && code != 1004 && code != ws.StatusNoStatusRcvd && code != ws.StatusAbnormalClosure && code != ws.StatusTLSHandshake
+	return code >= 1000 && code < 5000 && code != 1004 && code != ws.StatusNoStatusRcvd &&
+		code != ws.StatusAbnormalClosure && code != ws.StatusTLSHandshake
 }

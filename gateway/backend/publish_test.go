@@ -15,20 +15,31 @@ func TestParseItems(t *testing.T) {
 		want item
 		bad  string // part of the error
 	}{
-		{text: `{"channel":"a","formats":{"ws-message":{"content":"hi"}}}`, want: item{topic: "a", action: publishSend, op: ws.OpText, content: []byte("hi")}},
-		{text: `{"channel":"a","ws-message":{"content":"hi"}}`, want: item{topic: "a", action: publishSend, op: ws.OpText, content: []byte("hi")}},
-		{text: `{"channel":"a","id":"2","prev-id":"1","formats":{"ws-message":{"content-bin":"AAE="}}}`, want: item{topic: "a", id: "2", prevID: "1", seq: true, action: publishSend, op: ws.OpBinary, content: []byte{0, 1}}},
-		{text: `{"channel":"a","prev-id":"1","no-seq":true,"formats":{"ws-message":{"type":"text","content-bin":"aGk="}}}`, want: item{topic: "a", action: publishSend, op: ws.OpText, content: []byte("hi")}},
-		{text: `{"channel":"a","formats":{"ws-message":{"type":"ping"}}}`, want: item{topic: "a", action: publishSend, op: ws.OpPing}},
-		{text: `{"channel":"a","formats":{"ws-message":{"content":""}}}`, want: item{topic: "a", action: publishSend, op: ws.OpText}},
-		{text: `{"channel":"a","formats":{"ws-message":{"action":"close"}}}`, want: item{topic: "a", action: publishClose, code: 1000}},
-		{text: `{"channel":"a","formats":{"ws-message":{"action":"close","code":4001,"reason":"gone"}}}`, want: item{topic: "a", action: publishClose, code: 4001, reason: "gone"}},
-		{text: `{"channel":"a","formats":{"ws-message":{"action":"refresh"}}}`, want: item{topic: "a", action: publishRefresh}},
+		{text: `{"channel":"a","formats":{"ws-message":{"content":"hi"}}}`,
+			want: item{topic: "a", action: publishSend, op: ws.OpText, content: []byte("hi")}},
+		{text: `{"channel":"a","ws-message":{"content":"hi"}}`,
+			want: item{topic: "a", action: publishSend, op: ws.OpText, content: []byte("hi")}},
+		{text: `{"channel":"a","id":"2","prev-id":"1","formats":{"ws-message":{"content-bin":"AAE="}}}`,
+			want: item{topic: "a", id: "2", prevID: "1", seq: true, action: publishSend, op: ws.OpBinary,
+				content: []byte{0, 1}}},
+		{text: `{"channel":"a","prev-id":"1","no-seq":true,
+			"formats":{"ws-message":{"type":"text","content-bin":"aGk="}}}`, want: item{topic: "a", action: publishSend, op: ws.OpText, content: []byte("hi")}},
+		{text: `{"channel":"a","formats":{"ws-message":{"type":"ping"}}}`,
+			want: item{topic: "a", action: publishSend, op: ws.OpPing}},
+		{text: `{"channel":"a","formats":{"ws-message":{"content":""}}}`,
+			want: item{topic: "a", action: publishSend, op: ws.OpText}},
+		{text: `{"channel":"a","formats":{"ws-message":{"action":"close"}}}`,
+			want: item{topic: "a", action: publishClose, code: 1000}},
+		{text: `{"channel":"a","formats":{"ws-message":{"action":"close","code":4001,"reason":"gone"}}}`,
+			want: item{topic: "a", action: publishClose, code: 4001, reason: "gone"}},
+		{text: `{"channel":"a","formats":{"ws-message":{"action":"refresh"}}}`,
+			want: item{topic: "a", action: publishRefresh}},
 		{text: `{"channel":"a","formats":{"ws-message":{"action":"hint"}}}`, want: item{topic: "a"}},
 		{text: `{"channel":"a","formats":{"http-stream":{"content":"hi"}}}`, want: item{topic: "a"}},
 		{text: `{"channel":"a","http-response":{"body":"hi"}}`, want: item{topic: "a"}},
 		{text: `{"formats":{"ws-message":{"content":"hi"}}}`, bad: "channel"},
-		{text: `{"connection":"c","ws-message":{"content":"hi"}}`, want: item{connection: "c", action: publishSend, op: ws.OpText, content: []byte("hi")}},
+		{text: `{"connection":"c","ws-message":{"content":"hi"}}`,
+			want: item{connection: "c", action: publishSend, op: ws.OpText, content: []byte("hi")}},
 		{text: `{"channel":"a","connection":"c","ws-message":{"content":"hi"}}`, bad: "not both"},
 		{text: `{"channel":"","formats":{"ws-message":{"content":"hi"}}}`, bad: "channel"},
 		{text: `{"channel":"a"}`, bad: "no formats"},
@@ -36,10 +47,15 @@ func TestParseItems(t *testing.T) {
 		{text: `{"channel":"a","formats":{"ws-message":{}}}`, bad: "neither content"},
 		{text: `{"channel":"a","formats":{"ws-message":{"content":7}}}`, bad: "ws-message"},
 		{text: `{"channel":"a","formats":{"ws-message":{"content-bin":"!"}}}`, bad: "base64"},
-		{text: `{"channel":"a","formats":{"ws-message":{"type":"text","content-bin":"/w=="}}}`, bad: "UTF-8"},
+		{text: `{"channel":"a","formats":{"ws-message":{"type":"text","content-bin":"/w=="}}}`,
+			bad: "UTF-8"},
 		{text: `{"channel":"a","formats":{"ws-message":{"type":"close"}}}`, bad: "type of message"},
-		{text: `{"channel":"a","formats":{"ws-message":{"type":"ping","content":"` + strings.Repeat("x", 125) + `"}}}`, want: item{topic: "a", action: publishSend, op: ws.OpPing, content: []byte(strings.Repeat("x", 125))}},
-		{text: `{"channel":"a","formats":{"ws-message":{"type":"ping","content":"` + strings.Repeat("x", 126) + `"}}}`, bad: "too many"},
+		{text: `{"channel":"a","formats":{"ws-message":{"type":"ping","content":"` +
+			strings.Repeat("x", 125) +
+			`"}}}`, want: item{topic: "a", action: publishSend, op: ws.OpPing,
+			content: []byte(strings.Repeat("x", 125))}},
+		{text: `{"channel":"a","formats":{"ws-message":{"type":"ping","content":"` +
+			strings.Repeat("x", 126) + `"}}}`, bad: "too many"},
 		{text: `{"channel":"a","formats":{"ws-message":{"action":"close","code":1006}}}`, bad: "1006"},
 		{text: `{"channel":"a","formats":{"ws-message":{"action":"close","code":66536}}}`, bad: "66536"},
 		{text: `{"channel":"a","formats":{"ws-message":{"action":"dance"}}}`, bad: "dance"},
@@ -57,7 +73,9 @@ func TestParseItems(t *testing.T) {
 		}
 	}
 	for _, n := range []int{9, 10, 11} {
-		_, err := parseItems([]byte(`{"items":[`+strings.TrimSuffix(strings.Repeat(`{"channel":"a","ws-message":{"content":""}},`, n), ",")+`]}`), 10)
+		_, err := parseItems([]byte(`{"items":[`+
+			strings.TrimSuffix(strings.Repeat(`{"channel":"a","ws-message":{"content":""}},`, n), ",")+`]}`),
+			10)
 		if (err == nil) != (n <= 10) {
 			t.Errorf("%d items of 10: %v", n, err)
 		}
@@ -123,9 +141,14 @@ func TestRecentForgets(t *testing.T) {
 }
 
 func FuzzItems(f *testing.F) {
-	f.Add([]byte(`{"items":[{"channel":"a","id":"2","prev-id":"1","formats":{"ws-message":{"content":"hi"}}}]}`)) // the usual one
-	f.Add([]byte(`{"items":[{"channel":"a","ws-message":{"action":"close","code":1e9}}]}`))                       // a code beyond all
-	f.Add([]byte(`{"items":[{"channel":"a","formats":{"ws-message":{"content-bin":"////","type":"text"}}}]}`))    // text that is none
+	// the usual one
+	f.Add([]byte(`{"items":[{"channel":"a","id":"2","prev-id":"1",
+		"formats":{"ws-message":{"content":"hi"}}}]}`))
+	// a code beyond all
+	f.Add([]byte(`{"items":[{"channel":"a","ws-message":{"action":"close","code":1e9}}]}`))
+	// text that is none
+	f.Add([]byte(`{"items":[{"channel":"a",
+		"formats":{"ws-message":{"content-bin":"////","type":"text"}}}]}`))
 	f.Add([]byte(`{"items":[[[[[[[[[[`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		items, err := parseItems(text, 5)

@@ -19,8 +19,8 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// The same service behind Pushpin and behind Sluice: the clients see the same frames, the service the
-// same events. Pushpin is what GRIP's libraries were written for.
+// The same service behind Pushpin and behind Sluice: the clients see the same frames, the service
+// the same events. Pushpin is what GRIP's libraries were written for.
 func TestSameAsPushpin(t *testing.T) {
 	if _, err := exec.LookPath("pushpin"); err != nil {
 		t.Skip("pushpin is not installed (apt-get install pushpin): nothing to compare with")
@@ -46,8 +46,8 @@ func newSluiceProxy(t *testing.T, b *service) proxy {
 	return proxy{strings.TrimPrefix(e.url, "ws://"), newControl(t, e, ControlConfig{}).URL}
 }
 
-// newPushpin starts one with files and ports of its own: the example's, elsewhere. A port that another program has taken
-// meanwhile costs a second attempt.
+// newPushpin starts one with files and ports of its own: the example's, elsewhere. A port that
+// another program has taken meanwhile costs a second attempt.
 func newPushpin(t *testing.T, b *service) proxy {
 	for range 3 {
 		if p, ok := startPushpin(t, b); ok {
@@ -68,8 +68,10 @@ func startPushpin(t *testing.T, b *service) (proxy, bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := proxy{fmt.Sprintf("127.0.0.1:%d", freePort(t)), fmt.Sprintf("http://127.0.0.1:%d", freePort(t))}
-	text := strings.NewReplacer("/tmp/sluice-pushpin", dir, "127.0.0.1:7999", p.address, "5561", p.control[strings.LastIndexByte(p.control, ':')+1:]).Replace(string(conf))
+	p := proxy{fmt.Sprintf("127.0.0.1:%d", freePort(t)),
+		fmt.Sprintf("http://127.0.0.1:%d", freePort(t))}
+	text := strings.NewReplacer("/tmp/sluice-pushpin", dir, "127.0.0.1:7999", p.address, "5561",
+		p.control[strings.LastIndexByte(p.control, ':')+1:]).Replace(string(conf))
 	if err := os.WriteFile(filepath.Join(dir, "pushpin.conf"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +79,8 @@ func startPushpin(t *testing.T, b *service) (proxy, bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("pushpin", "--config", filepath.Join(dir, "pushpin.conf"), "-m", "--route", "* "+strings.TrimPrefix(b.URL, "http://")+",over_http")
+	cmd := exec.Command("pushpin", "--config", filepath.Join(dir, "pushpin.conf"), "-m", "--route",
+		"* "+strings.TrimPrefix(b.URL, "http://")+",over_http")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with all that it starts
 	if err := cmd.Start(); err != nil {
@@ -99,10 +102,12 @@ func startPushpin(t *testing.T, b *service) (proxy, bool) {
 		}
 	})
 	client := http.Client{Timeout: time.Second}
-	for deadline := time.Now().Add(testPatience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	deadline := time.Now().Add(testPatience)
+	for ; time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if c, err := net.Dial("tcp", strings.TrimPrefix(p.control, "http://")); err == nil {
 			c.Close()
-			if res, err := client.Get("http://" + p.address + "/page"); err == nil { // its parts have found each other
+			// its parts have found each other
+			if res, err := client.Get("http://" + p.address + "/page"); err == nil {
 				res.Body.Close()
 				if res.StatusCode == 200 {
 					return p, true
@@ -183,7 +188,9 @@ func script(w http.ResponseWriter, r *http.Request, body string) {
 	w.Write(out)
 }
 
-var transcriptNames = []string{"page", "forbidden", "messages", "plain", "client closes", "client closes without a code", "last words", "service closes", "published", "close published", "detached", "broken off"}
+var transcriptNames = []string{"page", "forbidden", "messages", "plain", "client closes",
+	"client closes without a code", "last words", "service closes", "published", "close published",
+	"detached", "broken off"}
 
 func transcriptLines(of map[string]string) (lines []string) {
 	for _, name := range transcriptNames {
@@ -192,8 +199,8 @@ func transcriptLines(of map[string]string) (lines []string) {
 	return lines
 }
 
-// transcript plays all scenes in front of one proxy. What it returns is, by scene, what the client saw and what the service was
-// told.
+// transcript plays all scenes in front of one proxy. What it returns is, by scene, what the client
+// saw and what the service was told.
 func transcript(t *testing.T, start func(t *testing.T, b *service) proxy) map[string]string {
 	b := newService(t, script)
 	p := start(t, b)
@@ -208,7 +215,8 @@ func transcript(t *testing.T, start func(t *testing.T, b *service) proxy) map[st
 	scene("forbidden", "/forbidden", func(*player) {})
 	scene("messages", "/grip?a=1&b", func(c *player) {
 		c.read(1)
-		for _, s := range []string{"echo hello", "echo ", "echo grüße", "echo " + strings.Repeat("x", 5_000), "meta", "raw dropped", "raw c:not JSON", "echo after"} {
+		for _, s := range []string{"echo hello", "echo ", "echo grüße", "echo " +
+			strings.Repeat("x", 5_000), "meta", "raw dropped", "raw c:not JSON", "echo after"} {
 			c.send(ws.OpText, s)
 		}
 		c.read(6)
@@ -238,7 +246,10 @@ func transcript(t *testing.T, start func(t *testing.T, b *service) proxy) map[st
 		c.subscribe("published")
 		c.publish(`{"channel":"published","id":"a","formats":{"ws-message":{"content":"one"}}}`)
 		c.publish(`{"channel":"published","id":"a","formats":{"ws-message":{"content":"one again"}}}`)
-		c.publish(`{"channel":"published","id":"c","prev-id":"b","formats":{"ws-message":{"content":"three"}}},{"channel":"published","id":"b","prev-id":"a","formats":{"ws-message":{"content":"two"}}}`)
+		c.publish(`{"channel":"published","id":"c","prev-id":"b",
+				"formats":{"ws-message":{"content":"three"}}},
+			{"channel":"published","id":"b","prev-id":"a",
+				"formats":{"ws-message":{"content":"two"}}}`)
 		c.publish(`{"channel":"published","formats":{"ws-message":{"content-bin":"AP8="}}}`)
 		c.publish(`{"channel":"published","formats":{"http-stream":{"content":"not for sockets"}}}`)
 		c.publish(`{"channel":"published","formats":{"ws-message":{"type":"ping","content":"p"}}}`)
@@ -250,7 +261,8 @@ func transcript(t *testing.T, start func(t *testing.T, b *service) proxy) map[st
 	scene("close published", "/grip", func(c *player) {
 		c.read(1)
 		c.subscribe("closed")
-		c.publish(`{"channel":"closed","formats":{"ws-message":{"action":"close","code":4004,"reason":"all out"}}}`)
+		c.publish(`{"channel":"closed","formats":
+			{"ws-message":{"action":"close","code":4004,"reason":"all out"}}}`)
 		c.read(1)
 		c.close(4004, "")
 	})
@@ -297,14 +309,16 @@ func (c *player) open(path string) {
 			head, body, _ := strings.Cut(string(text), "\r\n\r\n")
 			lines := slices.Sorted(strings.Lines(head))
 			for _, line := range lines {
-				if strings.HasPrefix(line, "X-Why") || strings.HasPrefix(line, "X-Page") || strings.HasPrefix(line, "Content-Type") {
+				if strings.HasPrefix(line, "X-Why") || strings.HasPrefix(line, "X-Page") ||
+					strings.HasPrefix(line, "Content-Type") {
 					body = strings.TrimSpace(line) + "; " + body
 				}
 			}
 			c.said = append(c.said, fmt.Sprint(status, " ", strings.TrimSpace(body)))
 		},
 		OnHeader: func(key, value []byte) error {
-			if name := string(key); name == "X-Welcome" || name == "Set-Meta-User" || name == "Content-Type" {
+			if name := string(key); name == "X-Welcome" || name == "Set-Meta-User" ||
+				name == "Content-Type" {
 				c.said = append(c.said, name+": "+string(value))
 			}
 			return nil
@@ -365,7 +379,9 @@ func (c *player) next() string {
 		}
 		return fmt.Sprintf("close %d %s", binary.BigEndian.Uint16(payload), payload[2:])
 	}
-	return fmt.Sprintf("%s %q", map[ws.OpCode]string{ws.OpText: "text", ws.OpBinary: "binary", ws.OpPing: "ping", ws.OpPong: "pong"}[op], payload)
+	return fmt.Sprintf("%s %q",
+		map[ws.OpCode]string{ws.OpText: "text", ws.OpBinary: "binary", ws.OpPing: "ping",
+			ws.OpPong: "pong"}[op], payload)
 }
 
 func (c *player) read(n int) {
@@ -413,7 +429,8 @@ func (c *player) events() string {
 			if e.content == nil {
 				content = ""
 			}
-			all = append(all, strings.TrimSpace(eventNames[e.kind]+" "+content+" "+r.header.Get("Meta-User")))
+			all = append(all, strings.TrimSpace(eventNames[e.kind]+" "+content+" "+
+				r.header.Get("Meta-User")))
 			return true
 		})
 	}
@@ -442,7 +459,8 @@ func (c *player) subscribe(topic string) {
 
 func (c *player) publish(items string) {
 	c.t.Helper()
-	if status, a, _ := ask(c.t, "POST", c.proxy.control+"/publish/", `{"items":[`+items+`]}`, "Content-Type", "application/json"); status != 200 {
+	if status, a, _ := ask(c.t, "POST", c.proxy.control+"/publish/", `{"items":[`+items+
+		`]}`, "Content-Type", "application/json"); status != 200 {
 		c.t.Fatalf("publish: %d %+v", status, a)
 	}
 }

@@ -10,14 +10,15 @@ import (
 	"sluice/gateway/topics"
 )
 
-// A subscription with "since" tells the client where it begins, and a client that comes back with that
-// gets what it has missed.
+// A subscription with "since" tells the client where it begins, and a client that comes back with
+// that gets what it has missed.
 func TestSubscribeSince(t *testing.T) {
 	b := newService(t, func(w http.ResponseWriter, r *http.Request, body string) {
 		var more []string
 		if strings.HasPrefix(body, "OPEN") {
 			since, _ := json.Marshal(r.URL.Query().Get("since"))
-			more = append(more, `c:{"type":"subscribe","channel":"kept","since":`+string(since)+`}`, "m:ready")
+			more = append(more, `c:{"type":"subscribe","channel":"kept","since":`+string(since)+
+				`}`, "m:ready")
 		}
 		echo(w, body, more...)
 	})
@@ -31,7 +32,8 @@ func TestSubscribeSince(t *testing.T) {
 		t.Helper()
 		c := e.dial(t, "/?since="+url.QueryEscape(since))
 		var a answer
-		if text := c.next(); json.Unmarshal([]byte(text), &a) != nil || a.Type != "subscribed" || a.Topic != "kept" {
+		if text := c.next(); json.Unmarshal([]byte(text), &a) != nil || a.Type != "subscribed" ||
+			a.Topic != "kept" {
 			t.Fatalf("got %s, want what the subscription begins with", text)
 		}
 		c.want(append(missed, "ready")...)

@@ -27,11 +27,13 @@ func ParseRoute(text string) (Route, error) {
 	if strings.HasPrefix(text, "/") {
 		scheme := strings.Index(text, "://")
 		if scheme < 0 {
-			return r, fmt.Errorf("%q is not a route (want PATTERN=URL, like /chat/=http://127.0.0.1:9000)", text)
+			return r, fmt.Errorf("%q is not a route (want PATTERN=URL, like /chat/=http://127.0.0.1:9000)",
+				text)
 		}
 		equals := strings.LastIndexByte(text[:scheme], '=')
 		if equals < 0 {
-			return r, fmt.Errorf("%q is not a route (want PATTERN=URL, like /chat/=http://127.0.0.1:9000)", text)
+			return r, fmt.Errorf("%q is not a route (want PATTERN=URL, like /chat/=http://127.0.0.1:9000)",
+				text)
 		}
 		r.Pattern, r.URL = text[:equals], text[equals+1:]
 	}
@@ -45,7 +47,8 @@ func ParseRoute(text string) (Route, error) {
 		}
 	}
 	if badPath(r.Pattern) || strings.ContainsAny(r.Pattern, "?#* ") {
-		return r, fmt.Errorf("%q is not a path pattern (want a path without dot segments, *, ? and #)", r.Pattern)
+		return r, fmt.Errorf("%q is not a path pattern (want a path without dot segments, *, ? and #)",
+			r.Pattern)
 	}
 	return r, nil
 }
@@ -125,7 +128,9 @@ func badPath(raw string) bool {
 	if err != nil || !strings.HasPrefix(path, "/") {
 		return true
 	}
-	for segment := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {
+	for segment := range strings.FieldsFuncSeq(path, func(r rune) bool {
+		return r == '/' || r == '\\'
+	}) {
 		if segment == "." || segment == ".." {
 			return true
 		}

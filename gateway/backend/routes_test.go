@@ -22,7 +22,9 @@ func TestParseRoute(t *testing.T) {
 			t.Errorf("%q: got %+v, %v; want %q and %q", tt.text, r, err, tt.pattern, tt.url)
 		}
 	}
-	for _, text := range []string{"", "chat", "/chat/", "/chat/http://a", "=http://a", "ftp://a", "http://", "http://:80", "http://u:p@a/", "http://a/?q", "http://a/#f", "/a/../=http://a", "/a*=http://a", "http://a/%zz", "/a?b=http://a", "http://a/./"} {
+	for _, text := range []string{"", "chat", "/chat/", "/chat/http://a", "=http://a", "ftp://a",
+		"http://", "http://:80", "http://u:p@a/", "http://a/?q", "http://a/#f", "/a/../=http://a",
+		"/a*=http://a", "http://a/%zz", "/a?b=http://a", "http://a/./"} {
 		if r, err := ParseRoute(text); err == nil {
 			t.Errorf("%q: got %+v, want an error", text, r)
 		}
@@ -31,7 +33,8 @@ func TestParseRoute(t *testing.T) {
 
 func TestRoutes(t *testing.T) {
 	var routes []route
-	for _, text := range []string{"http://all:1", "/chat/=http://chat:1", "/chat/vip=http://vip:1/room", "/moved/=http://moved:1/ws/", "/gone/=http://gone:1/"} {
+	for _, text := range []string{"http://all:1", "/chat/=http://chat:1",
+		"/chat/vip=http://vip:1/room", "/moved/=http://moved:1/ws/", "/gone/=http://gone:1/"} {
 		r, err := ParseRoute(text)
 		if err != nil {
 			t.Fatal(err)
@@ -58,7 +61,8 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s: no route", tt.path)
 			continue
 		}
-		if got := r.target.name + " " + r.requestTarget([]byte(tt.path), []byte(tt.query)); got != tt.want {
+		got := r.target.name + " " + r.requestTarget([]byte(tt.path), []byte(tt.query))
+		if got != tt.want {
 			t.Errorf("%s?%s: got %q, want %q", tt.path, tt.query, got, tt.want)
 		}
 	}
@@ -69,8 +73,10 @@ func TestRoutes(t *testing.T) {
 
 func TestBadPath(t *testing.T) {
 	for path, want := range map[string]bool{
-		"/": false, "/a/b": false, "/a..b/...": false, "/a//b": false, "/%41": false, "/a/%2fb": false, "/ü": false,
-		"": true, "a": true, "/..": true, "/a/../b": true, "/a/./b": true, "/a/.": true, "/%2e%2E/b": true, "/a/..%2fb": true, `/a/..\b`: true, "/%": true, "/%zz": true,
+		"/": false, "/a/b": false, "/a..b/...": false, "/a//b": false, "/%41": false, "/a/%2fb": false,
+		"/ü": false,
+		"":   true, "a": true, "/..": true, "/a/../b": true, "/a/./b": true, "/a/.": true,
+		"/%2e%2E/b": true, "/a/..%2fb": true, `/a/..\b`: true, "/%": true, "/%zz": true,
 	} {
 		if got := badPath(path); got != want {
 			t.Errorf("%q: got %v, want %v", path, got, want)

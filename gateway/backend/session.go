@@ -27,8 +27,10 @@ type session struct {
 	requests uint32
 	pending  []byte // events that wait for the next request
 	held     int    // bytes of the request in flight
-	replay   int    // bytes of content at the start of pending that were offered before, and not accepted
-	offered  int    // bytes of pending that hold them: without more than these there is nothing new to say
+	// bytes of content at the start of pending that were offered before, and not accepted
+	replay int
+	// bytes of pending that hold them: without more than these there is nothing new to say
+	offered int
 
 	said     bool // CLOSE or DISCONNECT is in pending or in flight; nothing comes behind it
 	told     bool // the backend has heard of the end, or never of the connection
@@ -49,12 +51,13 @@ type session struct {
 type sessionState uint8
 
 const (
-	opening  sessionState = iota // OPEN has not been answered
-	open                         // messages flow
-	leaving                      // the client has said Close; the backend is being asked for the last messages
-	detached                     // the backend has let go of the client, which stays
-	closing                      // Close has been sent to the client first
-	gone                         // the transport is gone
+	opening sessionState = iota // OPEN has not been answered
+	open                        // messages flow
+	// the client has said Close; the backend is being asked for the last messages
+	leaving
+	detached // the backend has let go of the client, which stays
+	closing  // Close has been sent to the client first
+	gone     // the transport is gone
 )
 
 type finished struct {
@@ -191,8 +194,8 @@ func (s *session) orphaned() {
 	}
 }
 
-// leave is the client's Close, its end of the stream without one (1006), or the gateway's turn to go
-// away.
+// leave is the client's Close, its end of the stream without one (1006), or the gateway's turn to
+// go away.
 func (s *session) leave(code ws.StatusCode, reason []byte) {
 	s.code = code
 	if s.state != open {

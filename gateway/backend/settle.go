@@ -193,8 +193,8 @@ func (s *session) apply(body []byte) {
 	}
 }
 
-// closeContent reads the content of CLOSE. Without a code, or with one that no Close frame can have, the
-// client is told 1000, as by Pushpin.
+// closeContent reads the content of CLOSE. Without a code, or with one that no Close frame can
+// have, the client is told 1000, as by Pushpin.
 func closeContent(content []byte) (code ws.StatusCode, reason string) {
 	if len(content) < 2 {
 		return ws.StatusNormalClosure, ""
@@ -210,7 +210,8 @@ func closeContent(content []byte) (code ws.StatusCode, reason string) {
 func (s *session) deliver(e event) {
 	content := e.content
 	if s.grip {
-		if e.kind == eventText && len(content) >= len(controlPrefix) && string(content[:len(controlPrefix)]) == controlPrefix {
+		if e.kind == eventText && len(content) >= len(controlPrefix) &&
+			string(content[:len(controlPrefix)]) == controlPrefix {
 			s.control(content[len(controlPrefix):])
 			return
 		}

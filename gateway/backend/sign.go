@@ -45,8 +45,9 @@ type gripToken struct {
 }
 
 const (
-	tokenLife  = time.Hour   // as Pushpin's
-	tokenReuse = time.Minute // the claims are the same for all requests of a second, and nearly so for a minute's
+	tokenLife = time.Hour // as Pushpin's
+	// the claims are the same for all requests of a second, and nearly so for a minute's
+	tokenReuse = time.Minute
 )
 
 // newSigner returns nil when there is no key: then nothing is signed.

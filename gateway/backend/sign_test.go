@@ -10,7 +10,8 @@ import (
 )
 
 func TestParseKey(t *testing.T) {
-	for text, want := range map[string]string{"plain": "plain", "base64:aGk=": "hi", "whsec_aGk=": "hi", "": ""} {
+	for text, want := range map[string]string{"plain": "plain", "base64:aGk=": "hi",
+		"whsec_aGk=": "hi", "": ""} {
 		if got, err := ParseKey(text); err != nil || string(got) != want {
 			t.Errorf("%q: got %q, %v; want %q", text, got, err, want)
 		}
@@ -29,8 +30,10 @@ func TestWebhookSignature(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := http.Header{}
-	newSigner("sluice", key).sign(h, "msg_p5jXN8AQM9LWM0D4loKWxJek", time.Unix(1614265330, 0), []byte(`{"test": 2432232314}`))
-	if got, want := h.Get("webhook-signature"), "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="; got != want {
+	newSigner("sluice", key).sign(h, "msg_p5jXN8AQM9LWM0D4loKWxJek", time.Unix(1614265330, 0),
+		[]byte(`{"test": 2432232314}`))
+	if got, want := h.Get("webhook-signature"),
+		"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="; got != want {
 		t.Errorf("signature: got %q, want %q", got, want)
 	}
 	if got := h.Get("webhook-timestamp"); got != "1614265330" {
@@ -43,10 +46,13 @@ func TestGripSig(t *testing.T) {
 	now := time.Now()
 	text := s.gripSig(now)
 	claims := jwt.MapClaims{}
-	if _, err := jwt.ParseWithClaims(text, claims, func(*jwt.Token) (any, error) { return []byte("changeme"), nil }, jwt.WithIssuer("sluice"), jwt.WithExpirationRequired(), jwt.WithValidMethods([]string{"HS256"})); err != nil {
+	if _, err := jwt.ParseWithClaims(text, claims,
+		func(*jwt.Token) (any, error) { return []byte("changeme"), nil }, jwt.WithIssuer("sluice"), jwt.WithExpirationRequired(),
+		jwt.WithValidMethods([]string{"HS256"})); err != nil {
 		t.Fatal(err)
 	}
-	if exp, _ := claims.GetExpirationTime(); exp.Sub(now) < tokenLife-time.Minute || exp.Sub(now) > tokenLife {
+	if exp, _ := claims.GetExpirationTime(); exp.Sub(now) < tokenLife-time.Minute ||
+		exp.Sub(now) > tokenLife {
 		t.Errorf("expires %v from now, want %v", exp.Sub(now), tokenLife)
 	}
 	if s.gripSig(now.Add(tokenReuse-time.Second)) != text {

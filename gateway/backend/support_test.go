@@ -51,7 +51,8 @@ type seen struct {
 	host   string
 }
 
-func newService(t testing.TB, answer func(w http.ResponseWriter, r *http.Request, body string)) *service {
+func newService(t testing.TB,
+	answer func(w http.ResponseWriter, r *http.Request, body string)) *service {
 	t.Helper()
 	b := &service{answer: answer, changed: make(chan struct{}, 1)}
 	b.Server = httptest.NewServer(http.HandlerFunc(b.serve))
@@ -65,7 +66,8 @@ func (b *service) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b.mu.Lock()
-	b.requests = append(b.requests, seen{r.Header.Get("Connection-Id"), string(body), r.Header.Clone(), r.RequestURI, r.Host})
+	b.requests = append(b.requests,
+		seen{r.Header.Get("Connection-Id"), string(body), r.Header.Clone(), r.RequestURI, r.Host})
 	b.mu.Unlock()
 	if b.answer != nil {
 		b.answer(w, r, string(body))
@@ -246,7 +248,9 @@ func rawGet(t testing.TB, e *edge, path string) (string, int, error) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", path)
+	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "+
+		"websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+		path)
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)

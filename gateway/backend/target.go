@@ -70,7 +70,8 @@ type answer struct {
 const idleTimeout = 1500 * time.Millisecond
 
 func newTarget(u *url.URL, cfg Config) *target {
-	t := &target{scheme: u.Scheme, host: u.Host, signer: newSigner(cfg.Issuer, cfg.Key), log: cfg.Logger}
+	t := &target{scheme: u.Scheme, host: u.Host, signer: newSigner(cfg.Issuer, cfg.Key),
+		log: cfg.Logger}
 	protocols := new(http.Protocols)
 	switch u.Scheme {
 	case "h2c":
@@ -110,10 +111,12 @@ func (t *target) do(r *request, maxAnswer int) (a answer) {
 	a.took = time.Since(began)
 	requestTime.Update(a.took.Seconds())
 	switch {
-	case a.outcome != answered && !errors.Is(a.err, errAnswerSize), a.outcome == answered && isUnavailable(a.status):
+	case a.outcome != answered && !errors.Is(a.err, errAnswerSize),
+		a.outcome == answered && isUnavailable(a.status):
 		if t.breaker.failed(time.Now(), r.probe) {
 			breakerOpened.Inc()
-			t.log.Warn("backend lost: handshakes are refused, messages wait", "backend", t.name, "error", a.reason())
+			t.log.Warn("backend lost: handshakes are refused, messages wait",
+				"backend", t.name, "error", a.reason())
 		}
 	default:
 		if t.breaker.succeeded() {
@@ -126,7 +129,8 @@ func (t *target) do(r *request, maxAnswer int) (a answer) {
 // isUnavailable says that a status is that of a proxy which has not reached the service, or of one
 // that is overloaded.
 func isUnavailable(status int) bool {
-	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout || status == http.StatusTooManyRequests
+	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable ||
+		status == http.StatusGatewayTimeout || status == http.StatusTooManyRequests
 }
 
 func (t *target) roundTrip(r *request, now time.Time, maxAnswer int) (a answer) {
@@ -210,8 +214,8 @@ func (t *target) newRequest(ctx context.Context, r *request, now time.Time) (*ht
 	}
 	body := r.body
 	req := (&http.Request{
-		Method: http.MethodPost, URL: u, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: t.host, Header: h,
-		Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+		Method: http.MethodPost, URL: u, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: t.host,
+		Header: h, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
 		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
 	}).WithContext(ctx)
 	if len(body) == 0 {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// SlowPolicy is what happens to a subscriber that is so slow that the messages which it has not been
-// sent yet are no longer kept.
+// SlowPolicy is what happens to a subscriber that is so slow that the messages which it has not
+// been sent yet are no longer kept.
 type SlowPolicy uint8
 
 const (
@@ -60,8 +60,8 @@ const MaxHistorySize = 10_000
 
 // Config sets up a Hub. Zero values are the defaults.
 type Config struct {
-	// Slow are the policies for slow subscribers; the first that matches holds. A topic that none matches
-	// has SlowClose.
+	// Slow are the policies for slow subscribers; the first that matches holds. A topic that none
+	// matches has SlowClose.
 	Slow []SlowRule
 
 	// History says which topics keep messages for subscribers that come back; the first that matches
@@ -78,7 +78,8 @@ type Config struct {
 	Sources []SourceConfig
 
 	// MaxTopics bounds the topics with subscribers or a history in this process. Beyond it Subscribe
-	// fails with ErrFull, and Publish to a topic that would be new for its history too. Default 100,000.
+	// fails with ErrFull, and Publish to a topic that would be new for its history too. Default
+	// 100,000.
 	MaxTopics int
 
 	// MaxPerConn bounds the topics that one connection is subscribed to (ErrTooMany). Default 100.
@@ -90,18 +91,19 @@ type Config struct {
 	// MaxPayload bounds one message (ErrTooBig), in bytes. Default 64 KiB.
 	MaxPayload int
 
-	// RetainMessages and RetainBytes bound what one topic keeps on one loop for subscribers whose sockets
-	// are full. What they have not taken when it is exceeded is lost to them: see SlowPolicy. Default 256
-	// messages and 1 MiB.
+	// RetainMessages and RetainBytes bound what one topic keeps on one loop for subscribers whose
+	// sockets are full. What they have not taken when it is exceeded is lost to them: see SlowPolicy.
+	// Default 256 messages and 1 MiB.
 	RetainMessages int
 	RetainBytes    int
 
-	// MaxRetained bounds, in bytes, what all topics together keep for slow subscribers. Default 64 MiB.
+	// MaxRetained bounds, in bytes, what all topics together keep for slow subscribers. Default 64
+	// MiB.
 	MaxRetained int
 
 	// MaxBacklog bounds the messages of one topic that are accepted and wait for their turn on a loop,
-	// and MaxPending the bytes of all topics that do, counted once for each loop. Beyond either, Publish
-	// fails with ErrBusy. Default 1,024 and 64 MiB.
+	// and MaxPending the bytes of all topics that do, counted once for each loop. Beyond either,
+	// Publish fails with ErrBusy. Default 1,024 and 64 MiB.
 	MaxBacklog int
 	MaxPending int
 
@@ -109,8 +111,8 @@ type Config struct {
 	// written to least recently is dropped whole. Default 64 MiB. Redis has its own bound (maxmemory).
 	MaxHistory int
 
-	// Gap makes the text that a subscriber is sent when messages of the topic are lost to it; missed is
-	// their number, 0 when it is not known. It is called on loops and elsewhere and must not block.
+	// Gap makes the text that a subscriber is sent when messages of the topic are lost to it; missed
+	// is their number, 0 when it is not known. It is called on loops and elsewhere and must not block.
 	// Default {"type":"gap","topic":"…","missed":N}. A nil slice sends nothing.
 	Gap func(topic string, missed uint64) []byte
 
@@ -153,7 +155,8 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	for _, r := range c.History {
 		if r.Pattern == "" || r.Size < 1 || r.Size > MaxHistorySize || r.TTL < time.Second {
-			return c, fmt.Errorf("topics: history rule %q=%d,%v: want a pattern, 1 to %d messages and at least 1s",
+			return c, fmt.Errorf("topics: history rule %q=%d,%v: "+
+				"want a pattern, 1 to %d messages and at least 1s",
 				r.Pattern, r.Size, r.TTL, MaxHistorySize)
 		}
 	}

@@ -1,5 +1,6 @@
 // Package topics is publish and subscribe for a gateway's connections. An application subscribes
-// connections to topics; what anybody publishes to a topic, from any goroutine, goes to all of them.
+// connections to topics; what anybody publishes to a topic, from any goroutine, goes to all of
+// them.
 //
 //	hub, err := topics.New(topics.Config{})
 //
@@ -29,7 +30,7 @@
 //
 // # Guarantees
 //
-// All subscribers of a topic see its messages in the same order. A message is delivered once or not at
-// all. A connection that is closed, or does not take what it is sent, misses messages: it is told so (see
-// SlowPolicy), and with a history it can ask for them (see Loop.SubscribeFrom).
+// All subscribers of a topic see its messages in the same order. A message is delivered once or not
+// at all. A connection that is closed, or does not take what it is sent, misses messages: it is
+// told so (see SlowPolicy), and with a history it can ask for them (see Loop.SubscribeFrom).
 package topics

@@ -17,11 +17,12 @@ type local struct {
 	entries []entry
 	log     log
 
-	// A pass sends each subscriber what came up to target. It goes through the entries from the last to the
-	// first: an entry that a removal moves is then met twice at most, and never missed.
+	// A pass sends each subscriber what came up to target. It goes through the entries from the last
+	// to the first: an entry that a removal moves is then met twice at most, and never missed.
 	target uint32
 	cursor int // the next entry of the pass, plus 1; 0: no pass is under way
-	// floor is the target of the last pass that has ended. What lies below is kept for slow subscribers only.
+	// floor is the target of the last pass that has ended. What lies below is kept for slow
+	// subscribers only.
 	floor    uint32
 	retained int64 // bytes below floor
 	behind   int   // entries with slotBehind
@@ -50,8 +51,9 @@ func (e *entry) setSlot(slot uint32) { e.slot = e.slot&^slotMask | slot }
 
 func newLocal(l *Loop, t *topic) *local { return &local{loop: l, topic: t} }
 
-// A turn sends at most turnRecipients messages, of turnQuantum subscribers of one topic after the other's,
-// and stops after turnTime: a loop is never held for much longer than that by what is published.
+// A turn sends at most turnRecipients messages, of turnQuantum subscribers of one topic after the
+// other's, and stops after turnTime: a loop is never held for much longer than that by what is
+// published.
 const (
 	turnRecipients = 256
 	turnQuantum    = 64
@@ -65,8 +67,9 @@ func (l *Loop) schedule() {
 	}
 }
 
-// turn sends a slice of what waits. Topics take turns, so that one with very many messages or subscribers
-// does not delay the others by more than their share, and so do subscribers that catch up.
+// turn sends a slice of what waits. Topics take turns, so that one with very many messages or
+// subscribers does not delay the others by more than their share, and so do subscribers that catch
+// up.
 func (l *Loop) turn() {
 	until := time.Now().Add(turnTime)
 	for left := turnRecipients; left > 0 && len(l.active)+len(l.late) > 0; {
@@ -122,7 +125,8 @@ func (lo *local) pass(most int, until time.Time) (visited int) {
 	return visited
 }
 
-// ended is the end of a pass: what it has sent is let go, but for what slow subscribers have not taken.
+// ended is the end of a pass: what it has sent is let go, but for what slow subscribers have not
+// taken.
 func (lo *local) ended() {
 	lo.backlog.Add(-int64(lo.target - lo.floor))
 	var passed int64

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// history is what a topic keeps in this process: its last messages, the oldest first. It is guarded by
-// the lock of the topic's shard.
+// history is what a topic keeps in this process: its last messages, the oldest first. It is guarded
+// by the lock of the topic's shard.
 type history struct {
 	kept  []kept // a ring
 	first int    // index of the oldest
@@ -53,8 +53,8 @@ func (k *history) expire(now time.Time, ttl time.Duration) {
 	}
 }
 
-// since returns what came after offset, of which the last message has the number last. ok is false when
-// not all of it is kept any more.
+// since returns what came after offset, of which the last message has the number last. ok is false
+// when not all of it is kept any more.
 func (k *history) since(offset, last uint64) (list []*message, ok bool) {
 	switch missed := last - offset; {
 	case offset > last:
@@ -71,8 +71,8 @@ func (k *history) since(offset, last uint64) (list []*message, ok bool) {
 	}
 }
 
-// histories bounds the histories of a Hub in bytes and in time. Topics of one rule share a list in the
-// order in which they were written to last, which is the order in which they expire.
+// histories bounds the histories of a Hub in bytes and in time. Topics of one rule share a list in
+// the order in which they were written to last, which is the order in which they expire.
 type histories struct {
 	hub   *Hub
 	mu    sync.Mutex // taken after a shard's
@@ -90,8 +90,8 @@ type written struct {
 	at    time.Time
 }
 
-// sweepEvery is how often histories are looked through for what has expired: memory is given back that
-// late; what is read has been checked then.
+// sweepEvery is how often histories are looked through for what has expired: memory is given back
+// that late; what is read has been checked then.
 const sweepEvery = time.Second
 
 func (hs *histories) init(h *Hub) {
@@ -185,8 +185,8 @@ func (hs *histories) sweep() {
 	}
 }
 
-// oldest is a topic whose whole history has expired, or the one written to least recently when all of
-// them are too large.
+// oldest is a topic whose whole history has expired, or the one written to least recently when all
+// of them are too large.
 func (hs *histories) oldest() *topic {
 	now := time.Now()
 	hs.mu.Lock()

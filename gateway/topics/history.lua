@@ -1,6 +1,6 @@
 -- Reads the history of a topic after an offset.
--- KEYS: as in publish.lua. ARGV: the offset, the messages' life in ms, the hash's life in ms, an epoch
--- for a new history.
+-- KEYS: as in publish.lua. ARGV: the offset, the messages' life in ms, the hash's life in ms, an
+-- epoch for a new history.
 -- Answers the epoch, the offset of the last message, and for each message that has not expired its
 -- offset, opcode and payload.
 local epoch = redis.call('HGET', KEYS[1], 'e')

@@ -110,7 +110,9 @@ func TestHistoryExpires(t *testing.T) {
 	publish(t, hub, "kept", "0")
 	publish(t, hub, "kept2", "0")
 	c.want("0")
-	eventually(t, "the end of the histories", func() bool { return hub.topics.Load() == 1 && hub.histories.size() == 0 })
+	eventually(t, "the end of the histories", func() bool {
+		return hub.topics.Load() == 1 && hub.histories.size() == 0
+	})
 	late := dial(t, s)
 	late.do("from kept %s", begin)
 	_, got := late.frame()

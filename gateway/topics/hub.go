@@ -15,7 +15,8 @@ import (
 )
 
 var (
-	// ErrBusy says that the loops, or the broker, do not keep up with what is published: try again later.
+	// ErrBusy says that the loops, or the broker, do not keep up with what is published: try again
+	// later.
 	ErrBusy = errors.New("topics: too much waits to be delivered")
 	// ErrFull says that a bound on topics or subscriptions is reached.
 	ErrFull = errors.New("topics: no room for another topic or subscription")
@@ -26,8 +27,9 @@ var (
 	// ErrUTF8 says that the payload of a text is not UTF-8.
 	ErrUTF8 = errors.New("topics: the text is not UTF-8")
 	// ErrClose says that a Close has a payload that no Close frame may have.
-	ErrClose = errors.New("topics: a Close has a code that may be sent and a reason of at most 123 bytes of UTF-8, or neither")
-	errOp    = errors.New("topics: the opcode is not that of a text, a binary message or a Close")
+	ErrClose = errors.New("topics: a Close has a code that may be sent and a reason of at most 123 " +
+		"bytes of UTF-8, or neither")
+	errOp = errors.New("topics: the opcode is not that of a text, a binary message or a Close")
 	// ErrClosed says that the connection is closing, or that the Hub is closed.
 	ErrClosed = errors.New("topics: closed")
 )
@@ -39,7 +41,8 @@ type Hub struct {
 	seed   maphash.Seed
 	shards [64]shard
 	broker *redisBroker // nil: topics end at this process
-	// sources bring what others publish; they are told which topics have subscribers, as the broker is.
+	// sources bring what others publish; they are told which topics have subscribers, as the broker
+	// is.
 	sources []*redisBroker
 
 	histories histories
@@ -51,8 +54,8 @@ type Hub struct {
 	pending, retained     atomic.Int64 // bytes
 }
 
-// shard is a part of the topics. Its lock also makes the order of each topic's messages the same on all
-// loops. It is held for a few map operations at most.
+// shard is a part of the topics. Its lock also makes the order of each topic's messages the same on
+// all loops. It is held for a few map operations at most.
 type shard struct {
 	mu     sync.Mutex
 	topics map[string]*topic
@@ -73,8 +76,8 @@ type topic struct {
 	kept   *history // nil when nothing is kept
 }
 
-// New makes a Hub. With Redis it returns when the first connection stands, or with an error when the
-// server does not want us, or is not there within five deadlines (RedisConfig.Deadline).
+// New makes a Hub. With Redis it returns when the first connection stands, or with an error when
+// the server does not want us, or is not there within five deadlines (RedisConfig.Deadline).
 func New(cfg Config) (*Hub, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -100,7 +103,8 @@ func New(cfg Config) (*Hub, error) {
 	return h, nil
 }
 
-// ForLoop joins a loop to the Hub. An App calls it in its own ForLoop, with what it was given there.
+// ForLoop joins a loop to the Hub. An App calls it in its own ForLoop, with what it was given
+// there.
 func (h *Hub) ForLoop(post func(fn func()) bool) *Loop {
 	l := newLoop(h, post)
 	h.mu.Lock()
@@ -143,9 +147,10 @@ func (h *Hub) Close() error {
 	return nil
 }
 
-// Publish sends m to the topic's subscribers. It does not block: ErrBusy says that nothing was sent.
-// With Redis the message is on its way when Publish returns, to this process' subscribers too; whether
-// Redis has taken it tells PublishWait. Errors: ErrName, ErrTooBig, ErrUTF8, ErrClose, ErrBusy, ErrFull.
+// Publish sends m to the topic's subscribers. It does not block: ErrBusy says that nothing was
+// sent. With Redis the message is on its way when Publish returns, to this process' subscribers
+// too; whether Redis has taken it tells PublishWait. Errors: ErrName, ErrTooBig, ErrUTF8, ErrClose,
+// ErrBusy, ErrFull.
 func (h *Hub) Publish(name string, m Message) error {
 	err := h.check(name, &m)
 	if err != nil {
@@ -167,8 +172,8 @@ type Receipt struct {
 	Subscribers int
 }
 
-// PublishWait is Publish that waits until the broker has taken the message. With Redis it is not for
-// loops: it blocks. When ctx ends first the message may still be published.
+// PublishWait is Publish that waits until the broker has taken the message. With Redis it is not
+// for loops: it blocks. When ctx ends first the message may still be published.
 func (h *Hub) PublishWait(ctx context.Context, name string, m Message) (r Receipt, err error) {
 	if err = h.check(name, &m); err != nil {
 		return r, err
@@ -212,8 +217,8 @@ func (h *Hub) check(name string, m *Message) error {
 	return nil
 }
 
-// deliver gives m to the loops with subscribers, and to the topic's history. from is where m comes from
-// when it was published on a loop, which then takes it over at once.
+// deliver gives m to the loops with subscribers, and to the topic's history. from is where m comes
+// from when it was published on a loop, which then takes it over at once.
 func (h *Hub) deliver(name string, m *message, from *Loop) (p Position, err error) {
 	s := h.shard(name)
 	s.mu.Lock()
@@ -332,7 +337,8 @@ func (h *Hub) wanted(name string, yes bool) {
 	}
 }
 
-// detach removes a loop whose last subscriber to a topic has left. Nothing is enqueued for lo after it.
+// detach removes a loop whose last subscriber to a topic has left. Nothing is enqueued for lo after
+// it.
 func (h *Hub) detach(lo *local) {
 	t := lo.topic
 	s := h.shard(t.name)
@@ -375,8 +381,8 @@ type Info struct {
 	Kept        int      `json:"kept,omitempty"`
 }
 
-// Topics lists this process' topics whose names match pattern ("" for all), by name, at most limit of
-// them. It looks at every topic: it is not for loops.
+// Topics lists this process' topics whose names match pattern ("" for all), by name, at most limit
+// of them. It looks at every topic: it is not for loops.
 func (h *Hub) Topics(pattern string, limit int) []Info {
 	var list []Info
 	for i := range h.shards {
@@ -409,8 +415,8 @@ func (h *Hub) Topics(pattern string, limit int) []Info {
 }
 
 // Members calls each, on their loops, for the topic's subscribers in this process, until it returns
-// false or all were seen, and then done, once. It lists; presence by count is Subscribers, which costs
-// nothing.
+// false or all were seen, and then done, once. It lists; presence by count is Subscribers, which
+// costs nothing.
 func (h *Hub) Members(name string, each func(c *gateway.Conn) bool, done func()) {
 	s := h.shard(name)
 	s.mu.Lock()

@@ -1,7 +1,7 @@
 package topics
 
-// log is what a topic holds on one loop: the messages that not all subscribers were sent. Messages have
-// sequence numbers of 32 bits, which wrap; they are compared by their difference.
+// log is what a topic holds on one loop: the messages that not all subscribers were sent. Messages
+// have sequence numbers of 32 bits, which wrap; they are compared by their difference.
 type log struct {
 	ring []*message // its length is 0 or a power of two
 	base uint32     // number of the first message held

@@ -8,8 +8,8 @@ import (
 	"sluice/gateway"
 )
 
-// Loop is a Hub on one loop of the Server. All its methods are for that loop: for the Handler's methods,
-// and for functions given to Conn.Post.
+// Loop is a Hub on one loop of the Server. All its methods are for that loop: for the Handler's
+// methods, and for functions given to Conn.Post.
 type Loop struct {
 	hub  *Hub
 	post func(fn func()) bool
@@ -78,10 +78,11 @@ func newLoop(h *Hub, post func(fn func()) bool) *Loop {
 	return l
 }
 
-// Subscribe adds a subscription, which ends with Unsubscribe or DropAll. From then on c gets what is
-// published to the topic; what was published before and is still on its way may come too. With Redis a
-// topic that is new in this process begins when Redis has answered, some milliseconds later: see
-// SubscribeFrom. To subscribe twice does nothing. Errors: ErrName, ErrTooMany, ErrFull, ErrClosed.
+// Subscribe adds a subscription, which ends with Unsubscribe or DropAll. From then on c gets what
+// is published to the topic; what was published before and is still on its way may come too. With
+// Redis a topic that is new in this process begins when Redis has answered, some milliseconds
+// later: see SubscribeFrom. To subscribe twice does nothing. Errors: ErrName, ErrTooMany, ErrFull,
+// ErrClosed.
 func (l *Loop) Subscribe(c *gateway.Conn, name string) error {
 	_, _, err := l.add(c, name)
 	if err == errSubscribed {
@@ -133,7 +134,8 @@ func (l *Loop) add(c *gateway.Conn, name string) (lo *local, e *entry, err error
 		sub.places = slices.Grow(sub.places, 4)
 	}
 	sub.places = append(sub.places, place{lo.id, uint32(len(lo.entries))})
-	lo.entries = append(lo.entries, entry{conn: c, slot: uint32(len(sub.places) - 1), next: lo.log.head()})
+	lo.entries = append(lo.entries,
+		entry{conn: c, slot: uint32(len(sub.places) - 1), next: lo.log.head()})
 	lo.count.Store(int32(len(lo.entries)))
 	return lo, &lo.entries[len(lo.entries)-1], nil
 }
@@ -160,8 +162,8 @@ func (s *subscriber) find(lo *local) int {
 	return -1
 }
 
-// Unsubscribe ends the subscription of c to a topic; there need not be one. What was published before
-// and has not been sent yet is not sent any more.
+// Unsubscribe ends the subscription of c to a topic; there need not be one. What was published
+// before and has not been sent yet is not sent any more.
 func (l *Loop) Unsubscribe(c *gateway.Conn, name string) {
 	sub, lo := l.conns[c], l.locals[name]
 	if sub == nil || lo == nil {
@@ -239,8 +241,9 @@ func (l *Loop) IsSubscribed(c *gateway.Conn, name string) bool {
 }
 
 // Publish is Hub.Publish from a Handler. When from is subscribed to the topic itself, the message
-// reaches it in order with what the Handler sends it: after what it has sent already, before what it sends
-// next. from may be nil. With Redis there is no such order, because the message comes back from there.
+// reaches it in order with what the Handler sends it: after what it has sent already, before what
+// it sends next. from may be nil. With Redis there is no such order, because the message comes back
+// from there.
 func (l *Loop) Publish(from *gateway.Conn, name string, m Message) error {
 	h := l.hub
 	if h.broker != nil {
@@ -262,8 +265,8 @@ func (l *Loop) Publish(from *gateway.Conn, name string, m Message) error {
 	return nil
 }
 
-// enqueue hands m to the loop. The topic's shard is locked, which keeps the order. own says that it is the
-// loop itself which calls, and will take it.
+// enqueue hands m to the loop. The topic's shard is locked, which keeps the order. own says that it
+// is the loop itself which calls, and will take it.
 func (l *Loop) enqueue(lo *local, m *message, own bool) {
 	in := &l.inbox
 	in.mu.Lock()

@@ -27,7 +27,8 @@ func visitMembers(loops []*Loop, name string, each func(c *gateway.Conn) bool, d
 }
 
 // visit goes from entry i, the last for -1, towards the first, as a pass does.
-func (l *Loop) visit(name string, i int, each func(c *gateway.Conn) bool, stop *atomic.Bool, finish func()) {
+func (l *Loop) visit(name string, i int, each func(c *gateway.Conn) bool, stop *atomic.Bool,
+	finish func()) {
 	lo := l.locals[name]
 	if lo == nil {
 		finish()

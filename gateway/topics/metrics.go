@@ -40,8 +40,8 @@ var (
 	recoveredNot = metrics.NewCounter(`sluice_topic_recoveries_total{result="lost"}`)
 )
 
-// What the broker does. A gap is told to the subscribers of one topic; its messages are those that came,
-// and that the loops had no room for.
+// What the broker does. A gap is told to the subscribers of one topic; its messages are those that
+// came, and that the loops had no room for.
 var (
 	feedsDown atomic.Int64 // connections that publications come on, and that do not stand
 	_         = metrics.NewGauge(`sluice_broker_up`, func() float64 {

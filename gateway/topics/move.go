@@ -13,8 +13,8 @@ import (
 
 // Subscribers can move to another process that runs the same topics (see gateway.Mover): the Hub is
 // frozen, so that nothing new is published; each connection's subscriptions are packed with what it
-// has not been sent yet; and at the end the histories and what has waited follow (Export). The other
-// process' Hub is frozen until it has imported them. All of it is MessagePack.
+// has not been sent yet; and at the end the histories and what has waited follow (Export). The
+// other process' Hub is frozen until it has imported them. All of it is MessagePack.
 
 // CanMove reports whether Pack can say all of c's subscriptions now. It cannot while a history is
 // being read, and while messages of which c is to be told that they are lost have not been told.
@@ -262,8 +262,8 @@ func (h *Hub) Forget() {
 	}
 }
 
-// Import takes a chunk of another process' Export. The Hub must be frozen, and what has waited there
-// is published before what waits here. Any goroutine.
+// Import takes a chunk of another process' Export. The Hub must be frozen, and what has waited
+// there is published before what waits here. Any goroutine.
 func (h *Hub) Import(chunk []byte) error {
 	for b := chunk; len(b) > 0; {
 		n, rest, err := msgp.ReadArrayHeaderBytes(b)

@@ -42,8 +42,9 @@ func export(t *testing.T, from, to *Hub) {
 	to.Thaw()
 }
 
-// TestMove: what is published while subscribers move waits, and comes once and in order, also to those
-// who publish on both sides; a client that comes back to the new process recovers what the old one kept.
+// TestMove: what is published while subscribers move waits, and comes once and in order, also to
+// those who publish on both sides; a client that comes back to the new process recovers what the
+// old one kept.
 func TestMove(t *testing.T) {
 	cfg := Config{History: keep(10, time.Hour)}
 	before, s1 := start(t, cfg, narrow)
@@ -88,7 +89,9 @@ func TestMove(t *testing.T) {
 	back.do("from kept %s", at)
 	back.want("from "+Position{since.Epoch, 5}.String()+" true 5", "1", "2", "3", "4", "5")
 	for _, h := range []*Hub{before, after} {
-		eventually(t, "nothing waits", func() bool { return h.pending.Load() == 0 && h.retained.Load() == 0 })
+		eventually(t, "nothing waits", func() bool {
+			return h.pending.Load() == 0 && h.retained.Load() == 0
+		})
 	}
 }
 

@@ -13,8 +13,8 @@ const MaxName = 200
 // ErrName is wrapped by the errors about names that no topic can have.
 var ErrName = errors.New("not a topic's name")
 
-// CheckName says why name cannot be a topic's: names have 1 to MaxName bytes of UTF-8 without control
-// characters. Any goroutine.
+// CheckName says why name cannot be a topic's: names have 1 to MaxName bytes of UTF-8 without
+// control characters. Any goroutine.
 func CheckName(name string) error {
 	switch {
 	case name == "":
@@ -32,8 +32,8 @@ func CheckName(name string) error {
 	return nil
 }
 
-// Match reports whether name matches pattern, in which * stands for any characters, also none; all else
-// stands for itself. Its time is bounded by the product of both lengths. Any goroutine.
+// Match reports whether name matches pattern, in which * stands for any characters, also none; all
+// else stands for itself. Its time is bounded by the product of both lengths. Any goroutine.
 func Match(pattern, name string) bool {
 	prefix, rest, wild := strings.Cut(pattern, "*")
 	if !wild {

@@ -8,8 +8,8 @@ import (
 )
 
 // Position is a place in a topic's history: Offset is the number of the last message before it, and
-// Epoch tells this history from others that the topic had before or will have. The zero Position stands
-// for none.
+// Epoch tells this history from others that the topic had before or will have. The zero Position
+// stands for none.
 type Position struct {
 	Epoch  uint64
 	Offset uint64
@@ -29,7 +29,8 @@ func ParsePosition(s string) (p Position, err error) {
 		}
 	}
 	if !ok || err != nil || p.String() != s {
-		return Position{}, fmt.Errorf("%.60q is not a position (want epoch:offset as it was given out)", s)
+		return Position{},
+			fmt.Errorf("%.60q is not a position (want epoch:offset as it was given out)", s)
 	}
 	return p, nil
 }

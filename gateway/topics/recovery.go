@@ -8,8 +8,8 @@ import (
 
 // Recovery is how a subscription with a position begins.
 type Recovery struct {
-	// Position is where the subscription begins, after what was recovered: the message after it has the
-	// offset Position.Offset + 1. It is zero when the topic has no history.
+	// Position is where the subscription begins, after what was recovered: the message after it has
+	// the offset Position.Offset + 1. It is zero when the topic has no history.
 	Position Position
 	// Recovered says that all messages after the position asked for follow, and then what is new.
 	Recovered bool
@@ -33,13 +33,15 @@ type recoveryKey struct {
 	lo   *local
 }
 
-// SubscribeFrom is Subscribe for a client that comes back: it is sent what was published after since, if the
-// topic has a history that reaches back so far, and then what is new, all of it once and in order. With a
-// zero since it is only told where it begins. done is called on the loop, before SubscribeFrom returns or
-// later, and before anything of the topic is sent: what it sends to c, an answer perhaps, comes first. It
-// is not called when the subscription ends before. With Redis the subscription is in force there by then.
-// A connection that is subscribed already gets an error.
-func (l *Loop) SubscribeFrom(c *gateway.Conn, name string, since Position, done func(Recovery)) error {
+// SubscribeFrom is Subscribe for a client that comes back: it is sent what was published after
+// since, if the topic has a history that reaches back so far, and then what is new, all of it once
+// and in order. With a zero since it is only told where it begins. done is called on the loop,
+// before SubscribeFrom returns or later, and before anything of the topic is sent: what it sends to
+// c, an answer perhaps, comes first. It is not called when the subscription ends before. With Redis
+// the subscription is in force there by then. A connection that is subscribed already gets an
+// error.
+func (l *Loop) SubscribeFrom(c *gateway.Conn, name string, since Position,
+	done func(Recovery)) error {
 	lo, e, err := l.add(c, name)
 	if err != nil {
 		return err
@@ -130,8 +132,8 @@ func (l *Loop) begin(lo *local, e *entry, past *past) {
 	}
 }
 
-// recover sends e some of the past that it has come for, and then lets it have what is new. It reports
-// false when there is nothing to do yet.
+// recover sends e some of the past that it has come for, and then lets it have what is new. It
+// reports false when there is nothing to do yet.
 func (l *Loop) recover(lo *local, e *entry) bool {
 	c := e.conn
 	key := recoveryKey{c, lo}

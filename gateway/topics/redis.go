@@ -19,8 +19,8 @@ import (
 	"sluice/sessions"
 )
 
-// RedisConfig is how the processes that share topics reach each other. Zero values are the defaults, but
-// for URL.
+// RedisConfig is how the processes that share topics reach each other. Zero values are the
+// defaults, but for URL.
 type RedisConfig struct {
 	// URL is that of the server: redis://user:password@host:port, rediss:// for TLS, more addresses by
 	// addr= for a cluster, master_set= for sentinels.
@@ -30,20 +30,20 @@ type RedisConfig struct {
 	// Default "sluice:topic:".
 	Prefix string
 
-	// Deadline is how long an answer, and a publication's way back, may take before the connection counts
-	// as dead. Default 2 s.
+	// Deadline is how long an answer, and a publication's way back, may take before the connection
+	// counts as dead. Default 2 s.
 	Deadline time.Duration
 
-	// ProbeInterval is how often a connection that has brought nothing is tried by a publication of our
-	// own: the TCP connection can be healthy and yet bring nothing. Default 1 s.
+	// ProbeInterval is how often a connection that has brought nothing is tried by a publication of
+	// our own: the TCP connection can be healthy and yet bring nothing. Default 1 s.
 	ProbeInterval time.Duration
 
 	// Partitions is on how many slots of a cluster the channels are; each has a connection of its own.
 	// All processes must have the same. Default 16. Without a cluster there is one.
 	Partitions int
 
-	// MaxQueue bounds the publications of a partition that wait for Redis; beyond it Publish fails with
-	// ErrBusy. Default 8,192.
+	// MaxQueue bounds the publications of a partition that wait for Redis; beyond it Publish fails
+	// with ErrBusy. Default 8,192.
 	MaxQueue int
 }
 
@@ -59,7 +59,8 @@ func (c RedisConfig) withDefaults() (RedisConfig, error) {
 	case c.Partitions < 1 || c.Partitions > 1024:
 		return c, fmt.Errorf("topics: %d partitions, want 1 to 1024", c.Partitions)
 	case strings.ContainsAny(c.Prefix, "{}"):
-		return c, fmt.Errorf("topics: the prefix %q has braces, which choose the slot in a cluster", c.Prefix)
+		return c, fmt.Errorf("topics: the prefix %q has braces, which choose the slot in a cluster",
+			c.Prefix)
 	}
 	return c, nil
 }
@@ -92,11 +93,13 @@ func openRedis(h *Hub, cfg RedisConfig) (*redisBroker, error) {
 	}
 	option, err := sessions.ParseRedisURL(cfg.URL, cfg.Deadline)
 	if err != nil {
-		return nil, fmt.Errorf("broker URL: %w (set --broker-url to the like of redis://user:password@host:6379)", err)
+		return nil, fmt.Errorf("broker URL: %w (set --broker-url to the like of "+
+			"redis://user:password@host:6379)", err)
 	}
 	b, err := connect(h, cfg, option)
 	if err != nil {
-		return nil, fmt.Errorf("open the broker at %s: %w (set --broker-url)", strings.Join(option.InitAddress, ","), err)
+		return nil, fmt.Errorf("open the broker at %s: %w (set --broker-url)",
+			strings.Join(option.InitAddress, ","), err)
 	}
 	b.sharded = b.client.Mode() == rueidis.ClientModeCluster
 	parts := 1
@@ -143,7 +146,8 @@ func reach(h *Hub, cfg RedisConfig, option rueidis.ClientOption) (rueidis.Client
 			return nil, err
 		}
 		if !warned {
-			h.cfg.Logger.Warn("Redis is not there yet: trying again", "for", time.Until(until).Round(time.Millisecond),
+			h.cfg.Logger.Warn("Redis is not there yet: trying again",
+				"for", time.Until(until).Round(time.Millisecond),
 				"addresses", option.InitAddress, "error", err)
 		}
 		time.Sleep(min(reachAgain, time.Until(until)))
@@ -234,17 +238,21 @@ func (b *redisBroker) history(name string, since Position, done func(past)) {
 }
 
 // publish queues a publication. done may be nil.
-func (b *redisBroker) publish(name string, rule HistoryRule, m Message, done func(Position, error)) error {
-	return b.senders[b.part(name)].add(publication{name: name, rule: rule, op: m.Op, payload: string(m.Payload), done: done})
+func (b *redisBroker) publish(name string, rule HistoryRule, m Message,
+	done func(Position, error)) error {
+	return b.senders[b.part(name)].add(publication{name: name, rule: rule, op: m.Op,
+		payload: string(m.Payload), done: done})
 }
 
-func (b *redisBroker) publishWait(ctx context.Context, name string, rule HistoryRule, m Message) (Position, error) {
+func (b *redisBroker) publishWait(ctx context.Context, name string, rule HistoryRule,
+	m Message) (Position, error) {
 	type answer struct {
 		at  Position
 		err error
 	}
 	answers := make(chan answer, 1)
-	if err := b.publish(name, rule, m, func(p Position, err error) { answers <- answer{p, err} }); err != nil {
+	if err := b.publish(name, rule, m,
+		func(p Position, err error) { answers <- answer{p, err} }); err != nil {
 		return Position{}, err
 	}
 	select {

@@ -42,7 +42,8 @@ func TestRedisFeedIsCutOff(t *testing.T) {
 	for range 3 {
 		redis.cli("client", "kill", "type", "pubsub")
 		for range 20 {
-			if _, err := b.PublishWait(context.Background(), "kept", Message{Payload: fmt.Append(nil, next)}); err != nil {
+			if _, err := b.PublishWait(context.Background(), "kept",
+				Message{Payload: fmt.Append(nil, next)}); err != nil {
 				t.Fatal(err)
 			}
 			next++
@@ -66,7 +67,8 @@ func TestRedisGoesAwayAndComesBack(t *testing.T) {
 	c := dial(t, as).live("kept", "plain")
 	redis.kill()
 	eventually(t, "not ready", func() bool { return a.Ready() != nil })
-	if _, err := a.PublishWait(context.Background(), "plain", Message{Payload: []byte("lost")}); err == nil {
+	if _, err := a.PublishWait(context.Background(), "plain",
+		Message{Payload: []byte("lost")}); err == nil {
 		t.Error("a publication without a broker succeeded")
 	}
 	late := dial(t, as)
@@ -80,7 +82,8 @@ func TestRedisGoesAwayAndComesBack(t *testing.T) {
 		_, m := c.frame()
 		told[m] = true
 	}
-	if !told[`{"type":"gap","topic":"kept","missed":0}`] || !told[`{"type":"gap","topic":"plain","missed":0}`] {
+	if !told[`{"type":"gap","topic":"kept","missed":0}`] ||
+		!told[`{"type":"gap","topic":"plain","missed":0}`] {
 		t.Errorf("got %v", told)
 	}
 	for _, topic := range []string{"plain", "kept", "late"} {
@@ -99,7 +102,8 @@ func TestRedisIsNotThereYet(t *testing.T) {
 	redis.kill()
 	made := make(chan error, 1)
 	go func() {
-		h, err := New(Config{Logger: quiet, Redis: &RedisConfig{URL: redis.url(), Deadline: 20 * time.Second}})
+		h, err := New(Config{Logger: quiet,
+			Redis: &RedisConfig{URL: redis.url(), Deadline: 20 * time.Second}})
 		if err == nil {
 			err = h.Close()
 		}
@@ -192,12 +196,15 @@ func TestRedisFeedIsDeadWhileItsConnectionLives(t *testing.T) {
 	c := dial(t, as).live("kept", "plain")
 	proxy.deaf.Store(true)
 	for i := range 5 {
-		if _, err := b.PublishWait(context.Background(), "kept", Message{Payload: fmt.Append(nil, i)}); err != nil {
+		if _, err := b.PublishWait(context.Background(), "kept",
+			Message{Payload: fmt.Append(nil, i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	before := probesLost.Get()
-	eventually(t, "it is noticed", func() bool { return probesLost.Get() > before && a.Ready() != nil })
+	eventually(t, "it is noticed", func() bool {
+		return probesLost.Get() > before && a.Ready() != nil
+	})
 	proxy.deaf.Store(false)
 	eventually(t, "ready", func() bool { return a.Ready() == nil })
 	c.do("say end")
@@ -217,7 +224,8 @@ func TestRedisFeedIsDeadWhileItsConnectionLives(t *testing.T) {
 	}
 }
 
-// A Redis that does not answer holds nobody up: publications fail, or are refused when too many wait.
+// A Redis that does not answer holds nobody up: publications fail, or are refused when too many
+// wait.
 func TestRedisStalls(t *testing.T) {
 	redis := startRedis(t)
 	cfg := Config{Redis: quick(redis.url())}

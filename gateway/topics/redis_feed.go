@@ -11,9 +11,9 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// feed is one connection on which publications come, those of one partition, and what it subscribes to.
-// run connects and keeps the subscriptions as they are wanted; rueidis calls message and confirmed, one
-// after the other, from a goroutine of each connection.
+// feed is one connection on which publications come, those of one partition, and what it subscribes
+// to. run connects and keeps the subscriptions as they are wanted; rueidis calls message and
+// confirmed, one after the other, from a goroutine of each connection.
 type feed struct {
 	b       *redisBroker
 	part    int
@@ -228,7 +228,8 @@ func (f *feed) tick() error {
 	}
 	if silent > 2*f.b.cfg.Deadline+f.b.cfg.ProbeInterval {
 		probesLost.Inc()
-		return fmt.Errorf("nothing has come for %v, not even what this process publishes itself", silent.Round(time.Millisecond))
+		return fmt.Errorf("nothing has come for %v, not even what this process publishes itself",
+			silent.Round(time.Millisecond))
 	}
 	if silent > f.b.cfg.ProbeInterval/2 {
 		f.probe()
@@ -302,7 +303,8 @@ func (f *feed) unsubscribe(client rueidis.DedicatedClient, channels []string) er
 	})
 }
 
-func (f *feed) inPieces(client rueidis.DedicatedClient, channels []string, command func([]string) rueidis.Completed) error {
+func (f *feed) inPieces(client rueidis.DedicatedClient, channels []string,
+	command func([]string) rueidis.Completed) error {
 	for len(channels) > 0 {
 		n := min(len(channels), subscribeAtMost)
 		ctx, cancel := context.WithTimeout(f.b.ctx, f.b.cfg.Deadline)
@@ -422,7 +424,8 @@ func (b *redisBroker) decode(text string) (*message, Position, error) {
 	return m, at, nil
 }
 
-// deliver hands m to the hub, after the news of what did not come. It reports whether the hub has taken it.
+// deliver hands m to the hub, after the news of what did not come. It reports whether the hub has
+// taken it.
 func (f *feed) deliver(c *channel, m *message) bool {
 	if !f.tellGap(c) {
 		f.miss(c, 1)
@@ -442,7 +445,8 @@ func (f *feed) miss(c *channel, n uint64) {
 	f.mu.Unlock()
 }
 
-// tellGap tells the subscribers how many messages the hub has refused, if there are any and it takes that.
+// tellGap tells the subscribers how many messages the hub has refused, if there are any and it
+// takes that.
 func (f *feed) tellGap(c *channel) bool {
 	f.mu.Lock()
 	missed, offset := c.missed, c.track.at.Offset
@@ -459,8 +463,8 @@ func (f *feed) tellGap(c *channel) bool {
 	return true
 }
 
-// gap tells the subscribers that messages are missing, 0 for an unknown number. offset is that of the
-// last of them.
+// gap tells the subscribers that messages are missing, 0 for an unknown number. offset is that of
+// the last of them.
 func (f *feed) gap(c *channel, missed, offset uint64) bool {
 	gaps.Inc()
 	text := f.b.hub.cfg.Gap(c.name, missed)

@@ -9,8 +9,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// sender publishes what a partition's publishers hand it, in order: while a batch is with Redis the next
-// one gathers.
+// sender publishes what a partition's publishers hand it, in order: while a batch is with Redis the
+// next one gathers.
 type sender struct {
 	b     *redisBroker
 	wake  chan struct{}

@@ -40,15 +40,16 @@ func noScript(r rueidis.RedisResult) bool {
 	return ok && err.IsNoScript()
 }
 
-// metaLife is how long a topic's epoch and offset outlive its last message: for that time a subscriber
-// that has missed nothing is told so, though no message is kept any more.
+// metaLife is how long a topic's epoch and offset outlive its last message: for that time a
+// subscriber that has missed nothing is told so, though no message is kept any more.
 const metaLife = time.Hour
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // lives are the arguments of both scripts about times, and a new epoch.
 func lives(rule HistoryRule) []string {
-	return []string{milliseconds(rule.TTL), milliseconds(rule.TTL + metaLife), strconv.FormatUint(newEpoch(), 16)}
+	return []string{milliseconds(rule.TTL), milliseconds(rule.TTL + metaLife),
+		strconv.FormatUint(newEpoch(), 16)}
 }
 
 func parseEpochOffset(list []rueidis.RedisMessage) (p Position, err error) {

@@ -26,8 +26,8 @@ var host = fmt.Sprintf("127.%d.%d.2", 65+os.Getpid()>>8&63, os.Getpid()&255)
 
 var lastPort atomic.Int32
 
-// freePort returns a port of host below those that the kernel gives away, as is the port of the cluster
-// bus, 10,000 more.
+// freePort returns a port of host below those that the kernel gives away, as is the port of the
+// cluster bus, 10,000 more.
 func freePort(t testing.TB) string {
 	t.Helper()
 	for range 10_000 {
@@ -95,7 +95,8 @@ func (r *redisServer) signal(s syscall.Signal) {
 
 func (r *redisServer) cli(args ...string) string {
 	r.t.Helper()
-	out, err := exec.Command("redis-cli", append([]string{"-h", host, "-p", r.port}, args...)...).CombinedOutput()
+	out, err := exec.Command("redis-cli",
+		append([]string{"-h", host, "-p", r.port}, args...)...).CombinedOutput()
 	if err != nil {
 		r.t.Fatalf("redis-cli %s: %v: %s", strings.Join(args, " "), err, out)
 	}
@@ -107,7 +108,8 @@ func startCluster(t testing.TB) []*redisServer {
 	t.Helper()
 	nodes := make([]*redisServer, 3)
 	for i := range nodes {
-		nodes[i] = startRedis(t, "--cluster-enabled", "yes", "--cluster-announce-ip", host, "--cluster-node-timeout", "2000")
+		nodes[i] = startRedis(t, "--cluster-enabled", "yes", "--cluster-announce-ip", host,
+			"--cluster-node-timeout", "2000")
 	}
 	for i, n := range nodes {
 		n.cli("cluster", "addslotsrange", fmt.Sprint(i*5461), fmt.Sprint(min(i*5461+5460, 16383)))
@@ -120,7 +122,8 @@ func startCluster(t testing.TB) []*redisServer {
 	for _, n := range nodes {
 		eventually(t, "the cluster is complete", func() bool {
 			info := n.cli("cluster", "info")
-			return strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
+			return strings.Contains(info, "cluster_state:ok") &&
+				strings.Contains(info, "cluster_known_nodes:3")
 		})
 	}
 	return nodes
@@ -128,5 +131,6 @@ func startCluster(t testing.TB) []*redisServer {
 
 // quick is a configuration for tests that wait for failures.
 func quick(url string) *RedisConfig {
-	return &RedisConfig{URL: url, Deadline: 500 * time.Millisecond, ProbeInterval: 50 * time.Millisecond}
+	return &RedisConfig{URL: url, Deadline: 500 * time.Millisecond,
+		ProbeInterval: 50 * time.Millisecond}
 }

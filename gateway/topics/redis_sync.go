@@ -8,8 +8,8 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// track is how far the subscribers of a topic with a history have been served. While it is being read,
-// what comes is held back.
+// track is how far the subscribers of a topic with a history have been served. While it is being
+// read, what comes is held back.
 type track struct {
 	at      Position // of the last message
 	syncing bool     // a goroutine has the topic: nobody else delivers
@@ -29,8 +29,8 @@ const (
 	syncsAtOnce = 64
 )
 
-// follows decides about a message of a topic with a history. It is true when it comes right after the
-// last, which it then is. f is locked.
+// follows decides about a message of a topic with a history. It is true when it comes right after
+// the last, which it then is. f is locked.
 func (f *feed) follows(c *channel, m *message, at Position) bool {
 	t := &c.track
 	switch {
@@ -48,7 +48,8 @@ func (f *feed) follows(c *channel, m *message, at Position) bool {
 	return false
 }
 
-// hold keeps what comes while the history is read. What does not fit will be missing, and read then.
+// hold keeps what comes while the history is read. What does not fit will be missing, and read
+// then.
 func (t *track) hold(m *message, at Position) {
 	if len(t.held) < heldAtMost && t.bytes < heldBytes {
 		t.held = append(t.held, arrival{m, at})
@@ -56,8 +57,8 @@ func (t *track) hold(m *message, at Position) {
 	}
 }
 
-// sync has the history read: for those who wait for it, and for what the subscribers have missed. f is
-// locked.
+// sync has the history read: for those who wait for it, and for what the subscribers have missed. f
+// is locked.
 func (f *feed) sync(c *channel) {
 	if c.rule.Size == 0 {
 		for _, w := range c.await {
@@ -81,8 +82,8 @@ func (f *feed) sync(c *channel) {
 	}()
 }
 
-// catchUp reads the history, serves with it the subscribers, then those who wait, then lets go of what
-// was held back.
+// catchUp reads the history, serves with it the subscribers, then those who wait, then lets go of
+// what was held back.
 func (f *feed) catchUp(c *channel, from Position, waiting []waiter) {
 	// One read is for all: it begins with the earliest message that somebody needs.
 	offset := uint64(math.MaxInt64)
@@ -106,8 +107,8 @@ func (f *feed) catchUp(c *channel, from Position, waiting []waiter) {
 	f.letGo(c, last)
 }
 
-// fill brings the subscribers from one position to the end of the history, or tells them of a gap. It
-// returns where they are then.
+// fill brings the subscribers from one position to the end of the history, or tells them of a gap.
+// It returns where they are then.
 func (f *feed) fill(c *channel, from Position, all past) Position {
 	switch missing := all.after(from); {
 	case from.Epoch == 0:

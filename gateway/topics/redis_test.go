@@ -54,7 +54,8 @@ func TestRedisCarriesPublicationsToAllProcesses(t *testing.T) {
 	onB.want("x")
 
 	// redis-cli can publish too, and what it says wrongly reaches nobody.
-	for _, wrong := range []string{"", "\n", "t", "x\nhello", "t1:2:3\nhello", "t\n\xff", "c\n\x03", strings.Repeat("t", 100) + "\n"} {
+	for _, wrong := range []string{"", "\n", "t", "x\nhello", "t1:2:3\nhello", "t\n\xff", "c\n\x03",
+		strings.Repeat("t", 100) + "\n"} {
 		redis.cli("publish", "sluice:topic:room", wrong)
 	}
 	if n := redis.cli("publish", "sluice:topic:room", "t\nhello"); n != "2" {
@@ -65,7 +66,8 @@ func TestRedisCarriesPublicationsToAllProcesses(t *testing.T) {
 
 	// The last subscriber on a process takes the subscription with it.
 	onB.conn.Close()
-	eventually(t, "one process", func() bool { return strings.HasSuffix(redis.cli("pubsub", "numsub", "sluice:topic:room"), "1") })
+	eventually(t, "one process",
+		func() bool { return strings.HasSuffix(redis.cli("pubsub", "numsub", "sluice:topic:room"), "1") })
 	publish(t, a, "room", "end")
 	onA.want("end")
 }
@@ -81,7 +83,8 @@ func TestRedisHistory(t *testing.T) {
 		t.Fatalf("got %v %v, want offset 0", begin, err)
 	}
 	for i := range 5 {
-		r, err := []*Hub{a, b}[i%2].PublishWait(context.Background(), "kept", Message{Payload: fmt.Append(nil, i)})
+		r, err := []*Hub{a, b}[i%2].PublishWait(context.Background(), "kept",
+			Message{Payload: fmt.Append(nil, i)})
 		if err != nil || r.Position != (Position{begin.Epoch, uint64(i + 1)}) {
 			t.Fatalf("got %+v %v, want offset %d", r, err, i+1)
 		}
@@ -123,7 +126,8 @@ func TestRedisRecoveryWhilePublishing(t *testing.T) {
 	const total = 1500
 	go func() {
 		for i := 0; i < total; i++ {
-			if _, err := b.PublishWait(context.Background(), "kept", Message{Payload: fmt.Append(nil, i)}); err != nil {
+			if _, err := b.PublishWait(context.Background(), "kept",
+				Message{Payload: fmt.Append(nil, i)}); err != nil {
 				t.Errorf("publish: %v", err)
 				return
 			}
@@ -159,7 +163,8 @@ func TestRedisCluster(t *testing.T) {
 	onA.live(names...)
 	onB.live(names...)
 	for i, n := range names {
-		if _, err := a.PublishWait(context.Background(), n, Message{Payload: fmt.Append(nil, i)}); err != nil {
+		if _, err := a.PublishWait(context.Background(), n,
+			Message{Payload: fmt.Append(nil, i)}); err != nil {
 			t.Fatal(err)
 		}
 		onA.want(fmt.Sprint(i))

@@ -7,10 +7,12 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// What is published in Redis is a letter for the opcode, the position when the topic has a history, a
-// line feed, and the payload. So redis-cli can publish too: PUBLISH sluice:topic:room $'t\nhello'.
+// What is published in Redis is a letter for the opcode, the position when the topic has a history,
+// a line feed, and the payload. So redis-cli can publish too: PUBLISH sluice:topic:room
+// $'t\nhello'.
 
-var errWire = errors.New("not a publication of a topic: want t, b or c, a position or nothing, a line feed, the payload")
+var errWire = errors.New("not a publication of a topic: want t, b or c, a position or nothing, " +
+	"a line feed, the payload")
 
 func opLetter(op ws.OpCode) string {
 	switch op {

@@ -9,12 +9,13 @@ import (
 	"sluice/gateway"
 )
 
-// sendAtMost is how many bytes one subscriber is sent before others have their turn, and before it is
-// looked whether its socket takes them; at least one message.
+// sendAtMost is how many bytes one subscriber is sent before others have their turn, and before it
+// is looked whether its socket takes them; at least one message.
 const sendAtMost = 32 << 10
 
-// bring sends subscriber i of lo what came before the message numbered upto. One whose socket is full, or
-// for which that is too much at once, is left behind: it keeps its place in the log, and catchUp goes on.
+// bring sends subscriber i of lo what came before the message numbered upto. One whose socket is
+// full, or for which that is too much at once, is left behind: it keeps its place in the log, and
+// catchUp goes on.
 func (l *Loop) bring(lo *local, i int, upto uint32) {
 	e := &lo.entries[i]
 	if int32(upto-e.next) <= 0 {
@@ -174,7 +175,8 @@ func (s *subscriber) behind(l *Loop) bool {
 	for _, p := range s.places {
 		lo := l.table[p.topic]
 		e := &lo.entries[p.index]
-		if e.slot&slotBehind != 0 && (e.slot&slotHeld == 0 || l.recoveries[recoveryKey{e.conn, lo}].read) {
+		if e.slot&slotBehind != 0 &&
+			(e.slot&slotHeld == 0 || l.recoveries[recoveryKey{e.conn, lo}].read) {
 			return true
 		}
 	}
@@ -192,7 +194,8 @@ func (lo *local) retain(bytes int64) {
 func (lo *local) trim() {
 	cfg := &lo.loop.hub.cfg
 	for lo.log.base != lo.floor {
-		if lo.behind > 0 && lo.floor-lo.log.base <= uint32(cfg.RetainMessages) && lo.retained <= int64(cfg.RetainBytes) &&
+		if lo.behind > 0 && lo.floor-lo.log.base <= uint32(cfg.RetainMessages) &&
+			lo.retained <= int64(cfg.RetainBytes) &&
 			lo.loop.hub.retained.Load() <= int64(cfg.MaxRetained) {
 			break
 		}

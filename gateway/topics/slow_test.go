@@ -52,7 +52,9 @@ func TestSlowSubscriberCatchesUp(t *testing.T) {
 			t.Fatalf("got %.20q, want number %d or %d", m, room, also)
 		}
 	}
-	eventually(t, "nothing is kept", func() bool { return hub.retained.Load() == 0 && hub.pending.Load() == 0 })
+	eventually(t, "nothing is kept", func() bool {
+		return hub.retained.Load() == 0 && hub.pending.Load() == 0
+	})
 	publish(t, hub, "room", "live")
 	slow.want("live")
 }
@@ -74,7 +76,9 @@ func TestSlowClose(t *testing.T) {
 		}
 	}
 	c.conn.Close()
-	eventually(t, "nothing is kept", func() bool { return hub.Subscribers("room") == 1 && hub.retained.Load() == 0 })
+	eventually(t, "nothing is kept", func() bool {
+		return hub.Subscribers("room") == 1 && hub.retained.Load() == 0
+	})
 }
 
 func TestSlowLatest(t *testing.T) {
@@ -125,7 +129,8 @@ func TestSlowDrop(t *testing.T) {
 					Type, Topic string
 					Missed      int
 				}
-				if json.Unmarshal([]byte(m), &gap) != nil || gap.Type != "gap" || gap.Topic != "room" || gap.Missed < 1 {
+				if json.Unmarshal([]byte(m), &gap) != nil || gap.Type != "gap" || gap.Topic != "room" ||
+					gap.Missed < 1 {
 					t.Fatalf("got %.50q, want number %d or a gap", m, next)
 				}
 				next += gap.Missed
@@ -142,7 +147,8 @@ func TestSlowDrop(t *testing.T) {
 
 // A client that recovers a long history and reads slowly gets all of it, and then what is new.
 func TestSlowRecovery(t *testing.T) {
-	hub, s := start(t, Config{History: keep(500, 1e12), RetainMessages: 1000, RetainBytes: 8 << 20}, narrow)
+	hub, s := start(t, Config{History: keep(500, 1e12), RetainMessages: 1000, RetainBytes: 8 << 20},
+		narrow)
 	fast := dial(t, s)
 	begin := fast.position("kept")
 	flood(t, hub, "kept", 0, 400, fast)
@@ -150,7 +156,8 @@ func TestSlowRecovery(t *testing.T) {
 	c.do("from kept %s", begin)
 	flood(t, hub, "kept", 400, 700, fast)
 	p, _ := ParsePosition(begin)
-	if _, m := c.frame(); !strings.HasPrefix(m, fmt.Sprintf("from %x:", p.Epoch)) || !strings.Contains(m, "true") {
+	if _, m := c.frame(); !strings.HasPrefix(m, fmt.Sprintf("from %x:", p.Epoch)) ||
+		!strings.Contains(m, "true") {
 		t.Fatalf("got %q", m)
 	}
 	for i := range 700 {
@@ -161,7 +168,8 @@ func TestSlowRecovery(t *testing.T) {
 
 // Clients that leave while they are behind, or recovering, leave nothing.
 func TestSlowSubscriberLeaves(t *testing.T) {
-	hub, s := start(t, Config{History: keep(500, 1e12), RetainMessages: 1000, RetainBytes: 8 << 20}, narrow)
+	hub, s := start(t, Config{History: keep(500, 1e12), RetainMessages: 1000, RetainBytes: 8 << 20},
+		narrow)
 	fast := dial(t, s)
 	begin := fast.position("kept")
 	flood(t, hub, "kept", 0, 200, fast)
@@ -184,11 +192,14 @@ func TestSlowSubscriberLeaves(t *testing.T) {
 		}
 		c.conn.Close()
 	}
-	eventually(t, "nothing is kept", func() bool { return hub.Subscribers("kept") == 1 && hub.retained.Load() == 0 })
+	eventually(t, "nothing is kept", func() bool {
+		return hub.Subscribers("kept") == 1 && hub.retained.Load() == 0
+	})
 	onLoop(hub, func(l *Loop) {
 		lo := l.locals["kept"]
 		if lo.behind != 0 || len(l.recoveries) != 0 || len(l.conns) != 1 {
-			t.Errorf("got %d behind, %d recoveries, %d connections", lo.behind, len(l.recoveries), len(l.conns))
+			t.Errorf("got %d behind, %d recoveries, %d connections", lo.behind, len(l.recoveries),
+				len(l.conns))
 		}
 	})
 }

@@ -11,8 +11,8 @@ import (
 	"sluice/sessions"
 )
 
-// SourceConfig is a Redis where something else publishes to topics. Zero values are the defaults, but
-// for URL, Prefix and Decode.
+// SourceConfig is a Redis where something else publishes to topics. Zero values are the defaults,
+// but for URL, Prefix and Decode.
 type SourceConfig struct {
 	// URL is that of the server, as in RedisConfig. Of a cluster any server will do: publications that
 	// are not sharded reach them all.
@@ -32,13 +32,15 @@ func openSource(h *Hub, cfg SourceConfig) (*redisBroker, error) {
 	if cfg.Prefix == "" || cfg.Decode == nil {
 		return nil, errors.New("topics: a source needs a Prefix and a Decode")
 	}
-	redis, err := RedisConfig{URL: cfg.URL, Prefix: cfg.Prefix, Deadline: cfg.Deadline, ProbeInterval: cfg.ProbeInterval}.withDefaults()
+	redis, err := RedisConfig{URL: cfg.URL, Prefix: cfg.Prefix, Deadline: cfg.Deadline,
+		ProbeInterval: cfg.ProbeInterval}.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	option, err := sessions.ParseRedisURL(cfg.URL, redis.Deadline)
 	if err != nil {
-		return nil, fmt.Errorf("URL of a source of publications: %w (want the like of redis://user:password@host:6379)", err)
+		return nil, fmt.Errorf("URL of a source of publications: %w (want the like of "+
+			"redis://user:password@host:6379)", err)
 	}
 	option.ForceSingleClient = true
 	b, err := connect(h, redis, option)

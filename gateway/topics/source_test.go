@@ -12,7 +12,8 @@ import (
 	"sluice/gateway"
 )
 
-// shout is the format of a source that is not ours: "!TEXT"; "-" is nothing for clients, "bye" a Close.
+// shout is the format of a source that is not ours: "!TEXT"; "-" is nothing for clients, "bye" a
+// Close.
 func shout(text string) (m Message, ok bool, err error) {
 	switch text {
 	case "-":
@@ -50,7 +51,8 @@ func TestSource(t *testing.T) {
 	listeners("room", "2")
 	listeners("kept", "2")
 	long := strings.Repeat("x", 100)
-	for _, text := range []string{"hello", "-", "!", "!\xff", "ping", "", "!" + long + "x", "!" + long, "!last"} {
+	for _, text := range []string{"hello", "-", "!", "!\xff", "ping", "",
+		"!" + long + "x", "!" + long, "!last"} {
 		redis.cli("publish", "asgi__group__room", text)
 	}
 	onA.want("", long, "last")
@@ -96,7 +98,8 @@ func TestSourceConfig(t *testing.T) {
 		{URL: "redis://127.0.0.1:1", Decode: shout},
 		{URL: "http://127.0.0.1:1", Prefix: "a", Decode: shout},
 		{URL: "redis://127.0.0.1:1", Prefix: "a", Decode: shout, Deadline: -1},
-		{URL: "redis://127.0.0.1:1", Prefix: "a", Decode: shout, Deadline: 50 * time.Millisecond}, // nobody is there
+		// nobody is there
+		{URL: "redis://127.0.0.1:1", Prefix: "a", Decode: shout, Deadline: 50 * time.Millisecond},
 	} {
 		if h, err := New(Config{Logger: quiet, Sources: []SourceConfig{cfg}}); err == nil {
 			h.Close()

@@ -133,12 +133,14 @@ func dial(t testing.TB, s *gateway.Server) *client {
 	return dialWith(t, s, ws.Dialer{})
 }
 
-// dialNarrow is dial with so small a buffer that little is enough to fill the way to a client that does
-// not read.
+// dialNarrow is dial with so small a buffer that little is enough to fill the way to a client that
+// does not read.
 func dialNarrow(t testing.TB, s *gateway.Server) *client {
 	t.Helper()
 	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
-		failed := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
+		failed := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)
+		})
 		return errors.Join(err, failed)
 	}}
 	return dialWith(t, s, ws.Dialer{NetDial: d.DialContext})

@@ -59,12 +59,16 @@ func TestEmptyTopicsCostNothing(t *testing.T) {
 		t.Fatalf("got %d topics, want 90", n)
 	}
 	c.conn.Close()
-	eventually(t, "no topics", func() bool { return len(hub.Topics("", 1000)) == 0 && hub.Subscriptions() == 0 })
+	eventually(t, "no topics", func() bool {
+		return len(hub.Topics("", 1000)) == 0 && hub.Subscriptions() == 0
+	})
 	publish(t, hub, "t0", "into the void")
 	if n := hub.topics.Load(); n != 0 {
 		t.Errorf("got %d topics, want none", n)
 	}
-	eventually(t, "nothing pending", func() bool { return hub.pending.Load() == 0 && hub.retained.Load() == 0 })
+	eventually(t, "nothing pending", func() bool {
+		return hub.pending.Load() == 0 && hub.retained.Load() == 0
+	})
 }
 
 // Messages of several publishers are in the same order for all, whatever their loops.
@@ -99,7 +103,8 @@ func TestOrderIsTheSameForAll(t *testing.T) {
 		for range 400 {
 			_, m := c.frame()
 			n := 0
-			if strings.HasSuffix(m, "1") || strings.HasSuffix(m, "3") || strings.HasSuffix(m, "5") || strings.HasSuffix(m, "7") || strings.HasSuffix(m, "9") {
+			if strings.HasSuffix(m, "1") || strings.HasSuffix(m, "3") || strings.HasSuffix(m, "5") ||
+				strings.HasSuffix(m, "7") || strings.HasSuffix(m, "9") {
 				n = 1
 			}
 			got[n] = append(got[n], m)
@@ -147,7 +152,8 @@ func TestCloseIsPublishedInOrder(t *testing.T) {
 }
 
 func TestBounds(t *testing.T) {
-	hub, s := start(t, Config{MaxTopics: 4, MaxPerConn: 3, MaxSubscriptions: 6, MaxPayload: 10}, gateway.Config{})
+	hub, s := start(t, Config{MaxTopics: 4, MaxPerConn: 3, MaxSubscriptions: 6, MaxPayload: 10},
+		gateway.Config{})
 	a, b, c := dial(t, s), dial(t, s), dial(t, s)
 	a.sub("1", "2", "3", "3") // to subscribe twice is no subscription more
 	a.do("sub 4")
@@ -215,7 +221,8 @@ func TestRandomSubscriptions(t *testing.T) {
 				for _, h := range has {
 					want += len(h)
 				}
-				eventually(t, "the subscriptions of the others", func() bool { return hub.Subscriptions() == want })
+				eventually(t, "the subscriptions of the others",
+					func() bool { return hub.Subscriptions() == want })
 			}
 		}
 	}
@@ -244,6 +251,7 @@ func TestMembers(t *testing.T) {
 		}
 	}
 	done := make(chan struct{})
-	hub.Members("nobody", func(*gateway.Conn) bool { t.Error("a member of nothing"); return true }, func() { close(done) })
+	hub.Members("nobody", func(*gateway.Conn) bool { t.Error("a member of nothing"); return true },
+		func() { close(done) })
 	<-done
 }

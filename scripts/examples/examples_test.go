@@ -24,10 +24,12 @@ const patience = time.Minute
 // channels is the example that publishes through Redis, and needs no control address.
 const channels = "channels-chat"
 
-// TestExamples runs the two commands of each README, with other ports, and has a conversation in two tabs of a browser.
+// TestExamples runs the two commands of each README, with other ports, and has a conversation in
+// two tabs of a browser.
 func TestExamples(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-o", binary, "sluice/cmd/sluice").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", binary,
+		"sluice/cmd/sluice").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	for _, tt := range []struct {
@@ -52,9 +54,13 @@ func TestExamples(t *testing.T) {
 				"chat.py", "chat.py "+port, "server.js", "server.js "+port,
 				"scripts/examples/pushpin/pushpin.conf", files+"/pushpin.conf", "/tmp/sluice-pushpin", files)
 			conf, _ := os.ReadFile("pushpin/pushpin.conf")
-			os.WriteFile(files+"/pushpin.conf", []byte(strings.NewReplacer("/tmp/sluice-pushpin", files, "127.0.0.1:7999", "127.0.0.1:"+gateway, "5561", control).Replace(string(conf))), 0o600)
-			env := append(os.Environ(), "CONTROL=http://127.0.0.1:"+control, "GATEWAY="+address, "SLUICE_LISTEN=127.0.0.1:"+gateway, "SLUICE_ADMIN=off",
-				"REDIS=redis://127.0.0.1:"+redis, "npm_config_audit=false", "npm_config_fund=false", "npm_config_update_notifier=false")
+			os.WriteFile(files+"/pushpin.conf",
+				[]byte(strings.NewReplacer("/tmp/sluice-pushpin", files, "127.0.0.1:7999", "127.0.0.1:"+
+					gateway, "5561", control).Replace(string(conf))), 0o600)
+			env := append(os.Environ(), "CONTROL=http://127.0.0.1:"+control, "GATEWAY="+
+				address, "SLUICE_LISTEN=127.0.0.1:"+gateway, "SLUICE_ADMIN=off",
+				"REDIS=redis://127.0.0.1:"+
+					redis, "npm_config_audit=false", "npm_config_fund=false", "npm_config_update_notifier=false")
 			needed := []string{port, gateway, control}
 			if tt.name == channels {
 				needed = []string{port, gateway, redis}
@@ -78,7 +84,7 @@ func commands(t *testing.T, name string) []string {
 	}
 	_, rest, _ := strings.Cut(string(text), "```sh\n")
 	block, _, ok := strings.Cut(rest, "\n```")
-	lines := strings.Split(block, "\n")
+	lines := strings.Split(strings.ReplaceAll(block, "\\\n", ""), "\n")
 	if !ok || len(lines) != 2 {
 		t.Fatalf("%s/README.md has no block of two commands", name)
 	}
@@ -136,7 +142,8 @@ type browser struct{ address string }
 func startBrowser(t *testing.T) *browser {
 	t.Helper()
 	path := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"} {
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome",
+		"google-chrome-stable"} {
 		if p, err := exec.LookPath(name); err == nil {
 			path = p
 			break
@@ -145,13 +152,16 @@ func startBrowser(t *testing.T) *browser {
 	if path == "" {
 		t.Fatal("no Chromium in PATH; scripts/install-test-deps.sh installs it")
 	}
-	profile, err := os.MkdirTemp("", "examples-browser") // not t.TempDir, which fails t when a helper still writes there
+	// not t.TempDir, which fails t when a helper still writes there
+	profile, err := os.MkdirTemp("", "examples-browser")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(profile) })
-	start(t, fmt.Sprintf("exec %s --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-background-networking "+
-		"--disable-component-update --disable-sync --remote-debugging-port=0 --user-data-dir=%s about:blank", path, profile), os.Environ())
+	start(t, fmt.Sprintf("exec %s --headless --no-sandbox --disable-gpu --disable-dev-shm-usage "+
+		"--no-first-run --disable-background-networking "+
+		"--disable-component-update --disable-sync --remote-debugging-port=0 --user-data-dir=%s "+
+		"about:blank", path, profile), os.Environ())
 	b := new(browser)
 	await(t, "the browser is up", func() bool {
 		text, err := os.ReadFile(filepath.Join(profile, "DevToolsActivePort"))
@@ -201,7 +211,8 @@ func (p *tab) run(t *testing.T, expression string) string {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	p.id++
-	request, _ := json.Marshal(map[string]any{"id": p.id, "method": "Runtime.evaluate", "params": map[string]any{"expression": expression}})
+	request, _ := json.Marshal(map[string]any{"id": p.id, "method": "Runtime.evaluate",
+		"params": map[string]any{"expression": expression}})
 	if err := p.conn.Write(ctx, websocket.MessageText, request); err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +290,8 @@ func installed(programs ...string) func() error {
 // module asks for modules of the distribution's Python.
 func module(names ...string) func() error {
 	return func() error {
-		if out, err := exec.Command("/usr/bin/python3", "-c", "import "+strings.Join(names, ", ")).CombinedOutput(); err != nil {
+		if out, err := exec.Command("/usr/bin/python3", "-c", "import "+
+			strings.Join(names, ", ")).CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
 		return nil

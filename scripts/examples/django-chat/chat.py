@@ -1,4 +1,4 @@
-"""A chat room: Django speaks plain HTTP, the gateway holds the WebSockets (python3 chat.py [PORT])."""
+"""A chat room: Django speaks HTTP, the gateway holds the WebSockets (python3 chat.py [PORT])."""
 import json, os, sys
 from urllib.request import Request, urlopen
 
@@ -9,7 +9,7 @@ from django.http import HttpResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
-CONTROL = os.environ.get("CONTROL", "http://127.0.0.1:5561")  # where the gateway takes what is to be published
+CONTROL = os.environ.get("CONTROL", "http://127.0.0.1:5561")  # where it is published
 GATEWAY = os.environ.get("GATEWAY", "ws://127.0.0.1:8000")  # where browsers find it
 
 settings.configure(DEBUG=True, SECRET_KEY="example", ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"],
@@ -40,23 +40,27 @@ def room(request, name):
         return b"%s %x\r\n%s\r\n" % (name, len(content), content)
     for kind, content in events(request.body):
         if kind == "OPEN":
-            out += b"OPEN\r\n" + event(b"TEXT", b"c:" + json.dumps({"type": "subscribe", "channel": name}).encode())
+            subscribe = json.dumps({"type": "subscribe", "channel": name})
+            out += b"OPEN\r\n" + event(b"TEXT", b"c:" + subscribe.encode())
             out += event(b"TEXT", b"m:welcome to " + name.encode())
         elif kind == "TEXT":
             publish(name, content.decode())
         elif kind == "CLOSE":
             out += event(b"CLOSE", content)
     response = HttpResponse(out, content_type="application/websocket-events")
-    response["Sec-WebSocket-Extensions"] = "grip"  # messages for the client begin with m:, control messages with c:
+    # Messages for the client begin with m:, control messages with c:
+    response["Sec-WebSocket-Extensions"] = "grip"
     return response
 
 
 def page(request):
-    return HttpResponse(open(os.path.join(os.path.dirname(__file__), "page.html")).read().replace("GATEWAY", GATEWAY))
+    text = open(os.path.join(os.path.dirname(__file__), "page.html")).read()
+    return HttpResponse(text.replace("GATEWAY", GATEWAY))
 
 
 urlpatterns = [path("", page), path("ws/<name>/", room)]
 application = get_wsgi_application()
 
 if __name__ == "__main__":
-    execute_from_command_line([sys.argv[0], "runserver", "--noreload", "127.0.0.1:" + (sys.argv[1:] or ["9000"])[0]])
+    port = (sys.argv[1:] or ["9000"])[0]
+    execute_from_command_line([sys.argv[0], "runserver", "--noreload", "127.0.0.1:" + port])

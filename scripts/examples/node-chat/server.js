@@ -1,4 +1,5 @@
-// A chat room on Node: the service speaks plain HTTP, the gateway holds the WebSockets (node server.js [PORT]).
+// A chat room on Node: the service speaks plain HTTP, the gateway holds the WebSockets
+// (node server.js [PORT]).
 import { createServer } from "node:http";
 import { readFileSync } from "node:fs";
 import { WebSocketMessageFormat } from "@fanoutio/grip";
@@ -8,7 +9,7 @@ const port = Number(process.argv[2] ?? 9001);
 const gateway = process.env.GATEWAY ?? "ws://127.0.0.1:8000"; // where browsers find it
 const grip = new ServeGrip({
 	grip: {
-		control_uri: process.env.CONTROL ?? "http://127.0.0.1:5561/", // where it takes what is to be published
+		control_uri: process.env.CONTROL ?? "http://127.0.0.1:5561/", // where it is published
 		verify_key: process.env.KEY ?? "changeme", // what it signs requests with
 		verify_iss: "sluice",
 	},
@@ -39,7 +40,8 @@ async function room(req, res) {
 			break;
 		}
 		wsContext.meta.said = String(Number(wsContext.meta.said) + 1);
-		await grip.getPublisher().publishFormats("lobby", new WebSocketMessageFormat(`${wsContext.meta.said}: ${text}`));
+		const message = new WebSocketMessageFormat(`${wsContext.meta.said}: ${text}`);
+		await grip.getPublisher().publishFormats("lobby", message);
 	}
 	res.end();
 }
