@@ -2,7 +2,6 @@ package topics
 
 import (
 	"errors"
-	"slices"
 	"sync"
 
 	"sluice/gateway"
@@ -130,14 +129,20 @@ func (l *Loop) add(c *gateway.Conn, name string) (lo *local, e *entry, err error
 		l.conns[c] = sub
 	}
 	subscriptionsHeld.Add(1)
-	if len(sub.places) == cap(sub.places) { // append would double, and most never need the half
-		sub.places = slices.Grow(sub.places, 4)
-	}
-	sub.places = append(sub.places, place{lo.id, uint32(len(lo.entries))})
-	lo.entries = append(lo.entries,
+	sub.places = append(roomFor(sub.places, 2), place{lo.id, uint32(len(lo.entries))})
+	lo.entries = append(roomFor(lo.entries, 1+len(lo.entries)/8),
 		entry{conn: c, slot: uint32(len(sub.places) - 1), next: lo.log.head()})
 	lo.count.Store(int32(len(lo.entries)))
 	return lo, &lo.entries[len(lo.entries)-1], nil
+}
+
+// roomFor returns list with room for one more, and when it has to be moved, for more of them. append
+// and slices.Grow would double a short list: of a million subscriptions half would be room.
+func roomFor[T any](list []T, more int) []T {
+	if len(list) < cap(list) {
+		return list
+	}
+	return append(make([]T, 0, len(list)+more), list...)
 }
 
 // enter gives lo a place in the table.
