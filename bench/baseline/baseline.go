@@ -43,7 +43,7 @@ const (
 // Options of a baseline server. The zero value is the counting service with
 // the limits that Sluice has by default.
 type Options struct {
-	App        string           // Count or Echo; "" is Count
+	App        string           // Count, Echo or Topics; "" is Count
 	Heartbeat  time.Duration    // between heartbeats of one connection; 0 is 30 s, negative is off
 	MaxMessage int64            // bytes in one message; 0 is 64 KiB
 	SessionTTL time.Duration    // how long a session without a connection is kept; 0 is 1 h
@@ -54,8 +54,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.App == "" {
 		o.App = Count
 	}
-	if o.App != Count && o.App != Echo {
-		return o, fmt.Errorf("baseline app %q is not known (use %q or %q)", o.App, Count, Echo)
+	if o.App != Count && o.App != Echo && o.App != Topics {
+		return o, fmt.Errorf("baseline app %q is not known (use %q, %q or %q)", o.App, Count, Echo,
+			Topics)
 	}
 	if o.Heartbeat == 0 {
 		o.Heartbeat = 30 * time.Second
@@ -99,6 +100,9 @@ func Serve(ctx context.Context, name, addr string, o Options) error {
 	o, err := o.withDefaults()
 	if err != nil {
 		return err
+	}
+	if o.App == Topics {
+		return serveTopics(ctx, name, addr, o)
 	}
 	if name == Floor {
 		return serveFloor(ctx, addr, o)

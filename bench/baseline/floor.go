@@ -24,6 +24,11 @@ const Floor = "floor"
 //go:embed floor/floor.c
 var floorSource []byte
 
+// fanoutSource is the floor of Topics: it does nothing but send.
+//
+//go:embed fanout/fanout.c
+var fanoutSource []byte
+
 // FloorAvailable says why Floor cannot run here: it needs a C compiler, found
 // as $CC or cc. It is nil when there is one.
 func FloorAvailable() error {
@@ -56,7 +61,11 @@ func serveFloor(ctx context.Context, addr string, o Options) error {
 	}
 	defer os.RemoveAll(dir)
 	src, bin := filepath.Join(dir, "floor.c"), filepath.Join(dir, "floor")
-	if err := os.WriteFile(src, floorSource, 0o600); err != nil {
+	source := floorSource
+	if o.App == Topics {
+		source = fanoutSource
+	}
+	if err := os.WriteFile(src, source, 0o600); err != nil {
 		return fmt.Errorf("write the source of baseline floor: %w", err)
 	}
 	if out, err := exec.CommandContext(ctx, cc, "-O2", "-o", bin, src).CombinedOutput(); err != nil {
@@ -68,12 +77,17 @@ func serveFloor(ctx context.Context, addr string, o Options) error {
 func runFloor(ctx context.Context, bin, addr string, o Options) error {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil || !ap.Addr().Is4() {
-		return fmt.Errorf("listen for baseline floor on %q: want an IPv4 address and a port, such as 127.0.0.1:8000", addr)
+		return fmt.Errorf("listen for baseline floor on %q: want an IPv4 address and a port, such as "+
+			"127.0.0.1:8000", addr)
 	}
 	// The child dies with the thread that made it, so the thread must stay.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, bin, ap.Addr().String(), strconv.Itoa(int(ap.Port())), o.App)
+	args := []string{ap.Addr().String(), strconv.Itoa(int(ap.Port()))}
+	if o.App != Topics {
+		args = append(args, o.App)
+	}
+	cmd := exec.CommandContext(ctx, bin, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
 	cmd.Stderr = os.Stderr

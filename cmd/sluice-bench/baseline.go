@@ -13,7 +13,7 @@ import (
 type baselineCmd struct {
 	Name      string        `arg:"" help:"${baselines}"`
 	Listen    string        `default:"127.0.0.1:8000" help:"Address to listen on; port 0 is any."`
-	App       string        `default:"count" enum:"count,echo" help:"count: sluice's protocol; echo: messages come back."`
+	App       string        `default:"count" enum:"count,echo,topics" help:"count: sluice's protocol; echo: messages come back; topics: POST /publish?topic=T sends to clients of ?topic=T (gorilla, floor)."`
 	Heartbeat time.Duration `default:"30s" help:"Between two heartbeats; negative is off."`
 }
 

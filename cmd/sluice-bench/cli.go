@@ -24,6 +24,7 @@ type cli struct {
 	Merge    mergeCmd    `cmd:"" help:"Make one report of results from several machines that ran at one time (--start-at)."`
 	Million  millionCmd  `cmd:"" help:"Start a gateway, hold a million connections (or --conns), check every heartbeat and count, drain."`
 	Baseline baselineCmd `cmd:"" help:"Serve the same service with one goroutine per connection, to compare with."`
+	Service  serviceCmd  `cmd:"" help:"Serve plain HTTP for sluice serve --app backend: echo what clients say, subscribe them to ?topic=."`
 	Compare  compareCmd  `cmd:"" help:"Measure sluice and all baselines under the same load."`
 	Faults   faultsCmd   `cmd:"" help:"Kill, stop, delay and empty gateways and Redis under load, and count what was lost or doubled."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`

@@ -5,6 +5,7 @@
 //	sluice-bench merge FILE…   one report of runs on several machines
 //	sluice-bench million       a million connections to a gateway that it starts
 //	sluice-bench baseline NAME a goroutine-per-connection server to compare with
+//	sluice-bench service       a service to put behind a gateway
 //	sluice-bench compare       sluice and all baselines under the same load
 //	sluice-bench faults        kill, stop, delay and empty gateways and Redis under load
 //	sluice-bench version       print the version

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"sluice/bench/service"
+)
+
+type serviceCmd struct {
+	Listen string `default:"127.0.0.1:9000" help:"Address to listen on; port 0 is any."`
+}
+
+// Run serves until ctx ends.
+func (c *serviceCmd) Run(ctx context.Context, s *streams) error {
+	ln, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("%w (choose another --listen)", err)
+	}
+	fmt.Fprintf(s.out, "listening on %s\n", ln.Addr())
+	server := &http.Server{Handler: new(service.Service), ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
