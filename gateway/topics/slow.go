@@ -27,7 +27,8 @@ func (l *Loop) bring(lo *local, i int, upto uint32) {
 	if e.slot&slotHeld != 0 {
 		return // recover goes on with it
 	}
-	if !congested(e.conn) {
+	// overtaken may have taken it beyond upto, which is where the topic was when the pass began.
+	if int32(upto-e.next) > 0 && !congested(e.conn) {
 		l.send(lo, e, upto)
 	}
 	if int32(upto-e.next) > 0 {

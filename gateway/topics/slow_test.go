@@ -282,3 +282,33 @@ func TestTurnsAreBounded(t *testing.T) {
 		t.Errorf("%d messages came for %d subscribers", got, left)
 	}
 }
+
+// A subscriber that is overtaken has room again while a pass is under way, and more was published
+// since the pass began: what its policy skips to lies beyond the end of the pass.
+func TestOvertakenBeyondThePass(t *testing.T) {
+	for policy := range slowPolicies {
+		hub, err := New(Config{Logger: quiet, Slow: []SlowRule{{"*", policy}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := hub.ForLoop(func(func()) bool { return true })
+		if err := l.Subscribe(new(gateway.Conn), "room"); err != nil {
+			t.Fatal(err)
+		}
+		lo := l.locals["room"]
+		for range 3 {
+			publish(t, hub, "room", "old")
+			l.take()
+			l.turn() // a pass, which lets go of it
+		}
+		lo.entries[0].next = 1
+		for range 3 {
+			publish(t, hub, "room", "new")
+		}
+		l.take()
+		l.bring(lo, 0, 4)
+		if got := lo.entries[0].next; got < 4 || got > lo.log.head() {
+			t.Errorf("%v: goes on with message %d of %d", policy, got, lo.log.head())
+		}
+	}
+}
