@@ -3,6 +3,7 @@ package million
 import (
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"runtime"
 	"strconv"
@@ -65,16 +66,31 @@ func readMachine() machine {
 	if f := numbers("/proc/sys/fs/epoll/max_user_watches"); len(f) == 1 {
 		m.watches = f[0]
 	}
-	most, now := numbers("/proc/sys/net/netfilter/nf_conntrack_max"),
-		numbers("/proc/sys/net/netfilter/nf_conntrack_count")
-	if len(most) == 1 && len(now) == 1 {
-		m.conntrack = max(most[0]-now[0], 1)
-	}
+	m.conntrack = tracked()
 	if limit, used := numbers("/sys/fs/cgroup/memory.max"), numbers("/sys/fs/cgroup/memory.current"); len(limit) == 1 &&
 		len(used) == 1 {
 		m.available = min(m.available, int64(limit[0]-used[0]))
 	}
 	return m
+}
+
+// tracked is how many connections the packet filter may still track; 0 when it does not track those
+// of this machine with itself: it is loaded in many a container that has no rule which uses it.
+func tracked() int {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0
+	}
+	defer ln.Close()
+	if conn, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+		defer conn.Close()
+	}
+	most, now := numbers("/proc/sys/net/netfilter/nf_conntrack_max"),
+		numbers("/proc/sys/net/netfilter/nf_conntrack_count")
+	if len(most) != 1 || len(now) != 1 || now[0] == 0 {
+		return 0
+	}
+	return max(most[0]-now[0], 1)
 }
 
 // numbers reads a file of numbers; none when it holds anything else.
