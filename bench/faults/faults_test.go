@@ -206,3 +206,27 @@ func TestProxy(t *testing.T) {
 		t.Errorf("passing again: got %d, %v", b, err)
 	}
 }
+
+// TestServiceFaults is the short form of Services.
+func TestServiceFaults(t *testing.T) {
+	bin, err := buildGateway(t.Context(), t.TempDir(), buildFlags...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range serviceFaults {
+		if !f.short {
+			continue
+		}
+		t.Run(f.name, func(t *testing.T) {
+			var out bytes.Buffer
+			err := Services(t.Context(), &out, Options{Fault: f.name, Runs: 1, Bin: bin, Load: time.Second})
+			t.Log("\n" + out.String())
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := Services(t.Context(), io.Discard, Options{Fault: "no such", Runs: 1}); err == nil {
+		t.Error("an unknown fault was a success")
+	}
+}

@@ -94,11 +94,17 @@ type gatewayProcess struct {
 	addr, admin string
 }
 
-// startGateway starts one on free ports and returns when it is ready for clients.
+// startGateway starts one that counts, on free ports, and returns when it is ready for clients.
 func startGateway(bin, redisURL, log string, flags ...string) (*gatewayProcess, error) {
-	cmd := exec.Command(bin, append([]string{"serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json",
-		"--session-store", "redis"}, flags...)...)
-	cmd.Env = append(os.Environ(), "SLUICE_REDIS_URL="+redisURL)
+	return startServe(bin, log, []string{"SLUICE_REDIS_URL=" + redisURL},
+		append([]string{"--session-store", "redis"}, flags...)...)
+}
+
+// startServe starts a gateway on free ports and returns when it is ready for clients.
+func startServe(bin, log string, env []string, flags ...string) (*gatewayProcess, error) {
+	cmd := exec.Command(bin, append([]string{"serve", "--listen", "127.0.0.1:0",
+		"--admin", "127.0.0.1:0", "--log-format", "json"}, flags...)...)
+	cmd.Env = append(os.Environ(), env...)
 	_ = os.Remove(log)
 	p, err := startProcess(cmd, log)
 	if err != nil {

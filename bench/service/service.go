@@ -18,6 +18,9 @@ const contentType = "application/websocket-events"
 
 // Service is the handler. Any goroutine.
 type Service struct {
+	// Heard, if set, is called with each event of each request, in order, before it is answered.
+	Heard func(connection, kind string, content []byte)
+
 	mu    sync.Mutex
 	stats Stats
 }
@@ -42,7 +45,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 	if err == nil {
-		err = s.answer(w, r.URL.Query()["topic"], body)
+		err = s.answer(w, r, body)
 	}
 	if err != nil {
 		s.mu.Lock()
@@ -60,7 +63,8 @@ func (s *Service) Stats() Stats {
 }
 
 // answer answers the events of one request.
-func (s *Service) answer(w http.ResponseWriter, topics []string, body []byte) error {
+func (s *Service) answer(w http.ResponseWriter, r *http.Request, body []byte) error {
+	topics, connection := r.URL.Query()["topic"], r.Header.Get("Connection-Id")
 	var out []byte
 	opened, closed, messages := 0, 0, 0
 	for len(body) > 0 {
@@ -69,6 +73,9 @@ func (s *Service) answer(w http.ResponseWriter, topics []string, body []byte) er
 			return err
 		}
 		body = rest
+		if s.Heard != nil {
+			s.Heard(connection, kind, content)
+		}
 		switch kind {
 		case "OPEN":
 			opened++

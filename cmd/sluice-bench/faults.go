@@ -18,6 +18,7 @@ type faultsCmd struct {
 	Outage     time.Duration `xor:"mode" placeholder:"TIME" help:"Instead: take Redis away for this long."`
 	Storm      int           `xor:"mode" placeholder:"N" help:"Instead: N idle sessions reconnect at once, with and without the client-side cache."`
 	Throughput bool          `xor:"mode" help:"Instead: measure acknowledged messages per second."`
+	Services   bool          `xor:"mode" help:"Instead: a service behind two gateways, with topics in Redis; count messages and publications that were lost, doubled or reordered."`
 	Rate       float64       `default:"60000" help:"With --throughput: the fixed rate."`
 	Conns      int           `default:"2000" help:"With --throughput: connections."`
 }
@@ -35,7 +36,11 @@ func (c *faultsCmd) Run(ctx context.Context, s *streams) error {
 	case c.Throughput:
 		err = faults.Throughput(ctx, s.out, bin, c.Rate, c.Conns, c.Load)
 	default:
-		err = faults.Run(ctx, s.out, faults.Options{Fault: c.Fault, Runs: c.Runs, Load: c.Load, Bin: bin, Keep: c.Keep})
+		run := faults.Run
+		if c.Services {
+			run = faults.Services
+		}
+		err = run(ctx, s.out, faults.Options{Fault: c.Fault, Runs: c.Runs, Load: c.Load, Bin: bin, Keep: c.Keep})
 	}
 	if errors.Is(err, faults.ErrBroken) {
 		return errFailed

@@ -30,10 +30,12 @@
 // itself), or an HTTP/2 server has refused it. It then keeps its webhook-id, which numbers the
 // requests of a connection. What was sent and not answered, or answered with an error, may have
 // been handled or not; its connection is closed, 1013 when the backend did not answer in time or at
-// all and 1011 when it answered with an error, so that the client hears of it. When the gateway's
-// process dies, what waited in it is lost, and the clients' connections with it. Every end of a
-// connection is told, CLOSE when it was in order and DISCONNECT when not, behind all that the
-// client had said before, and again until the backend has answered: DISCONNECT may come twice.
+// all and 1011 when it answered with an error, so that the client hears of it. Messages behind one
+// that was not answered are given up with it: it may be handled yet, and they would overtake it.
+// When the gateway's process dies, what waited in it is lost, and the clients' connections with it.
+// Every end of a connection is told, CLOSE when it was in order and DISCONNECT when not, behind all
+// that the client had said before, and again until the backend has answered: DISCONNECT may come
+// twice.
 //
 // # Decisions
 //

@@ -39,6 +39,7 @@ func (s *session) settle(r *request, a *answer) {
 			s.said = false
 		}
 		if a.outcome != answered || isUnavailable(a.status) {
+			s.dropPending()
 			s.abort(closeTryAgain, "unavailable")
 		} else {
 			s.abort(ws.StatusInternalServerError, "error")
@@ -82,6 +83,16 @@ func bytesAccepted(r *request, a *answer) int {
 		return -1
 	}
 	return n
+}
+
+// dropPending gives up the messages behind a request that the backend may still handle: they could
+// overtake it. The client is told by the Close that follows.
+func (s *session) dropPending() {
+	buffered.Add(-int64(len(s.pending)))
+	if !s.told {
+		s.said = false // a CLOSE among them is a DISCONNECT now
+	}
+	s.pending, s.replay, s.offered = nil, 0, 0
 }
 
 // release gives back what a request has held.
