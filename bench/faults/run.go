@@ -6,6 +6,9 @@
 // sends and hears; check.go adds it up and compares it with what Redis holds in the end.
 // faults.go and loss.go have what is done: the first leaves Redis with what it confirmed, the
 // second does not, and the columns of its table say what is promised then.
+//
+// services.go is another load with another promise: messages to a service behind gateways, and
+// publications to topics, are numbered, and service_books.go has what became of them.
 package faults
 
 import (

@@ -30,7 +30,8 @@ type serviceCrowd struct {
 	control     func(topic int) string
 }
 
-func startServiceCrowd(b *serviceBooks, gateways func() []string, control func(int) string) *serviceCrowd {
+func startServiceCrowd(b *serviceBooks, gateways func() []string,
+	control func(int) string) *serviceCrowd {
 	c := &serviceCrowd{client: http.Client{Timeout: patience}, control: control}
 	for i := range serviceClients {
 		c.talkers.Go(func() { c.talk(b, i, gateways) })
@@ -141,14 +142,15 @@ func (c *serviceCrowd) finish(b *serviceBooks) error {
 		}))
 	}
 	last := time.Now()
-	errs = append(errs, eventually("all that was said and published has arrived", patience, func() bool {
-		if time.Since(last) > time.Second { // some have come back behind the last publication
-			last = time.Now()
-			c.publish(b, 0)
-			c.publish(b, 1)
-		}
-		return b.arrived()
-	}))
+	errs = append(errs, eventually("all that was said and published has arrived", patience,
+		func() bool {
+			if time.Since(last) > time.Second { // some have come back behind the last publication
+				last = time.Now()
+				c.publish(b, 0)
+				c.publish(b, 1)
+			}
+			return b.arrived()
+		}))
 	b.lost()
 	c.over.Store(true)
 	c.talkers.Wait()

@@ -74,7 +74,8 @@ func Services(ctx context.Context, out io.Writer, o Options) error {
 	if len(list) == 0 || o.Runs < 1 {
 		return fmt.Errorf("nothing to run: %d runs of fault %q", o.Runs, o.Fault)
 	}
-	fmt.Fprintln(out, "| fault | said | heard | closed instead | lost | doubled | reordered | ends untold "+
+	fmt.Fprintln(out, "| fault | said | heard | closed instead | lost | doubled | reordered | ends "+
+		"untold "+
 		"| published | delivered | in a told gap | lost | doubled | reordered |")
 	fmt.Fprintln(out, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
 	bad := false
@@ -108,7 +109,8 @@ func Services(ctx context.Context, out io.Writer, o Options) error {
 	return nil
 }
 
-func runService(ctx context.Context, f serviceFault, o Options) (t serviceTally, dir string, err error) {
+func runService(ctx context.Context, f serviceFault, o Options) (t serviceTally, dir string,
+	err error) {
 	r := &serviceFixture{ctx: ctx, bin: o.Bin, load: o.Load, books: newServiceBooks()}
 	defer r.close()
 	if err = r.start(); err == nil {
@@ -254,7 +256,10 @@ func (r *serviceFixture) away(off, on func() error) error {
 	return nil
 }
 
-func (r *serviceFixture) toService(f flow, delay time.Duration) error { return r.proxy.set(f, delay) }
+func (r *serviceFixture) toService(f flow,
+	delay time.Duration) error {
+	return r.proxy.set(f, delay)
+}
 
 func (r *serviceFixture) answering(body string, status int) error {
 	r.bad.Store(&badAnswer{body, status})

@@ -12,11 +12,12 @@ import (
 func TestNothingOvertakesAStalledRequest(t *testing.T) {
 	for name, tt := range map[string]struct {
 		status  int // 0: no answer in time
+		want    string
 		follows bool
 	}{
-		"stalled":   {0, false},
-		"gone away": {http.StatusGatewayTimeout, false},
-		"broken":    {http.StatusInternalServerError, true},
+		"stalled":   {0, "closed 1013", false},
+		"gone away": {http.StatusGatewayTimeout, "closed 1013", false},
+		"broken":    {http.StatusInternalServerError, "closed 1011", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			gate, first := make(chan struct{}), make(chan struct{})
@@ -46,6 +47,7 @@ func TestNothingOvertakesAStalledRequest(t *testing.T) {
 			if tt.status != 0 {
 				close(gate)
 			}
+			c.want(tt.want)
 			await(t, "the backend has heard of the end", func() bool {
 				return strings.Contains(b.bodies(), "CLOSE") || strings.Contains(b.bodies(), "DISCONNECT")
 			})
