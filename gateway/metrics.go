@@ -53,11 +53,16 @@ func WriteMetrics(w io.Writer) {
 // WriteMetrics writes the Server's metrics and then those of the process, as Prometheus text. Two
 // Servers have the same series, so each needs an address of its own to be read at. Any goroutine.
 func (s *Server) WriteMetrics(w io.Writer) {
+	s.WriteSeries(helpWriter{w})
+	WriteMetrics(w)
+}
+
+// WriteSeries writes the Server's own metrics alone, as Prometheus text without help. Any goroutine.
+func (s *Server) WriteSeries(w io.Writer) {
 	var text bytes.Buffer
 	s.metrics.collect(s.workers)
 	s.metrics.set.WritePrometheus(&text)
-	_, _ = helpWriter{w}.Write(text.Bytes())
-	WriteMetrics(w)
+	_, _ = w.Write(text.Bytes())
 }
 
 // serverMetrics are those of one Server.

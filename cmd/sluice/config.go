@@ -17,7 +17,8 @@ type config struct {
 	Config string `placeholder:"FILE" help:"YAML file with settings; its keys are the names of these flags."`
 
 	Listen           string   `group:"net" default:":8000" placeholder:"ADDRESS" help:"Address for WebSocket clients."`
-	Admin            string   `group:"net" default:"127.0.0.1:8001" placeholder:"ADDRESS" help:"Address for /metrics, /readyz, /sessions/ID and /debug/pprof; anyone who reaches it sees all of them. 'off' for none."`
+	Admin            string   `group:"net" default:"127.0.0.1:8001" placeholder:"ADDRESS" help:"Address for operators: a page, /metrics, /readyz, /sessions/ID and /debug/pprof; anyone who reaches it sees all of them, unless there is --admin-token. 'off' for none."`
+	AdminToken       string   `group:"net" placeholder:"TOKEN" help:"What every request to the admin address must show, as Authorization: Bearer TOKEN; browsers get a form for it. A variable keeps it out of the process list."`
 	AllowedOrigins   []string `group:"net" sep:"," placeholder:"ORIGIN" help:"Origins whose pages may connect besides this host itself, for example https://example.com or https://*.example.com; * for any. Separated by commas or given again."`
 	AllowedHosts     []string `group:"net" sep:"," placeholder:"HOST" help:"Hosts that requests may be for, with or without a port; others get 421. Any by default."`
 	HandshakeTimeout duration `group:"net" default:"5s" placeholder:"TIME" help:"How long a client may take for its opening request."`
@@ -84,6 +85,9 @@ var configGroups = []struct{ key, title string }{
 // adminOff says that there is no admin address.
 func (c *config) adminOff() bool { return c.Admin == "" || c.Admin == "off" }
 
+// minToken is how many characters an --admin-token has at least.
+const minToken = 16
+
 // longest is what a setting of time may be, a year: sums and multiples of times near the end of their range overflow.
 const longest = 365 * 24 * time.Hour
 
@@ -125,6 +129,9 @@ func (c *config) check(name func(flag string) string) error {
 		if c.Admin == c.Listen && !strings.HasSuffix(c.Listen, ":0") {
 			return wrong("admin", "%s is the --listen address too; give it another port", c.Admin)
 		}
+	}
+	if n := len(c.AdminToken); n > 0 && n < minToken {
+		return wrong("admin-token", "%d characters can be guessed (want %d or more)", n, minToken)
 	}
 	for _, o := range c.AllowedOrigins {
 		if _, err := gateway.CheckOrigin(o); err != nil {

@@ -86,6 +86,7 @@ var samples = map[string][3]string{
 
 	"backend-url":             {"http://a:1/", "http://b:2/ws/", "https://c"},
 	"route":                   {"/a/=http://a:1", "/b/=http://b:2,/c=http://c:3", "/d/=h2c://d"},
+	"admin-token":             {"0123456789abcdef", "fedcba9876543210", "0123456789ABCDEF"},
 	"backend-key":             {"a", "base64:YQ==", "whsec_YQ=="},
 	"backend-timeout":         {"1s", "1m30s", "500ms"},
 	"backend-connect-timeout": {"2s", "1m30s", "500ms"},
@@ -308,6 +309,8 @@ func TestUsageErrors(t *testing.T) {
 		args    []string
 		want    string
 	}{
+		{"short admin token", "", nil, []string{"serve", "--admin-token=0123456789abcde"},
+			"--admin-token: 15 characters can be guessed (want 16 or more)"},
 		{"no command", "", nil, []string{}, `expected one of "serve", "config", "upgrade", "version" (try sluice --help)`},
 		{"unknown command", "", nil, []string{"run"}, `unexpected argument run`},
 		{"unknown flag", "", nil, []string{"serve", "--heartbeet=1s"}, `unknown flag --heartbeet, did you mean "--heartbeat"?`},

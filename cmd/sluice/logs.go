@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// newLogger writes lines of level and above to w as format says, repeated warnings and errors throttled.
-func newLogger(w io.Writer, level, format string) (*slog.Logger, *throttle) {
+// newLogger writes lines of level and above to w as format says, repeated warnings and errors
+// throttled, and hands the same lines to more.
+func newLogger(w io.Writer, level, format string, more ...slog.Handler) (*slog.Logger, *throttle) {
 	var l slog.Level
 	// The settings allow no other words than those that slog knows.
 	if err := l.UnmarshalText([]byte(level)); err != nil {
@@ -20,6 +21,9 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, *throttle) {
 	var h slog.Handler = slog.NewJSONHandler(w, opts)
 	if format == "text" {
 		h = slog.NewTextHandler(w, opts)
+	}
+	if len(more) > 0 {
+		h = slog.NewMultiHandler(append(more, h)...)
 	}
 	t := newThrottle(h, time.Now)
 	return slog.New(t), t

@@ -34,6 +34,7 @@ var started = time.Now()
 type server struct {
 	cfg     config
 	log     *slog.Logger
+	kept    *admin.Lines // the last lines of log, for the operators' page
 	signals <-chan os.Signal
 
 	capacity capacity
@@ -64,7 +65,8 @@ func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer
 	// of its drain.
 	signal.Ignore(syscall.SIGPIPE)
 	lines := newLineQueue(stderr)
-	log, held := newLogger(lines, cfg.LogLevel, cfg.LogFormat)
+	kept := new(admin.Lines)
+	log, held := newLogger(lines, cfg.LogLevel, cfg.LogFormat, kept.Handler())
 	lines.start(func(n int) {
 		log.Warn("log lines lost: standard error did not take them", "lines", n)
 	})
@@ -73,7 +75,7 @@ func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer
 	slog.SetDefault(log)
 	poller.SetLogger(log)
 
-	s := &server{cfg: cfg, log: log, signals: signals, offered: make(chan *takeover.Offer, 1)}
+	s := &server{cfg: cfg, log: log, kept: kept, signals: signals, offered: make(chan *takeover.Offer, 1)}
 	// Now: the name that the kernel keeps says "(deleted)" once the file has been replaced.
 	s.binary, _ = os.Executable()
 	var err error
@@ -372,14 +374,15 @@ func (s *server) app() gateway.App {
 }
 
 func (s *server) serveAdmin(ln net.Listener) {
-	if a, ok := ln.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
-		s.log.Warn("the admin address is not loopback: whoever reaches it reads sessions and profiles",
-			"admin", a.String())
+	a, ok := ln.Addr().(*net.TCPAddr)
+	if ok && !a.IP.IsLoopback() && s.cfg.AdminToken == "" {
+		s.log.Warn("the admin address is not loopback and has no --admin-token: "+
+			"whoever reaches it reads sessions and profiles", "admin", a.String())
 	}
-	a := admin.New(admin.Config{
-		Ready: s.gateway.Ready, Store: s.store, Metrics: s.gateway.WriteMetrics, Logger: s.log,
-	})
-	s.admin = a.Server()
+	s.admin = admin.New(admin.Config{
+		Ready: s.gateway.Ready, Store: s.store, Token: s.cfg.AdminToken, Lines: s.kept, Began: started,
+		Metrics: s.gateway.WriteMetrics, Series: s.gateway.WriteSeries, Loops: s.gateway.Loops, Logger: s.log,
+	}).Server()
 	s.admin.Addr = ln.Addr().String() // what it got, when it asked for port 0
 	go func() {
 		err := s.admin.Serve(netutil.LimitListener(ln, admin.MaxConns))

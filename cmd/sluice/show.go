@@ -93,7 +93,7 @@ func maskSecret(flag, value string) (masked string, ok bool) {
 		return maskPassword(value)
 	case "auth-jwt-key":
 		return "…", value != "" && !strings.HasPrefix(value, "file:")
-	case "backend-key", "control-key", "session-key":
+	case "admin-token", "backend-key", "control-key", "session-key":
 		return "…", value != ""
 	}
 	return value, false
