@@ -59,7 +59,8 @@ func (c *serviceCrowd) talk(b *serviceBooks, number int, gateways func() []strin
 			continue
 		}
 		gateway := all[(number+life)%len(all)]
-		ws, res, err := dialer.Dial("ws://"+gateway+"/?topic=room-0&topic=room-1", nil)
+		url := "ws://" + gateway + "/?topic=room-0&topic=room-1"
+		ws, res, err := dialer.Dial(url, nil) //nolint:bodyclose // it has none after 101
 		if err != nil {
 			if res != nil {
 				res.Body.Close()
@@ -89,7 +90,7 @@ func (c *serviceCrowd) live(b *serviceBooks, ws *websocket.Conn, name, gateway s
 	for {
 		select {
 		case <-ended:
-			ws.Close()
+			_ = ws.Close()
 			return
 		case <-time.After(rand.N(2 * servicePause)):
 		}

@@ -38,7 +38,7 @@ func opOf(letter string) (ws.OpCode, error) {
 
 // parsePublication reads what came from Redis. The payload shares s's memory.
 func parsePublication(s string) (op ws.OpCode, p Position, payload string, err error) {
-	head, payload, ok := strings.Cut(s[:min(len(s), 64)], "\n")
+	head, _, ok := strings.Cut(s[:min(len(s), 64)], "\n")
 	if !ok || head == "" {
 		return 0, p, "", errWire
 	}
