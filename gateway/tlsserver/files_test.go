@@ -112,6 +112,45 @@ func TestTicketKeysShared(t *testing.T) {
 	}
 }
 
+// A key is rotated by adding it at the end and then moving it to the front: tickets of the old key
+// are taken at each step, and no longer once it is gone.
+func TestTicketKeysRotated(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tickets")
+	older := hex.EncodeToString(bytes.Repeat([]byte{7}, ticketKeySize)) + "\n"
+	newer := hex.EncodeToString(bytes.Repeat([]byte{8}, ticketKeySize)) + "\n"
+	write := func(keys string) {
+		if err := os.WriteFile(path, []byte(keys), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(older)
+	s := newServer(t, Config{TicketKeys: path, Check: 5 * time.Millisecond, Compact: true})
+	cfg := &tls.Config{ServerName: "a.test", ClientSessionCache: &keepFirst{}}
+	for i, test := range []struct {
+		keys    string
+		resumed bool
+	}{{older, false}, {older + newer, true}, {newer + older, true}, {newer, false}} {
+		before := s.certs.Load()
+		write(test.keys)
+		if i > 0 {
+			eventually(t, "the keys are read", func() bool { return s.certs.Load() != before })
+		}
+		if o := connect(t, s, cfg); o.client != nil || o.state.DidResume != test.resumed {
+			t.Errorf("step %d: %v, resumed %v, want %v", i, o.client, o.state.DidResume, test.resumed)
+		}
+	}
+}
+
+// keepFirst is a client's cache that keeps the first ticket it is given.
+type keepFirst struct{ state *tls.ClientSessionState }
+
+func (k *keepFirst) Get(string) (*tls.ClientSessionState, bool) { return k.state, k.state != nil }
+func (k *keepFirst) Put(_ string, state *tls.ClientSessionState) {
+	if k.state == nil {
+		k.state = state
+	}
+}
+
 func TestParseTicketKeys(t *testing.T) {
 	key := bytes.Repeat([]byte{9}, ticketKeySize)
 	inHex, inBase64 := hex.EncodeToString(key), base64.StdEncoding.EncodeToString(key)

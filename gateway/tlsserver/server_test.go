@@ -190,6 +190,7 @@ type outcome struct {
 	server  error
 	client  error
 	compact bool
+	subject string // of the client's certificate, as the server has it
 }
 
 // connect has a client of crypto/tls connect, have 20 messages echoed and close.
@@ -204,6 +205,9 @@ func connect(t *testing.T, s *Server, cfg *tls.Config) (o outcome) {
 		defer conn.Close()
 		h, rest, err := handshake(s, conn)
 		if err == nil {
+			if certs := h.State().PeerCertificates; len(certs) > 0 {
+				o.subject = certs[0].Subject.String()
+			}
 			o.compact, err = echo(h, conn, rest)
 		}
 		o.server = err
@@ -304,8 +308,12 @@ func TestClientCertificate(t *testing.T) {
 				return &cert, nil // whatever the server asks for
 			}
 		}
-		if o := connect(t, s, cfg); (o.server == nil) != test.good {
+		o := connect(t, s, cfg)
+		if (o.server == nil) != test.good {
 			t.Errorf("%q: got %v, want good %v", test.pair.Cert, o.server, test.good)
+		}
+		if want := "CN=client.test"; test.good && o.subject != want {
+			t.Errorf("got subject %q, want %q", o.subject, want)
 		}
 	}
 }
