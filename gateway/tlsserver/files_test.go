@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -218,4 +219,33 @@ func TestNewRefuses(t *testing.T) {
 			t.Error(fmt.Sprintf("configuration %d was taken", i))
 		}
 	}
+}
+
+// Whatever a file holds gives between 1 and maxTicketKeys keys, or an error; and keys that are
+// written out again are the same keys.
+func FuzzParseTicketKeys(f *testing.F) {
+	key := bytes.Repeat([]byte{9}, ticketKeySize)
+	f.Add([]byte(hex.EncodeToString(key) + "\n"))                           // hex
+	f.Add([]byte("# first\n" + base64.StdEncoding.EncodeToString(key)))     // base64, a comment
+	f.Add([]byte(hex.EncodeToString(key[1:])))                              // a byte short
+	f.Add([]byte(strings.Repeat(hex.EncodeToString(key)+"\r\n", 65)))       // one too many
+	f.Add([]byte("\n\n#\n"))                                                // nothing
+	f.Add([]byte(base64.StdEncoding.EncodeToString(append(key, 1)) + "\n")) // a byte long
+	f.Fuzz(func(t *testing.T, file []byte) {
+		keys, err := parseTicketKeys(file)
+		if (err == nil) != (len(keys) > 0) || len(keys) > maxTicketKeys {
+			t.Fatalf("got %d keys, %v", len(keys), err)
+		}
+		var again []byte
+		for _, k := range keys {
+			again = append(hex.AppendEncode(again, k.key[:]), '\n')
+		}
+		if len(keys) == 0 {
+			return
+		}
+		same, err := parseTicketKeys(again)
+		if err != nil || !slices.Equal(same, keys) {
+			t.Fatalf("written out and read again: %d keys, %v, want the same %d", len(same), err, len(keys))
+		}
+	})
 }
