@@ -36,8 +36,8 @@ type Handshake struct {
 // errAborted ends a handshake whose connection is gone.
 var errAborted = errors.New("tls: the connection has ended")
 
-// Handshake prepares a handshake. post runs a function on the loop; progress is called there when the
-// handshake has something to send, wants more or is over. Loop only.
+// Handshake prepares a handshake. post runs a function on the loop; progress is called there when
+// the handshake has something to send, wants more or is over. Loop only.
 func (s *Server) Handshake(post func(func()) bool, progress func()) *Handshake {
 	return &Handshake{server: s, post: post, progress: progress, idle: true}
 }
@@ -117,8 +117,8 @@ func (h *Handshake) turn() error {
 	}
 }
 
-// wait implements pipe.wait: it gives the turn back, has the loop send what was written and waits for
-// more records.
+// wait implements pipe.wait: it gives the turn back, has the loop send what was written and waits
+// for more records.
 func (h *Handshake) wait() error {
 	<-h.server.turns
 	posted := h.post(func() {
@@ -167,7 +167,8 @@ func (h *Handshake) Layer() (layer tls13.Layer, ok bool) {
 	if !h.server.cfg.Compact || state.Version != tls.VersionTLS13 || h.have[0] == 0 || h.have[1] == 0 {
 		return tls13.Layer{}, false
 	}
-	layer, err := tls13.New(state.CipherSuite, h.secrets[0][:h.have[0]], h.secrets[1][:h.have[1]], h.sent)
+	client, server := h.secrets[0][:h.have[0]], h.secrets[1][:h.have[1]]
+	layer, err := tls13.New(state.CipherSuite, client, server, h.sent)
 	return layer, err == nil
 }
 

@@ -56,8 +56,8 @@ type pipe struct {
 	wait func() error
 }
 
-// again is what a read has where there is nothing to read: crypto/tls takes it as temporary, so that
-// the next read goes on where this one stopped.
+// again is what a read has where there is nothing to read: crypto/tls takes it as temporary, so
+// that the next read goes on where this one stopped.
 type again struct{}
 
 // Error implements error; Timeout and Temporary, net.Error.

@@ -5,17 +5,17 @@ import (
 	"errors"
 )
 
-// Stream is a tls.Conn after its handshake, used from a loop: it never waits, and what it would read
-// from and write to a socket are arguments. Loop only.
+// Stream is a tls.Conn after its handshake, used from a loop: it never waits, and what it would
+// read from and write to a socket are arguments. Loop only.
 type Stream struct {
 	conn *tls.Conn
 	pipe *pipe
 }
 
-// Open takes what the socket gave, b, which is copied, and appends what it decrypts to to plain. eof
-// says that nothing follows. answer is what must be sent, an alert or the answer to a message of the
-// protocol. io.EOF stands for close_notify, and for the end of the stream between two records; the
-// end is sticky.
+// Open takes what the socket gave, b, which is copied, and appends what it decrypts to to plain.
+// eof says that nothing follows. answer is what must be sent, an alert or the answer to a message
+// of the protocol. io.EOF stands for close_notify, and for the end of the stream between two
+// records; the end is sticky.
 func (s *Stream) Open(plain, b []byte, eof bool) (_, answer []byte, err error) {
 	s.pipe.in, s.pipe.eof = b, s.pipe.eof || eof
 	for {
