@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"sluice/gateway/tlsserver"
 	"sluice/poller"
 )
 
@@ -22,6 +24,21 @@ type Config struct {
 	// address once connections are accepted. New owns them, also when it returns an error. Default:
 	// New opens its own.
 	Listeners []*poller.Listener
+
+	// TLS speaks TLS on the connections of TLSListen; nil: there are none. The caller closes it, after
+	// the Server.
+	TLS *tlsserver.Server
+
+	// TLSListen is the address for connections with TLS, as Listen. Required with TLS.
+	TLSListen string
+
+	// TLSListeners are for TLSListen what Listeners are for Listen.
+	TLSListeners []*poller.Listener
+
+	// MaxTLSHandshakes bounds the TLS handshakes under way, which take some 50 KB each; each loop has
+	// an equal share. Beyond it the one that has waited for its client the longest is reset, or the
+	// new one if none waits. Too few cuts clients that come back together. Default 1024.
+	MaxTLSHandshakes int
 
 	// ReusePort lets other processes of the same user listen on the same port (SO_REUSEPORT): the
 	// kernel spreads clients over all of them. With several Loops it is so in any case.
@@ -208,6 +225,10 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.HandshakeTimeout, 5*time.Second)
 	def(&c.MaxHandshake, 16<<10)
 	def(&c.MaxHeaders, 64)
+	def(&c.MaxTLSHandshakes, 1024)
+	if (c.TLS == nil) != (c.TLSListen == "" && len(c.TLSListeners) == 0) {
+		return c, errors.New("gateway: TLS and TLSListen go together")
+	}
 	def(&c.CloseTimeout, 5*time.Second)
 	def(&c.DrainSpread, time.Second)
 	def(&c.CompressFrom, 256)
@@ -220,7 +241,7 @@ func (c Config) withDefaults() (Config, error) {
 		{"MaxConnsPerLoop", c.MaxConnsPerLoop, (c.MaxConns-1)/max(c.Loops, 1) + 1},
 		{"MaxMessage", c.MaxMessage, 125}, {"MaxFragments", c.MaxFragments, 1},
 		{"MaxQueue", c.MaxQueue, 1024}, {"MaxControl", c.MaxControl, 1}, {"MaxHandshake", c.MaxHandshake, 256}, {"MaxHeaders", c.MaxHeaders, 8},
-		{"MaxBuffered", c.MaxBuffered, 1 << 20},
+		{"MaxBuffered", c.MaxBuffered, 1 << 20}, {"MaxTLSHandshakes", c.MaxTLSHandshakes, 1},
 	} {
 		if limit.got < limit.min {
 			return c, fmt.Errorf("gateway: %s is %d, must be at least %d", limit.name, limit.got, limit.min)

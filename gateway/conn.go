@@ -60,7 +60,9 @@ type rare struct {
 	summary  *begun         // of a connection that will be in the access log
 	messages client.Bucket  // Clients.MessageRate
 
-	transport transport // with the flag layered
+	transport   transport     // with the flag layered
+	recordSince time.Duration // when the first byte came of a record that is not whole; 0: none
+	subject     string        // of the certificate that the client has shown
 }
 
 func (c *Conn) makeRare() *rare {
@@ -88,6 +90,7 @@ const (
 	travels                           // on its way to or from another process: nothing is served
 	frozen                            // travels, and not packed yet
 	stays                             // another process has refused it
+	computing                         // its TLS handshake is being computed: nothing is read
 )
 
 // peerEnded reports whether the peer has said that nothing more comes: with a Close frame or FIN.
@@ -357,8 +360,11 @@ func (c *Conn) resume() {
 		}
 	}
 	c.w.uncork(c, outer)
-	if c.flags&hungUp != 0 {
+	switch {
+	case c.flags&hungUp != 0:
 		c.readRest()
+	case c.flags&peerEOF != 0 && c.state == open: // said by TLS, without FIN
+		c.endOfStream()
 	}
 }
 

@@ -152,7 +152,7 @@ func (h *Handover) End(gone bool) {
 			case c.state == closed:
 			case c.flags&travels != 0: // frozen, and not packed
 				c.stay()
-			case c.state == handshaking && c.in != nil:
+			case c.state == handshaking && (c.in != nil || c.flags&layered != 0):
 				c.resumeLater()
 			}
 		}
@@ -172,14 +172,21 @@ func (s *Server) Accept() {
 	s.onEach(func(w *worker) { w.acceptAgain(true) })
 }
 
-// ListenerFDs are copies of the listening sockets, for another process; the caller closes them. The
-// Server must run. Any goroutine but a loop's.
-func (s *Server) ListenerFDs() (fds []int, err error) {
+// ListenerFDs are copies of the listening sockets, for another process; the caller closes them, also
+// with an error. The Server must run. Any goroutine but a loop's.
+func (s *Server) ListenerFDs() (fds []int, err error) { return s.listenerFDs(false) }
+
+// TLSListenerFDs is ListenerFDs for the sockets of Config.TLSListen.
+func (s *Server) TLSListenerFDs() (fds []int, err error) { return s.listenerFDs(true) }
+
+func (s *Server) listenerFDs(tls bool) (fds []int, err error) {
 	for _, w := range s.workers {
 		var own []int
 		ran := w.loop.Do(func() {
 			for _, a := range w.acceptors {
-				own = append(own, a.SysFD())
+				if slices.Contains(w.tlsAcceptors, a) == tls {
+					own = append(own, a.SysFD())
+				}
 			}
 		})
 		if !ran {
@@ -215,7 +222,7 @@ func (w *worker) pack(b *Batch, last bool) (fds []int, left int) {
 	for i := len(w.conns) - 1; i >= 0; i-- {
 		c := w.conns[i]
 		packed := c.flags&travels != 0 && c.flags&frozen == 0
-		if packed || c.flags&stays != 0 || c.state != handshaking && c.state != opening && c.state != open {
+		if packed || c.flags&stays != 0 || c.bound() || c.state != handshaking && c.state != opening && c.state != open {
 			continue
 		}
 		if len(fds) == poller.MaxCopy || size > batchBytes {
@@ -234,6 +241,15 @@ func (w *worker) pack(b *Batch, last bool) (fds []int, left int) {
 		fds = append(fds, c.fd.SysFD())
 	}
 	return fds, left
+}
+
+// bound reports whether c's transport cannot travel: its client connects anew.
+func (c *Conn) bound() bool {
+	if c.flags&layered == 0 {
+		return false
+	}
+	_, ok := c.rare.transport.(mover)
+	return !ok
 }
 
 // freeze stops serving every connection that can travel with the others.

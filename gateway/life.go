@@ -199,6 +199,15 @@ func (c *Conn) RemoteAddr() netip.AddrPort {
 	return peerOf(c.fd.SysFD())
 }
 
+// Subject is whom the client's certificate names, as RFC 2253 writes it; empty unless clients must
+// show one (TLS with a client CA).
+func (c *Conn) Subject() string {
+	if c.rare == nil {
+		return ""
+	}
+	return c.rare.subject
+}
+
 // SetRemoteAddr says who the client is, where something between it and the gateway knows better
 // than the socket: a proxy's header, or PROXY protocol. An address that is not valid takes that
 // back.

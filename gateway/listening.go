@@ -1,28 +1,31 @@
 package gateway
 
 import (
+	"errors"
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"sluice/poller"
 )
 
-// listen opens a listener for this loop. Loop only.
-func (w *worker) listen(at string) error {
+// listen opens a listener for this loop, and adds it to a list of its. Loop only.
+func (w *worker) listen(at string, to *[]*poller.Listener) error {
 	ln, err := poller.Listen(at, poller.ListenOptions{
 		ReusePort: w.cfg.Loops > 1 || w.cfg.ReusePort, SocketBuffer: w.cfg.SocketBuffer,
 	})
 	if err == nil {
-		w.listeners = append(w.listeners, ln)
+		*to = append(*to, ln)
 	}
 	return err
 }
 
 // inherit has this loop serve a listener of the process's table, which it owns unless there is an
 // error. Any goroutine but a loop's.
-func (w *worker) inherit(ln *poller.Listener) (err error) {
+func (w *worker) inherit(ln *poller.Listener, to *[]*poller.Listener) (err error) {
 	if !w.cfg.OwnTables {
 		return w.do(func() error {
-			w.listeners = append(w.listeners, ln)
+			*to = append(*to, ln)
 			return nil
 		})
 	}
@@ -36,7 +39,7 @@ func (w *worker) inherit(ln *poller.Listener) (err error) {
 			_ = unix.Close(copies[0])
 			return err
 		}
-		w.listeners = append(w.listeners, own)
+		*to = append(*to, own)
 		return nil
 	})
 	if err == nil {
@@ -56,27 +59,46 @@ func (w *worker) do(fn func() error) (err error) {
 // serve has the loop serve its listeners. Nothing is accepted before acceptAgain.
 func (w *worker) serve() error {
 	for len(w.listeners) > 0 {
-		a, err := w.loop.Serve(w.listeners[0], w.accept)
+		if _, err := w.serveOne(&w.listeners, w.accept); err != nil {
+			return err
+		}
+	}
+	for len(w.tlsListeners) > 0 {
+		a, err := w.serveOne(&w.tlsListeners, w.acceptTLS)
 		if err != nil {
 			return err
 		}
-		a.Hold()
-		w.acceptors = append(w.acceptors, a)
-		w.listeners = w.listeners[1:]
+		w.tlsAcceptors = append(w.tlsAcceptors, a)
 	}
 	return nil
+}
+
+// serveOne has the loop serve the first of a list of listeners.
+func (w *worker) serveOne(of *[]*poller.Listener, accept func(int)) (*poller.Acceptor, error) {
+	a, err := w.loop.Serve((*of)[0], accept)
+	if err != nil {
+		return nil, err
+	}
+	a.Hold()
+	w.acceptors = append(w.acceptors, a)
+	*of = (*of)[1:]
+	return a, nil
 }
 
 // listenToo opens a listener when this loop got none. Where that is not possible, because those of
 // the others do not share their port, the others pass connections on.
 func (w *worker) listenToo() {
-	if len(w.acceptors) > 0 || w.draining {
+	if w.draining {
 		return
 	}
-	err := w.listen(w.server.addr.String())
-	if err == nil {
-		err = w.serve()
+	var err error
+	if len(w.acceptors) == len(w.tlsAcceptors) {
+		err = w.listen(w.server.addr.String(), &w.listeners)
 	}
+	if w.cfg.TLS != nil && len(w.tlsAcceptors) == 0 {
+		err = errors.Join(err, w.listen(w.server.tlsAddr.String(), &w.tlsListeners))
+	}
+	err = errors.Join(err, w.serve())
 	if err != nil {
 		w.server.oneEar.Store(true)
 		w.log.Info("a loop gets its connections from the others", "error", err)
@@ -100,8 +122,8 @@ func (w *worker) closeListeners() {
 	for _, a := range w.acceptors {
 		a.Close()
 	}
-	for _, ln := range w.listeners {
+	for _, ln := range slices.Concat(w.listeners, w.tlsListeners) {
 		_ = ln.Close()
 	}
-	w.acceptors, w.listeners = nil, nil
+	w.acceptors, w.listeners, w.tlsAcceptors, w.tlsListeners = nil, nil, nil, nil
 }

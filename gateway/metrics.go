@@ -9,6 +9,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 
+	"sluice/gateway/tlsserver"
 	"sluice/poller"
 )
 
@@ -83,6 +84,7 @@ type serverMetrics struct {
 	closes        [closeSeries]*metrics.Counter
 	barred        [barriers]*metrics.Counter
 	proxied       [proxieds]*metrics.Counter
+	tlsHandshakes [tlsResults]*metrics.Counter
 
 	// Sums of what the loops count, as of the last collect.
 	messagesReceived, messagesSent *metrics.Counter
@@ -131,8 +133,17 @@ func newServerMetrics(maxConns int) *serverMetrics {
 		func(i int) string { return barrier(i + 1).String() })
 	counters(`sluice_proxied_total{result=%q}`, m.proxied[:],
 		func(i int) string { return proxied(i).String() })
+	counters(`sluice_tls_handshakes_total{result=%q}`, m.tlsHandshakes[:],
+		func(i int) string { return tlsResult(i).String() })
 	counters(`sluice_closes_total{code=%q}`, m.closes[:], closeLabel)
 	return m
+}
+
+// describeTLS adds what is known of the certificates.
+func (m *serverMetrics) describeTLS(tls *tlsserver.Server) {
+	m.set.NewGauge(`sluice_tls_certificate_expiry_seconds`, func() float64 {
+		return float64(tls.NotAfter().Unix())
+	})
 }
 
 // closeSeries is how many series sluice_closes_total has: one for each code that a registered peer or

@@ -172,6 +172,9 @@ func (c *Conn) write(b []byte) {
 
 // writeWire is write for bytes as they are on the wire.
 func (c *Conn) writeWire(b []byte) {
+	if len(b) == 0 {
+		return // a transport without keys, or one that has said its last
+	}
 	if c.out != nil {
 		c.queue(b)
 		return
@@ -351,7 +354,7 @@ func (w *worker) shed() {
 	}
 	var holders []*Conn
 	for _, c := range w.conns {
-		if c.in != nil || c.out != nil {
+		if c.in != nil || c.out != nil || c.flags&layered != 0 && c.held() > 0 {
 			holders = append(holders, c)
 		}
 	}

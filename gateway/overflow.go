@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"sluice/poller"
@@ -12,8 +14,8 @@ import (
 
 // overflow is what a full loop has accepted and has to pass on. Loop only.
 type overflow struct {
-	sockets []int // counted in Server.conns and Server.passing
-	passing bool  // some are on their way
+	sockets []newSocket // counted in Server.conns and Server.passing
+	passing bool        // some are on their way
 }
 
 // overflowMost is how many sockets may wait to be passed on before the loop accepts no more for a
@@ -31,12 +33,12 @@ func (w *worker) goesOn(held int64) bool {
 
 // passOn has a socket passed to another loop. It reports false when the gateway as a whole is full
 // or leaving, for then it is this loop that says so to the client.
-func (w *worker) passOn(sysfd int) bool {
+func (w *worker) passOn(s newSocket) bool {
 	if w.draining || w.server.conns.Load() > int64(w.cfg.MaxConns) {
 		return false
 	}
 	w.server.passing.Add(1)
-	w.overflow.sockets = append(w.overflow.sockets, sysfd)
+	w.overflow.sockets = append(w.overflow.sockets, s)
 	if len(w.overflow.sockets) == overflowMost {
 		w.acceptAgain(w.accepts)
 	}
@@ -58,8 +60,8 @@ func (w *worker) carry() {
 			return
 		}
 		if !w.cfg.OwnTables { // else they have ended with the table
-			for _, fd := range left {
-				_ = unix.Close(fd)
+			for _, s := range left {
+				_ = unix.Close(s.sysfd)
 			}
 		}
 		w.server.lost(len(left))
@@ -67,10 +69,10 @@ func (w *worker) carry() {
 }
 
 // carried ends a carry. left are sockets that found no room.
-func (w *worker) carried(left []int) {
+func (w *worker) carried(left []newSocket) {
 	w.server.passing.Add(-int64(len(left)))
-	for _, fd := range left {
-		w.turnAway(fd)
+	for _, s := range left {
+		w.turnAway(s)
 	}
 	w.overflow.passing = false
 	w.acceptAgain(w.accepts)
@@ -78,8 +80,8 @@ func (w *worker) carried(left []int) {
 
 // dropOverflow closes what waits to be passed on.
 func (w *worker) dropOverflow() {
-	for _, fd := range w.overflow.sockets {
-		_ = unix.Close(fd)
+	for _, s := range w.overflow.sockets {
+		_ = unix.Close(s.sysfd)
 	}
 	w.server.lost(len(w.overflow.sockets))
 	w.overflow.sockets = nil
@@ -94,7 +96,7 @@ func (s *Server) lost(n int) {
 }
 
 // spread moves sockets of a full loop to loops with room, and returns those that found none.
-func (s *Server) spread(from *worker, sockets []int) (left []int) {
+func (s *Server) spread(from *worker, sockets []newSocket) (left []newSocket) {
 	for len(sockets) > 0 {
 		to, n := s.reserve(min(len(sockets), poller.MaxCopy))
 		if n == 0 {
@@ -138,20 +140,28 @@ func (s *Server) reserve(n int) (to *worker, got int) {
 
 // passTo moves sockets from w to another loop, in which they have a place. It reports false when
 // they are still w's.
-func (w *worker) passTo(to *worker, sockets []int) bool {
+func (w *worker) passTo(to *worker, sockets []newSocket) bool {
 	if !w.cfg.OwnTables {
 		return to.take(sockets)
 	}
-	copies, err := poller.CopyFDs(w.loop, to.loop, sockets)
+	fds := make([]int, len(sockets))
+	for i, s := range sockets {
+		fds[i] = s.sysfd
+	}
+	copies, err := poller.CopyFDs(w.loop, to.loop, fds)
 	if err != nil {
 		w.log.Error("pass connections on to another loop", "error", err)
 		return false
 	}
-	if !to.take(copies) {
+	moved := slices.Clone(sockets)
+	for i := range moved {
+		moved[i].sysfd = copies[i]
+	}
+	if !to.take(moved) {
 		return false // the copies are closed with the table of the loop that has ended
 	}
 	w.loop.Post(func() { // not waited for: when w has ended, so has its table
-		for _, fd := range sockets {
+		for _, fd := range fds {
 			_ = unix.Close(fd)
 		}
 	})
@@ -160,11 +170,11 @@ func (w *worker) passTo(to *worker, sockets []int) bool {
 
 // take makes connections of sockets that have a place here. It reports false when the loop has
 // ended.
-func (w *worker) take(sockets []int) bool {
+func (w *worker) take(sockets []newSocket) bool {
 	return w.loop.Do(func() {
 		w.metrics.passedOn.Add(len(sockets))
-		for _, fd := range sockets {
-			w.connect(fd)
+		for _, s := range sockets {
+			w.connect(s)
 			w.server.passing.Add(-1)
 		}
 	})

@@ -63,6 +63,7 @@ const (
 	failedDeflate // what is no DEFLATE stream
 	failedMemory
 	failedDeadPeer
+	failedTLS      // records that cannot be read
 	failedRegister // a new socket with the reactor
 	failures
 )
@@ -79,6 +80,7 @@ var failureNames = [failures]string{
 	failedDeflate:        "deflate",
 	failedMemory:         "memory",
 	failedDeadPeer:       "dead_peer",
+	failedTLS:            "tls",
 	failedRegister:       "register",
 }
 

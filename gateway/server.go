@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,7 @@ type Server struct {
 	metrics    *serverMetrics
 
 	addr    netip.AddrPort
+	tlsAddr netip.AddrPort
 	workers []*worker
 	loops   sync.WaitGroup
 	failed  chan error // a loop's epoll_wait failed
@@ -53,10 +55,10 @@ const (
 // Start, though the kernel completes connections from now on. Close ends it, also when Start
 // was never called.
 func New(cfg Config, app App) (_ *Server, err error) {
-	given := cfg.Listeners
+	given, givenTLS := cfg.Listeners, cfg.TLSListeners
 	defer func() {
 		if err != nil {
-			for _, ln := range given {
+			for _, ln := range slices.Concat(given, givenTLS) {
 				_ = ln.Close()
 			}
 		}
@@ -84,21 +86,33 @@ func New(cfg Config, app App) (_ *Server, err error) {
 			_ = s.Close()
 		}
 	}()
-	if err = s.openLoops(app, len(given) == 0); err != nil {
+	if cfg.TLS != nil {
+		s.metrics.describeTLS(cfg.TLS)
+	}
+	if err = s.openLoops(app, len(given) == 0, cfg.TLS != nil && len(givenTLS) == 0); err != nil {
 		return nil, err
 	}
 	for i := 0; len(given) > 0; i++ {
-		if err = s.workers[i%len(s.workers)].inherit(given[0]); err != nil {
+		w := s.workers[i%len(s.workers)]
+		if err = w.inherit(given[0], &w.listeners); err != nil {
 			return nil, err
 		}
 		s.addr = given[0].Addr()
 		given = given[1:]
 	}
+	for i := 0; len(givenTLS) > 0; i++ {
+		w := s.workers[i%len(s.workers)]
+		if err = w.inherit(givenTLS[0], &w.tlsListeners); err != nil {
+			return nil, err
+		}
+		s.tlsAddr = givenTLS[0].Addr()
+		givenTLS = givenTLS[1:]
+	}
 	return s, nil
 }
 
-// openLoops starts the loops, each with a listener of its own if they listen.
-func (s *Server) openLoops(app App, listen bool) error {
+// openLoops starts the loops, each with listeners of its own if they listen.
+func (s *Server) openLoops(app App, listen, listenTLS bool) error {
 	if s.cfg.OwnTables {
 		if err := poller.ReserveTables(s.cfg.Loops); err != nil {
 			return fmt.Errorf("gateway: OwnTables: %w", err)
@@ -107,15 +121,19 @@ func (s *Server) openLoops(app App, listen bool) error {
 	cfg := poller.Config{
 		Tick: tick(s.cfg.Heartbeat), Metrics: s.metrics.loops, OwnTable: s.cfg.OwnTables,
 	}
-	at := s.cfg.Listen
+	at, atTLS := s.cfg.Listen, s.cfg.TLSListen
 	for range s.cfg.Loops {
 		var w *worker
 		loop, err := poller.Start(cfg, func(loop *poller.Loop) error {
 			w = newWorker(s, loop, app)
-			if !listen {
-				return nil
+			var err error
+			if listen {
+				err = w.listen(at, &w.listeners)
 			}
-			return w.listen(at)
+			if listenTLS && err == nil {
+				err = w.listen(atTLS, &w.tlsListeners)
+			}
+			return err
 		})
 		if err != nil {
 			return err
@@ -130,6 +148,10 @@ func (s *Server) openLoops(app App, listen bool) error {
 		if listen {
 			s.addr = w.listeners[0].Addr()
 			at = s.addr.String() // the port that the kernel chose for the first is the port of all
+		}
+		if listenTLS {
+			s.tlsAddr = w.tlsListeners[0].Addr()
+			atTLS = s.tlsAddr.String()
 		}
 	}
 	return nil
@@ -162,6 +184,9 @@ func (s *Server) Failed() <-chan error { return s.failed }
 
 // Addr is the address listened on, with the port the kernel chose when 0 was asked.
 func (s *Server) Addr() netip.AddrPort { return s.addr }
+
+// TLSAddr is Addr for Config.TLSListen; not valid without one.
+func (s *Server) TLSAddr() netip.AddrPort { return s.tlsAddr }
 
 // Config is the configuration in force, defaults filled in.
 func (s *Server) Config() Config { return s.cfg }

@@ -59,7 +59,7 @@ func (c *Conn) setState(s state) {
 		c.deadline = now + lingerTime
 	}
 	if s.in(over) {
-		c.flags &^= paused
+		c.flags &^= paused | computing
 		c.dropInput()
 	}
 	if s == closed {
@@ -77,7 +77,7 @@ const lingerTime = 2 * time.Second
 // blocked reports whether no more input is handled for now: the peer does not read, the Handler has
 // asked for a pause or has not answered the request, or the connection was given up.
 func (c *Conn) blocked() bool {
-	return c.flags&(paused|travels) != 0 || c.state.in(unread) ||
+	return c.flags&(paused|travels|computing) != 0 || c.state.in(unread) ||
 		c.state == handshaking && c.w.holding ||
 		c.out != nil && c.out.high && c.state.in(readsFrames)
 }
@@ -130,6 +130,9 @@ func (c *Conn) nextDeadline() (at time.Duration, why dueReason) {
 		d.or(c.wakeAt, dueWake)
 		if c.in != nil && c.in.since != 0 {
 			d.or(c.in.since+cfg.MessageTimeout, dueMessage)
+		}
+		if c.rare != nil && c.rare.recordSince != 0 {
+			d.or(c.rare.recordSince+cfg.MessageTimeout, dueMessage)
 		}
 		if c.rare != nil && c.rare.ending != nil {
 			d.or(c.rare.ending.at, dueEnd)
@@ -186,7 +189,7 @@ func (c *Conn) due(why dueReason) {
 		c.judgeUnread()
 	case dueMessage:
 		if c.blocked() {
-			c.in.since = now // we were not reading
+			c.notReading(now)
 			return
 		}
 		c.fail(ws.StatusPolicyViolation, failedMessageTimeout)
@@ -208,6 +211,16 @@ func (c *Conn) due(why dueReason) {
 		if c.forgiveSilence(now); now >= c.seen+deadAfter(c.w.cfg.Heartbeat) {
 			c.dropDead()
 		}
+	}
+}
+
+// notReading leaves the time in which we did not read out of what a message may take.
+func (c *Conn) notReading(now time.Duration) {
+	if c.in != nil && c.in.since != 0 {
+		c.in.since = now
+	}
+	if c.rare != nil && c.rare.recordSince != 0 {
+		c.rare.recordSince = now
 	}
 }
 

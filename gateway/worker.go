@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"container/list"
 	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 
 	"sluice/gateway/client"
 	"sluice/gateway/deflate"
+	"sluice/gateway/tls13"
 	"sluice/poller"
 )
 
@@ -26,16 +28,18 @@ type worker struct {
 	log     *slog.Logger
 	debug   bool // spares the arguments of debug lines
 
-	listeners []*poller.Listener // until the server starts; then
-	acceptors []*poller.Acceptor
-	accepts   bool // unless too many sockets wait to be passed on
-	overflow  overflow
-	held      atomic.Int64 // connections, and sockets on their way here; any goroutine
-	conns     []*Conn
-	random    *rand.Rand
-	draining  bool
-	aborted   bool // the loop is about to end
-	holding   bool // connections are on their way to another process, and requests wait
+	listeners    []*poller.Listener // until the server starts; then
+	acceptors    []*poller.Acceptor
+	tlsListeners []*poller.Listener // those of Config.TLSListen; then
+	tlsAcceptors []*poller.Acceptor // which are among the acceptors too
+	accepts      bool               // unless too many sockets wait to be passed on
+	overflow     overflow
+	held         atomic.Int64 // connections, and sockets on their way here; any goroutine
+	conns        []*Conn
+	random       *rand.Rand
+	draining     bool
+	aborted      bool // the loop is about to end
+	holding      bool // connections are on their way to another process, and requests wait
 
 	corked      *Conn  // whose output collects in scratch
 	scratch     []byte // one write for all replies of an event
@@ -55,6 +59,10 @@ type worker struct {
 	frameCount uint            // frames decoded, of all connections
 
 	messageRate client.Rate
+
+	tlsHandshakes list.List  // *Conn, those under way, in the order in which they began
+	tlsKeys       tls13.Keys // of the compact record layer
+	tlsPlain      []byte     // what crypto/tls has decrypted
 
 	codec      deflate.Codec
 	plain      []byte // the message in hand,
@@ -105,21 +113,32 @@ func tick(heartbeat time.Duration) time.Duration {
 	return min(max(heartbeat/100, time.Millisecond), coarsest)
 }
 
-// accept takes a new socket over, or passes it on when this loop is full.
-func (w *worker) accept(sysfd int) {
+// newSocket is what a listener has accepted.
+type newSocket struct {
+	sysfd int
+	tls   bool // it came to Config.TLSListen
+}
+
+// accept and acceptTLS are called with what the listeners accept.
+func (w *worker) accept(sysfd int)    { w.arrived(newSocket{sysfd: sysfd}) }
+func (w *worker) acceptTLS(sysfd int) { w.arrived(newSocket{sysfd, true}) }
+
+// arrived takes a new socket over, or passes it on when this loop is full.
+func (w *worker) arrived(s newSocket) {
 	if w.server.conns.Add(1) > int64(w.cfg.MaxConns+refusalRoom) {
-		w.turnAway(sysfd)
+		w.turnAway(s)
 		return
 	}
-	if held := w.held.Add(1); w.goesOn(held) && w.passOn(sysfd) {
+	if held := w.held.Add(1); w.goesOn(held) && w.passOn(s) {
 		w.held.Add(-1)
 		return
 	}
-	w.connect(sysfd)
+	w.connect(s)
 }
 
 // connect makes a connection of a socket that is counted already.
-func (w *worker) connect(sysfd int) {
+func (w *worker) connect(s newSocket) {
+	sysfd := s.sysfd
 	if w.aborted {
 		_ = unix.Close(sysfd)
 		w.uncount()
@@ -144,6 +163,9 @@ func (w *worker) connect(sysfd int) {
 	c.index = int32(len(w.conns))
 	w.conns = append(w.conns, c)
 	c.seen = w.loop.Now()
+	if s.tls {
+		c.startTLS()
+	}
 	if w.draining {
 		c.refuse(refuseDraining, "", false)
 		return
@@ -159,12 +181,15 @@ func (w *worker) uncount() {
 
 // turnAway tells the client of a socket that has no place here, and of which nothing has been read,
 // that there is no room.
-func (w *worker) turnAway(sysfd int) {
+func (w *worker) turnAway(s newSocket) {
 	w.server.left()
 	w.metrics.refused[refusedFull].Inc()
-	_, _ = unix.Read(sysfd, w.loop.ReadBuf()) // or close would be a reset, which destroys the answer
-	_, _ = unix.Write(sysfd, RefuseFull.append(nil, ""))
-	_ = unix.Close(sysfd)
+	if !s.tls { // whose client could not read it
+		// Or close would be a reset, which destroys the answer.
+		_, _ = unix.Read(s.sysfd, w.loop.ReadBuf())
+		_, _ = unix.Write(s.sysfd, RefuseFull.append(nil, ""))
+	}
+	_ = unix.Close(s.sysfd)
 }
 
 // refusalRoom is how many connections over MaxConns are let in to be told 503 properly, after their request has been read.
