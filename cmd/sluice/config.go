@@ -27,6 +27,7 @@ type config struct {
 	Welcome   bool     `group:"app" default:"true" negatable:"" help:"Greet each connection with its session and count."`
 	Heartbeat duration `group:"app" default:"30s" placeholder:"TIME" help:"Time between heartbeats; a peer silent for 2.5 of them is dropped. 0 for none."`
 
+	tlsConfig     `embed:""`
 	backendConfig `embed:""`
 	topicsConfig  `embed:""`
 	clientsConfig `embed:""`
@@ -68,6 +69,7 @@ type config struct {
 // configGroups are the headings of --help and of the printed configuration, in the order of the fields above.
 var configGroups = []struct{ key, title string }{
 	{"net", "Network"},
+	{"tls", "TLS"},
 	{"app", "Protocol"},
 	{"backend", "Services behind the gateway (--app backend)"},
 	{"control", "Publishing (--app backend)"},
@@ -198,6 +200,9 @@ func (c *config) check(name func(flag string) string) error {
 	}
 	if c.MaxSessions < 1 {
 		return wrong("max-sessions", "must be at least 1")
+	}
+	if err := c.checkTLS(wrong); err != nil {
+		return err
 	}
 	if err := c.checkClients(wrong); err != nil {
 		return err

@@ -109,6 +109,13 @@ var samples = map[string][3]string{
 	"max-publish":             {"1KiB", "2MiB", "65535"},
 
 	"trusted-proxies":   {"10.0.0.0/8", "192.0.2.1,2001:db8::/32", "127.0.0.1"},
+	"tls-listen":        {"127.0.0.1:8443", "127.0.0.1:8444", ":8445"},
+	"tls-cert":          {"a.pem", "b.pem", "c.pem"},
+	"tls-key":           {"a.key", "b.key", "c.key"},
+	"tls-min-version":   {"1.3", "1.3", "1.3"},
+	"tls-client-ca":     {"a.pem", "b.pem", "c.pem"},
+	"tls-ticket-keys":   {"a.keys", "b.keys", "c.keys"},
+	"tls-records":       {"compact", "compact", "compact"},
 	"proxy-protocol":    {"true", "true", "true"},
 	"forwarded-header":  {"forwarded", "none", "forwarded"},
 	"allow":             {"10.0.0.0/8", "192.0.2.1,2001:db8::/32", "127.0.0.1"},
@@ -191,6 +198,12 @@ func TestPrecedence(t *testing.T) {
 				also = []string{"REDIS_URL=redis://x"}
 			case f.Name == "proxy-protocol":
 				also = []string{"SLUICE_TRUSTED_PROXIES=10.0.0.0/8"}
+			case f.Name == "tls-listen":
+				also = []string{"SLUICE_TLS_CERT=x", "SLUICE_TLS_KEY=x"}
+			case f.Name == "tls-cert":
+				also = []string{"SLUICE_TLS_LISTEN=:8443", "SLUICE_TLS_KEY=x"}
+			case f.Name == "tls-key":
+				also = []string{"SLUICE_TLS_LISTEN=:8443", "SLUICE_TLS_CERT=x"}
 			case f.Name == "auth-algorithm":
 				also = []string{"SLUICE_AUTH_JWKS_URL=https://x", "SLUICE_AUTH_ISSUER=x", "SLUICE_AUTH_AUDIENCE=x"}
 			case f.Name == "auth-jwks-url":
@@ -353,6 +366,13 @@ func TestUsageErrors(t *testing.T) {
 		{"origin", "", nil, []string{"serve", "--allowed-origins=example.com"}, `--allowed-origins: "example.com" is not an origin: want scheme://host[:port] without a path, or *`},
 		{"second origin", "allowed-origins: ['https://a.example', 'https://b.example/']\n", nil, []string{"serve"}, `FILE:1: allowed-origins: "https://b.example/" is not an origin: want scheme://host[:port] without a path, or *`},
 		{"trusted proxies", "trusted-proxies: [10.0.0.0/8, 10.0.0.1/8]\n", nil, []string{"serve"}, `FILE:1: trusted-proxies: "10.0.0.1/8" is not a range of addresses: bits are set behind the first 8 (10.0.0.0/8?)`},
+		{"TLS without an address", "", nil, []string{"serve", "--tls-cert=x"},
+			`--tls-cert: there is no address with TLS: set --tls-listen`},
+		{"TLS without a certificate", "", nil, []string{"serve", "--tls-listen=:8443"},
+			`--tls-cert: 0 certificates and 0 keys: want one key for each certificate, and one ` +
+				`certificate at least`},
+		{"TLS on the plain address", "", nil, []string{"serve", "--tls-listen=:8000"},
+			`--tls-listen: :8000 is another address of this gateway too`},
 		{"PROXY of nobody", "", nil, []string{"serve", "--proxy-protocol"}, `--proxy-protocol: whose headers count? Set --trusted-proxies to the addresses of the proxies`},
 		{"allow", "", nil, []string{"serve", "--allow=example.com"}, `--allow: "example.com" is not a range of addresses: want for example 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1`},
 		{"weak secret keeps itself", "", []string{"SLUICE_AUTH_JWT_KEY=hunter2"}, []string{"serve", "--auth-algorithm=HS256"}, `SLUICE_AUTH_JWT_KEY: the secret has 7 bytes; HS256 needs at least 32`},

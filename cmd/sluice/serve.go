@@ -23,6 +23,7 @@ import (
 	"sluice/gateway/admin"
 	counting "sluice/gateway/count"
 	"sluice/gateway/takeover"
+	"sluice/gateway/tlsserver"
 	"sluice/poller"
 	"sluice/sessions"
 )
@@ -45,7 +46,8 @@ type server struct {
 	gate     *gate          // nil unless clients must show tokens
 	access   atomic.Pointer[accesslog.Log]
 	gateway  *gateway.Server
-	admin    *http.Server // nil without an admin address
+	tls      *tlsserver.Server // nil without --tls-listen
+	admin    *http.Server      // nil without an admin address
 
 	adminListener, controlListener net.Listener // nil without
 
@@ -227,8 +229,13 @@ func (s *server) open() (err error) {
 		}
 	}
 	if s.taker == nil && !s.cfg.ReusePort {
-		if err := unshared(s.cfg.Listen); err != nil {
+		if err := unshared(s.cfg.Listen, "--listen"); err != nil {
 			return err
+		}
+		if s.cfg.TLSListen != "" {
+			if err := unshared(s.cfg.TLSListen, "--tls-listen"); err != nil {
+				return err
+			}
 		}
 	}
 	if s.cfg.App == "backend" {
@@ -249,7 +256,11 @@ func (s *server) open() (err error) {
 		app = s.gate.app
 	}
 	cfg := s.gatewayConfig()
-	if err = s.inherit(&cfg); err != nil {
+	if s.tls, err = s.openTLS(); err != nil {
+		return err
+	}
+	cfg.TLS, cfg.TLSListen = s.tls, s.cfg.TLSListen
+	if err = errors.Join(s.inherit(&cfg), s.inheritTLS(&cfg)); err != nil {
 		return err
 	}
 	if s.gateway, err = gateway.New(cfg, app); err != nil {
@@ -283,10 +294,10 @@ func (s *server) open() (err error) {
 // unshared says whether another process listens on addr. The gateway would not notice: its loops
 // share the port by SO_REUSEPORT, and so a second gateway of the same user would take half of the
 // first one's clients.
-func unshared(addr string) error {
+func unshared(addr, flag string) error {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		return fmt.Errorf("%w (set --listen)", err)
+		return fmt.Errorf("%w (set %s)", err, flag)
 	}
 	return ln.Close()
 }
@@ -395,6 +406,9 @@ func (s *server) serveAdmin(ln net.Listener) {
 // addresses are the log attributes that say where the gateway listens.
 func (s *server) addresses(more ...any) []any {
 	attrs := []any{"listen", s.gateway.Addr().String()}
+	if s.tls != nil {
+		attrs = append(attrs, "tls_listen", s.gateway.TLSAddr().String(), "tls_records", s.cfg.TLSRecords)
+	}
 	if s.admin != nil {
 		attrs = append(attrs, "admin", s.admin.Addr)
 	}
@@ -422,6 +436,9 @@ func (s *server) finish() error {
 	err := s.gateway.Drain(forPeers)
 	// This cuts off those that are left, which hands their messages to the store.
 	err = errors.Join(err, s.gateway.Close())
+	if s.tls != nil {
+		s.tls.Close()
+	}
 	s.gate.close()
 	if l := s.access.Load(); l != nil {
 		err = errors.Join(err, l.Close(lastLines))

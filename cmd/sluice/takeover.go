@@ -28,6 +28,7 @@ type takeoverConfig struct {
 // The names of listening sockets on their way to the next process.
 const (
 	listenerPublic  = "public"
+	listenerTLS     = "tls"
 	listenerAdmin   = "admin"
 	listenerControl = "control"
 )
@@ -179,6 +180,13 @@ func (s *server) listenerFDs() (names []string, fds []int, err error) {
 	}
 	for range fds {
 		names = append(names, listenerPublic)
+	}
+	encrypted, err := s.gateway.TLSListenerFDs()
+	for _, fd := range encrypted {
+		names, fds = append(names, listenerTLS), append(fds, fd)
+	}
+	if err != nil {
+		return names, fds, err
 	}
 	for name, ln := range map[string]net.Listener{listenerAdmin: s.adminListener, listenerControl: s.controlListener} {
 		if ln == nil {
