@@ -62,11 +62,12 @@ func certificate(t *testing.T) (cert, key string) {
 }
 
 // startTLS is start with --tls-listen.
-func startTLS(t *testing.T, records, cert, key string) (p *process, listen, admin string) {
+func startTLS(t *testing.T, records, cert, key string, more ...string) (p *process,
+	listen, admin string) {
 	t.Helper()
-	p = launch(t, "serve", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--app=echo",
-		"--heartbeat=0", "--drain-spread=0", "--tls-listen=127.0.0.1:0", "--tls-cert="+cert,
-		"--tls-key="+key, "--tls-records="+records)
+	p = launch(t, append([]string{"serve", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--app=echo",
+		"--heartbeat=0", "--drain-spread=0", "--tls-listen=127.0.0.1:0", "--tls-cert=" + cert,
+		"--tls-key=" + key, "--tls-records=" + records}, more...)...)
 	ready := p.until("ready")
 	listen, _ = ready["tls_listen"].(string)
 	admin, _ = ready["admin"].(string)
@@ -99,22 +100,55 @@ func TestTLSClients(t *testing.T) {
 				t.Errorf("%s: the metrics lack %s", records, want)
 			}
 		}
-		left, err := tls.Dial("tcp", listen, &tls.Config{RootCAs: roots, ServerName: "a.test"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		client := &gatewaytest.Client{T: t, Conn: left, R: bufio.NewReader(left)}
-		io.WriteString(left, gatewaytest.Upgrade("/ws"))
-		client.Response()
+		client := dialTLS(t, listen)
 		p.signal(syscall.SIGTERM)
-		if got := client.Next(); !strings.Contains(got, "1001") {
-			t.Errorf("drain: got %q, want Close with 1001", got)
-		}
-		left.Close()
+		client.Expect("close 1001")
+		client.Close()
 		if status := p.exit(); status != exitClean {
 			t.Errorf("the gateway's status is %d, want 0", status)
 		}
 	}
+}
+
+// dialTLS connects and upgrades.
+func dialTLS(t *testing.T, listen string) *gatewaytest.Client {
+	t.Helper()
+	conn, err := tls.Dial("tcp", listen, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
+	c := &gatewaytest.Client{T: t, Conn: conn, R: bufio.NewReader(conn)}
+	io.WriteString(c, gatewaytest.Upgrade("/ws"))
+	if got := c.Response().StatusCode; got != 101 {
+		t.Fatalf("got %d, want 101", got)
+	}
+	return c
+}
+
+// TestTakeoverWithTLS: the next process has the address with TLS too, at which clients who were told
+// 1001 find it.
+func TestTakeoverWithTLS(t *testing.T) {
+	cert, key := certificate(t)
+	p, listen, _ := startTLS(t, "compact", cert, key,
+		"--loops=2", "--takeover="+filepath.Join(t.TempDir(), "t.sock"))
+	c := dialTLS(t, listen)
+	p.signal(syscall.SIGHUP)
+	next := p.next()
+	c.Expect("close 1001")
+	c.Write(gatewaytest.CloseFrame(1001, ""))
+	c.Close()
+	if status := p.until("exit")["status"]; status != 0.0 {
+		t.Errorf("the old process's status is %v, want 0", status)
+	}
+	for range 4 {
+		c = dialTLS(t, listen)
+		c.Write(gatewaytest.Text("hello"))
+		c.Expect("text hello")
+		c.Close()
+	}
+	_ = next.Signal(syscall.SIGTERM)
 }
 
 // echoTLS sends very many messages without waiting for their answers, which come in order.
@@ -126,7 +160,7 @@ func echoTLS(t *testing.T, listen string, cfg *tls.Config) {
 	}
 	defer c.Close()
 	c.SetReadDeadline(time.Now().Add(2 * patience))
-	const messages = 100_000
+	const messages = 30_000
 	go func() {
 		for i := range messages {
 			text := fmt.Sprintf("%d %s", i, strings.Repeat("x", i%300))
