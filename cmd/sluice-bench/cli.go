@@ -20,6 +20,7 @@ wrong or a connection was closed that should not have been.`
 
 type cli struct {
 	Run      runCmd      `cmd:"" help:"Load servers and report."`
+	Check    checkCmd    `cmd:"" help:"Smoke test of one gateway: ready, connect, count, leave, resume, each as a line."`
 	Capacity capacityCmd `cmd:"" help:"Raise connections in steps until something gives, and say what gave."`
 	Merge    mergeCmd    `cmd:"" help:"Make one report of results from several machines that ran at one time (--start-at)."`
 	Million  millionCmd  `cmd:"" help:"Start a gateway, hold a million connections (or --conns), check every heartbeat and count, drain."`

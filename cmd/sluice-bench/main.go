@@ -1,6 +1,7 @@
 // Command sluice-bench makes load for WebSocket servers, ours and others', and reports what it found.
 //
 //	sluice-bench run URL…      one load, one report
+//	sluice-bench check URL     a smoke test of one gateway, step by step
 //	sluice-bench capacity URL  how many connections until something gives
 //	sluice-bench merge FILE…   one report of runs on several machines
 //	sluice-bench million       a million connections to a gateway that it starts

@@ -34,15 +34,25 @@ type target struct {
 func (t *target) spec() (bench.Spec, error) {
 	s := bench.Spec{Targets: t.URL, Sources: t.Source, Subprotocol: t.Subprotocol, Insecure: t.Insecure,
 		Payload: cmp.Or(t.Payload, -1), Message: t.Message, Expect: t.Expect,
-		Timeout: t.Timeout, ServerPID: t.ServerPID, Headers: http.Header{}}
-	for _, h := range t.Header {
-		name, value, ok := strings.Cut(h, ":")
-		if !ok || name == "" {
-			return s, fmt.Errorf("--header %q: must be NAME:VALUE", h)
-		}
-		s.Headers.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+		Timeout: t.Timeout, ServerPID: t.ServerPID}
+	var err error
+	if s.Headers, err = headers(t.Header); err != nil {
+		return s, err
 	}
 	return s, t.check()
+}
+
+// headers parses --header.
+func headers(flags []string) (http.Header, error) {
+	all := make(http.Header)
+	for _, h := range flags {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("--header %q: must be NAME:VALUE", h)
+		}
+		all.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+	}
+	return all, nil
 }
 
 // progress sets up what is shown on the way; done clears it away.
