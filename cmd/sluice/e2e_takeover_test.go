@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -293,4 +294,49 @@ func (p *process) outcome() (msg string, given int) {
 			return msg, given
 		}
 	}
+}
+
+// TestNotify is what systemd hears: of readiness, of the process that goes on, and of the end.
+func TestNotify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify.sock")
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close()
+	_ = systemd.SetReadDeadline(time.Now().Add(time.Minute))
+	expect := func(want string) {
+		t.Helper()
+		b := make([]byte, 100)
+		n, err := systemd.Read(b)
+		if err != nil || string(b[:n]) != want {
+			t.Fatalf("systemd hears %q, %v, want %q", b[:n], err, want)
+		}
+	}
+	t.Setenv("NOTIFY_SOCKET", path)
+	p := launch(t, "serve", "--listen=127.0.0.1:0", "--admin=off", "--loops=1",
+		"--takeover="+filepath.Join(t.TempDir(), "t.sock"))
+	p.until("ready")
+	expect("READY=1")
+	p.signal(syscall.SIGHUP)
+	next := p.next()
+	p.until("exit")    // of the process before
+	var heard []string // the two processes speak independently
+	for range 2 {
+		b := make([]byte, 100)
+		n, err := systemd.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard = append(heard, string(b[:n]))
+	}
+	slices.Sort(heard)
+	if want := []string{fmt.Sprintf("MAINPID=%d", next.Pid), "READY=1"}; !slices.Equal(heard, want) {
+		t.Errorf("systemd hears %q, want %q", heard, want)
+	}
+	if err := next.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	expect("STOPPING=1")
+	p.until("exit")
 }

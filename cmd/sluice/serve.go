@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/net/netutil"
 
 	"sluice/gateway"
@@ -56,6 +57,10 @@ type server struct {
 	offered   chan *takeover.Offer // gets one when the next process can take over
 	stopOffer func()               // nil without
 }
+
+// notify tells systemd, when it has started the process. A process that was taken over does not say
+// that it stops: the service goes on in the next one.
+func notify(state string) { _, _ = daemon.SdNotify(false, state) }
 
 // lastLines is how long the end of the process waits for whoever reads the log.
 const lastLines = time.Second
@@ -150,6 +155,7 @@ func (s *server) run() (status int) {
 	}
 	gateway.SetStartup(time.Since(started))
 	s.log.Info("ready", s.addresses("seconds", time.Since(started).Seconds())...)
+	notify(daemon.SdNotifyReady)
 
 	taken := make(chan struct{}, 1)
 	if err := s.offer(taken); err != nil {
@@ -161,6 +167,7 @@ func (s *server) run() (status int) {
 		cause, drain = slog.String("cause", "taken over"), s.finish
 	case sig := <-stops:
 		cause = slog.String("signal", sig.String())
+		notify(daemon.SdNotifyStopping)
 	case err := <-s.gateway.Failed():
 		// Whatever starts gateways starts another; this one would serve only a part of its clients.
 		s.log.Error("a loop failed, ending", "error", err)

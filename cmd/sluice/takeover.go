@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
 	"sluice/gateway"
@@ -284,7 +283,7 @@ func (s *server) upgrade(taken <-chan struct{}) error {
 	select {
 	case <-taken:
 		// systemd follows the process that says it is the main one now.
-		_, _ = daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", next.Process.Pid))
+		notify(fmt.Sprintf("MAINPID=%d", next.Process.Pid))
 		return nil
 	case err := <-ended:
 		if err == nil {
