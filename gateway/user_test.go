@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -118,14 +119,15 @@ func (e *ends) add(s *Summary) {
 	e.all = append(e.all, *s)
 }
 
-func (e *ends) wait(t *testing.T, n int) []Summary {
+func (e *ends) wait(t *testing.T, n int) (all []Summary) {
 	t.Helper()
 	gatewaytest.Await(t, "the ends of connections", func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		return len(e.all) >= n
+		all = slices.Clone(e.all)
+		return len(all) >= n
 	})
-	return e.all
+	return all
 }
 
 func TestSummary(t *testing.T) {
@@ -170,7 +172,7 @@ func TestSummaryIsSampled(t *testing.T) {
 		gatewaytest.Open(t, s, get).Close()
 	}
 	await(t, "all have left", func() bool { return s.Connections() == 0 })
-	if got := len(told.all); got < n/4 || got > n*3/4 { // 7 standard deviations
+	if got := len(told.wait(t, 0)); got < n/4 || got > n*3/4 { // 7 standard deviations
 		t.Errorf("told of %d of %d connections, want about half", got, n)
 	}
 	if _, c, _ := byHand(t, Config{}, Echo{}); c.rare != nil {
