@@ -24,9 +24,22 @@ func (c *Conn) peerClose(payload []byte) {
 			defer func() { c.w.closeReason = nil }()
 		}
 		c.leave(code)
-	case closing:
-		c.linger() // the answer to ours
+	case closing: // the answer to ours
+		if c.out == nil && c.flags&layered == 0 && c.peerCode == c.closeCode {
+			c.closeAnswered()
+		} else {
+			c.linger()
+		}
 	}
+}
+
+// closeAnswered ends a connection whose peer has answered our Close, and so has read all that it was
+// sent: the RST that close sends for unread input can destroy nothing. Waiting for the peer's FIN
+// would take two more system calls and a wake-up. A peer that began to close of itself may send a
+// Pong behind its Close before it has read ours: its FIN is awaited (linger).
+func (c *Conn) closeAnswered() {
+	c.setState(finSent) // by close, at the end of the round
+	c.w.loop.Later(c.finish)
 }
 
 // leave asks the Handler for its final messages, which end with Close.
