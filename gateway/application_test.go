@@ -96,6 +96,20 @@ func TestNewResponse(t *testing.T) {
 	}
 }
 
+// Without Pings nothing is expected of a client, however long it is silent.
+func TestHeartbeatsWithoutPing(t *testing.T) {
+	c := open101(t, serve(t, Config{NoPing: true, Heartbeat: 20 * time.Millisecond}, Echo{}), "/ws")
+	for range 10 { // four times as long as a client may owe a Pong
+		if got := c.next(); !beatPattern.MatchString(got) {
+			t.Fatalf("got %q, want the time and nothing else", got)
+		}
+	}
+	if s, err := New(Config{Listen: "127.0.0.1:0", NoPing: true, PingOnly: true}, Echo{}); err == nil {
+		s.Close()
+		t.Error("NoPing and PingOnly: got no error")
+	}
+}
+
 func TestPingOnly(t *testing.T) {
 	c := open101(t, serve(t, Config{PingOnly: true, Heartbeat: 20 * time.Millisecond}, immortal{}), "/ws")
 	c.expect("ping", "ping")

@@ -7,9 +7,20 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// deadAfter is how long a peer may be silent: it owes a Pong for each heartbeat's Ping, and one may
-// be late.
-func deadAfter(heartbeat time.Duration) time.Duration { return heartbeat * 5 / 2 }
+// deadAt is when a peer that stays silent counts as dead: it owes a Pong for each heartbeat's Ping,
+// and one may be late. 0: never, for nothing is asked of it.
+func (c *Conn) deadAt() time.Duration {
+	if c.w.cfg.NoPing {
+		return 0
+	}
+	return c.seen + c.w.cfg.Heartbeat*5/2
+}
+
+// dead reports whether the peer has been silent for too long.
+func (c *Conn) dead(now time.Duration) bool {
+	at := c.deadAt()
+	return at != 0 && now >= at
+}
 
 // startHeartbeat gives the connection its own phase, so that the heartbeats of connections that
 // came together do not stay together.
@@ -24,7 +35,9 @@ func (c *Conn) heartbeat() {
 	now := c.w.loop.Now()
 	c.watchUnread()
 	c.send(c.w.heartbeat())
-	c.owed += min(1, math.MaxUint8-c.owed)
+	if !c.w.cfg.NoPing {
+		c.owed += min(1, math.MaxUint8-c.owed)
+	}
 	c.w.totals.heartbeats++
 	c.w.totals.messagesSent++
 	c.rare.sentMessage()

@@ -193,7 +193,7 @@ func TestStoppedLoopFindsNobodyDead(t *testing.T) {
 	}{{10 * interval, true}, {interval / 2, true}, {interval/2 - time.Minute, false}} {
 		onLoops(s, func(w *worker) {
 			conn, now := w.conns[0], w.loop.Now()
-			conn.seen, conn.beatAt = now-deadAfter(interval), now-tc.late
+			conn.seen, conn.beatAt = now-interval*5/2, now-tc.late
 			conn.expire()
 			if alive := conn.state == open; alive != tc.alive {
 				t.Errorf("%v late: got alive %v, want %v", tc.late, alive, tc.alive)

@@ -125,7 +125,7 @@ func (c *Conn) nextDeadline() (at time.Duration, why dueReason) {
 	if c.state == open {
 		if c.beatAt != 0 {
 			d.or(c.beatAt, dueBeat)
-			d.or(c.seen+deadAfter(cfg.Heartbeat), dueDead)
+			d.or(c.deadAt(), dueDead)
 		}
 		d.or(c.wakeAt, dueWake)
 		if c.in != nil && c.in.since != 0 {
@@ -201,14 +201,13 @@ func (c *Conn) due(why dueReason) {
 			waker.Wake(c)
 		}
 	case dueBeat:
-		c.forgiveSilence(now)
-		if now < c.seen+deadAfter(c.w.cfg.Heartbeat) {
+		if c.forgiveSilence(now); c.dead(now) {
+			c.dropDead()
+		} else {
 			c.heartbeat()
-			return
 		}
-		c.dropDead()
 	case dueDead:
-		if c.forgiveSilence(now); now >= c.seen+deadAfter(c.w.cfg.Heartbeat) {
+		if c.forgiveSilence(now); c.dead(now) {
 			c.dropDead()
 		}
 	}

@@ -251,7 +251,9 @@ func (w *worker) heartbeat() []byte {
 		if !w.cfg.PingOnly {
 			w.beat = appendFrame(w.beat, ws.OpText, p)
 		}
-		w.beat = appendFrame(w.beat, ws.OpPing, nil)
+		if !w.cfg.NoPing {
+			w.beat = appendFrame(w.beat, ws.OpPing, nil)
+		}
 	}
 	return w.beat
 }

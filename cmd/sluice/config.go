@@ -23,9 +23,10 @@ type config struct {
 	AllowedHosts     []string `group:"net" sep:"," placeholder:"HOST" help:"Hosts that requests may be for, with or without a port; others get 421. Any by default."`
 	HandshakeTimeout duration `group:"net" default:"5s" placeholder:"TIME" help:"How long a client may take for its opening request."`
 
-	App       string   `group:"app" enum:"count,echo,backend" default:"count" placeholder:"NAME" help:"What answers messages: count (numbers them per session), echo, or backend (a service of yours, over HTTP)."`
-	Welcome   bool     `group:"app" default:"true" negatable:"" help:"Greet each connection with its session and count."`
-	Heartbeat duration `group:"app" default:"30s" placeholder:"TIME" help:"Time between heartbeats; a peer silent for 2.5 of them is dropped. 0 for none."`
+	App           string   `group:"app" enum:"count,echo,backend" default:"count" placeholder:"NAME" help:"What answers messages: count (numbers them per session), echo, or backend (a service of yours, over HTTP)."`
+	Welcome       bool     `group:"app" default:"true" negatable:"" help:"Greet each connection with its session and count."`
+	Heartbeat     duration `group:"app" default:"30s" placeholder:"TIME" help:"Time between heartbeats; a peer silent for 2.5 of them is dropped. 0 for none."`
+	HeartbeatPing bool     `group:"app" default:"true" negatable:"" help:"Send a Ping with each heartbeat. Without, peers that hang, or whose proxy lives on, are not noticed; those that vanish are, by TCP, after 25 s."`
 
 	tlsConfig     `embed:""`
 	backendConfig `embed:""`
@@ -176,6 +177,9 @@ func (c *config) check(name func(flag string) string) error {
 	}
 	if spread, most := time.Duration(c.DrainSpread), c.peersTime(); spread > most {
 		return wrong("drain-spread", "%v is longer than the %v that --drain-timeout %v leaves for clients, which would cut off those told last", c.DrainSpread, duration(most), c.DrainTimeout)
+	}
+	if !c.HeartbeatPing && c.App == "backend" {
+		return wrong("heartbeat-ping", "with --app backend a Ping is all that a heartbeat is (use --heartbeat 0 for none)")
 	}
 	if c.Loops > maxLoops {
 		return wrong("loops", "%d is too many (want 0 for one per core, and at most %d)", c.Loops, maxLoops)

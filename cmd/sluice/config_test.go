@@ -143,6 +143,7 @@ var samples = map[string][3]string{
 	"new-session-rate":   {"1", "2", "3"},
 	"welcome":            {"false", "false", "false"},
 	"heartbeat":          {"0s", "1m", "1h30m"},
+	"heartbeat-ping":     {"false", "false", "false"},
 	"loops":              {"1", "2", "3"},
 	"max-conns":          {"1", "2", "3"},
 	"max-conns-per-loop": {"1", "2", "3"},
@@ -262,7 +263,8 @@ func TestConfigRoundTrip(t *testing.T) {
 		if f.Name != "app" && !ofServices(f) { // echo and redis do not go together
 			counting = append(counting, arg)
 		}
-		if f.Name != "app" && f.Name != "session-store" {
+		// A service's heartbeat is a Ping.
+		if f.Name != "app" && f.Name != "session-store" && f.Name != "heartbeat-ping" {
 			serving = append(serving, arg)
 		}
 	}

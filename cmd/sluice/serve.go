@@ -324,6 +324,7 @@ func (s *server) gatewayConfig() gateway.Config {
 		MaxQueue:         int(s.cfg.MaxQueue),
 		SocketBuffer:     socketBuffer(s.cfg.SocketBuffer),
 		Heartbeat:        offIsNegative(s.cfg.Heartbeat),
+		NoPing:           !s.cfg.HeartbeatPing,
 		HandshakeTimeout: time.Duration(s.cfg.HandshakeTimeout),
 		CloseTimeout:     s.cfg.closeTimeout(),
 		DrainSpread:      offIsNegative(s.cfg.DrainSpread),
