@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Installs what the tests start and is missing, with apt-get (as root or through a sudo that asks for no
-# password). A test that finds its program missing fails, so this is not optional, but for what Python's
-# programs, HAProxy's headers and the comparison with Pushpin need: where apt-get cannot get it, the test says so and skips.
+# password). A test that finds its program missing fails, so this is not optional, but for what
+# Python's programs, the balancers, shellcheck and the comparison with Pushpin are needed for: where
+# apt-get cannot get them, the test says so and skips.
 set -eu -o pipefail
 
 # command:Debian package; gcc and the C library's headers are for the race detector.
-wanted=(redis-server:redis-server redis-cli:redis-tools chromium:chromium node:nodejs npm:npm gcc:gcc promtool:prometheus)
+wanted=(redis-server:redis-server redis-cli:redis-tools chromium:chromium node:nodejs npm:npm gcc:gcc promtool:prometheus
+	curl:curl)
 
 missing() {
 	local w
@@ -23,7 +25,10 @@ websockets() {
 optional_missing() {
 	websockets || echo python3-websockets
 	command -v pushpin >/dev/null 2>&1 || echo pushpin
-	command -v haproxy >/dev/null 2>&1 || echo haproxy
+	local program
+	for program in haproxy nginx socat shellcheck; do
+		command -v $program >/dev/null 2>&1 || echo $program
+	done
 	/usr/bin/python3 -c 'import django' 2>/dev/null || echo python3-django
 	/usr/bin/python3 -c 'import channels' 2>/dev/null || echo python3-django-channels
 	/usr/bin/python3 -c 'import channels_redis' 2>/dev/null || echo python3-channels-redis

@@ -62,7 +62,7 @@ trap 'interrupted=1; kill -HUP "$gateway" 2>/dev/null || true' HUP
 # A trapped signal ends wait early, with a status of its own: wait again until the gateway is really gone.
 rc=0
 while :; do
-	interrupted= status=0
+	interrupted='' status=0
 	wait "$gateway" || status=$?
 	[ "$status" -eq 127 ] || rc=$status # 127: the round before had it
 	[ -n "$interrupted" ] || break

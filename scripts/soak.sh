@@ -72,7 +72,7 @@ round() {
 }
 
 end=$((SECONDS + SOAK_DURATION))
-first_fds= first_goroutines= first_rss=
+first_fds='' first_goroutines='' first_rss=''
 while :; do
 	for scenario in count resume churn storm; do
 		round "$scenario"

@@ -61,3 +61,19 @@ func TestRunRedis(t *testing.T) {
 		t.Log(log.String())
 	}
 }
+
+// TestShellcheck: what reads shell scripts better than people do finds nothing.
+func TestShellcheck(t *testing.T) {
+	shellcheck, err := exec.LookPath("shellcheck")
+	if err != nil {
+		t.Skip("no shellcheck here (scripts/install-test-deps.sh installs it where apt-get has it)")
+	}
+	scripts, err := filepath.Glob(filepath.Join("..", "..", "scripts", "*.sh"))
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	out, err := exec.Command(shellcheck, append([]string{"--severity=warning"}, scripts...)...).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
