@@ -60,6 +60,7 @@ type modelProcess struct {
 	w        *writer // nil while it has nothing to do with the session
 	conns    map[*redisAttachment]*modelConn
 	looked   []look
+	answer   *stored // to its commit: on its way
 }
 
 // look is a resume that was read from the store and not yet attached.
@@ -107,11 +108,15 @@ func (w *world) conn() (a *redisAttachment, c *modelConn) {
 	panic("unreachable")
 }
 
-// speaking draws a process that has a writer.
+// speaking draws a process that has a writer, and no commit whose answer is on its way.
 func (w *world) speaking() *modelProcess {
+	return w.processThat(func(p *modelProcess) bool { return p.w != nil && p.answer == nil })
+}
+
+func (w *world) processThat(is func(*modelProcess) bool) *modelProcess {
 	var all []*modelProcess
 	for _, p := range w.processes {
-		if p.w != nil {
+		if is(p) {
 			all = append(all, p)
 		}
 	}
@@ -178,17 +183,33 @@ func (w *world) release(p *modelProcess) {
 	}
 }
 
-// speak sends p's commit and takes the answer. more says that the committer would send another
-// one at once.
+// send has the server execute p's commit. The answer is on its way.
+func (w *world) send(p *modelProcess) {
+	s := w.exec(envelope{p.w.instance.name, p.w.commit()})
+	p.answer, p.w.queued = &s, true
+}
+
+// speak sends p's commit and takes the answer, or two. more says that the committer would send
+// another one at once.
 func (w *world) speak(p *modelProcess) (more bool) {
-	e := envelope{p.w.instance.name, p.w.commit()}
-	s := w.exec(e)
+	for w.send(p); p.answer != nil; {
+		more = w.receive(p)
+	}
+	return more
+}
+
+// receive takes the answer to p's commit. One that says that state was lost is followed by another
+// commit.
+func (w *world) receive(p *modelProcess) (more bool) {
+	s := *p.answer
+	p.answer, p.w.queued = nil, false
 	if s.lost {
-		p.w.restore = true
-		e = envelope{p.w.instance.name, p.w.commit()}
-		if s = w.exec(e); s.lost {
-			w.t.Fatalf("%+v was not restored: %v", e.commit, w.server.get())
+		if p.w.restore {
+			w.t.Fatalf("%+v was not restored: %v", p.w.commit(), w.server.get())
 		}
+		p.w.restore = true
+		w.send(p)
+		return true
 	}
 	more = p.w.answered(s, func(k acknowledgement) { w.acknowledge(p, k, s.total) })
 	if !more && s.total < p.w.known() {
@@ -267,6 +288,10 @@ func (w *world) play(loses bool) {
 			w.sent += uint64(n)
 		},
 		"commit": func(*rapid.T) { w.speak(w.speaking()) },
+		"commit, answer on its way": func(*rapid.T) { w.send(w.speaking()) },
+		"an answer arrives": func(*rapid.T) {
+			w.receive(w.processThat(func(p *modelProcess) bool { return p.answer != nil }))
+		},
 		"commit, answer lost": func(*rapid.T) {
 			p := w.speaking()
 			e := envelope{p.w.instance.name, p.w.commit()}
@@ -288,6 +313,15 @@ func (w *world) play(loses bool) {
 		"touch": func(*rapid.T) { p := w.speaking(); p.w.touch = true; w.speak(p) },
 		"leave": func(t *rapid.T) { a, c := w.conn(); w.detach(a, c, true) },
 		"drop":  func(t *rapid.T) { a, c := w.conn(); w.detach(a, c, false) },
+		// Redis is known not to answer: the bye says what the process was told.
+		"leave at once": func(t *rapid.T) {
+			a, c := w.conn()
+			if c.pending > 0 {
+				t.Skip()
+			}
+			w.said(c, c.p.w.known())
+			w.detach(a, c, false)
+		},
 		// What it was sent and Redis has not confirmed may be stored, then or later.
 		"a process ends": func(t *rapid.T) {
 			i := rapid.IntRange(0, len(w.processes)-1).Draw(t, "process")
@@ -302,7 +336,7 @@ func (w *world) play(loses bool) {
 		"a connection moves": func(*rapid.T) {
 			a, c := w.conn()
 			old := c.p
-			if old.w.unconfirmed() > 0 {
+			if old.w.unconfirmed() > 0 || old.answer != nil {
 				w.t.Skip()
 			}
 			retired := old.instance
@@ -358,8 +392,19 @@ func (w *world) play(loses bool) {
 
 // unanswered tells p's writer that its commit was not answered.
 func (w *world) unanswered(p *modelProcess) {
-	if !p.w.unanswered(func(k acknowledgement) { delete(p.conns, k.a) }) {
+	repeat := p.w.unanswered(func(k acknowledgement) {
+		w.said(p.conns[k.a], k.last)
+		delete(p.conns, k.a)
+	})
+	if !repeat {
 		w.release(p)
+	}
+}
+
+// said checks a total that a process gave from memory to a connection that leaves.
+func (w *world) said(c *modelConn, total uint64) {
+	if total < c.highest || total > w.sent {
+		w.t.Fatalf("final total %d; it was told %d, %d sent", total, c.highest, w.sent)
 	}
 }
 
@@ -368,6 +413,12 @@ func (w *world) unanswered(p *modelProcess) {
 func (w *world) settle() {
 	for range 2 { // what the last one restores may tell the first one more
 		for _, p := range w.processes {
+			if p.w == nil {
+				continue
+			}
+			for p.answer != nil {
+				w.receive(p)
+			}
 			if p.w == nil {
 				continue
 			}

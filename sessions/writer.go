@@ -14,6 +14,7 @@ type writer struct {
 	acked    contribution // what Redis confirmed of this process; after is not used
 	added    uint64       // messages of this incarnation, confirmed or not
 	inFlight uint64       // delta of the commit that was sent and not answered
+	read     uint64       // delta as a resume read it: it may be inFlight already
 	others   *fields      // what Redis said of other processes
 	runs     []run        // unacknowledged messages, oldest first
 	covered  int32        // runs that the commit in flight covers
@@ -39,8 +40,10 @@ const maxIdleRuns = 4
 
 func (w *writer) key() writerKey { return writerKey{w.id, w.instance} }
 
-// known is the highest total that this process was told.
-func (w *writer) known() uint64 { return w.acked.worth() + w.others.total() }
+// known is the highest total that this process was told, by an answer or by what a resume read.
+func (w *writer) known() uint64 {
+	return w.acked.base + max(w.acked.delta, w.read) + w.others.total()
+}
 
 // unconfirmed is the number of messages that Redis has not confirmed.
 func (w *writer) unconfirmed() uint64 { return w.added - w.acked.delta }
@@ -76,11 +79,10 @@ func (w *writer) commit() commit {
 // to s.after. more says that another commit is needed.
 func (w *writer) answered(s stored, give func(acknowledgement)) (more bool) {
 	next := s.after + 1 - (w.inFlight - w.acked.delta)
-	restored := w.restore
 	w.acked.delta, w.acked.base = w.inFlight, max(w.acked.base, s.base)
 	w.others = w.others.merge(s.others)
 	w.sent, w.touching, w.restore = false, false, false
-	short := s.total < w.known() && !restored // the next commit finds out what was lost
+	short := s.total < w.known() // the next commit finds out what was lost
 	kept := w.runs[:0]
 	for i, r := range w.runs {
 		switch {
@@ -116,8 +118,8 @@ func (w *writer) unanswered(give func(acknowledgement)) (repeat bool) {
 // found takes a session as a resume read it.
 func (w *writer) found(s snapshot) {
 	own, others := s.without(w.instance.name)
-	if own.incarnation == w.acked.incarnation { // delta may be that of the commit in flight
-		w.acked.base = max(w.acked.base, own.base)
+	if own.incarnation == w.acked.incarnation {
+		w.acked.base, w.read = max(w.acked.base, own.base), max(w.read, own.delta)
 	} else {
 		w.acked.base = max(w.acked.base, own.worth())
 	}
