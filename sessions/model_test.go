@@ -287,7 +287,7 @@ func (w *world) play(loses bool) {
 			c.pending += n
 			w.sent += uint64(n)
 		},
-		"commit": func(*rapid.T) { w.speak(w.speaking()) },
+		"commit":                    func(*rapid.T) { w.speak(w.speaking()) },
 		"commit, answer on its way": func(*rapid.T) { w.send(w.speaking()) },
 		"an answer arrives": func(*rapid.T) {
 			w.receive(w.processThat(func(p *modelProcess) bool { return p.answer != nil }))

@@ -54,7 +54,7 @@ type line struct {
 	uncertain uint64 // messages of earlier connections that may be stored, now or later
 	shared    bool   // another connection was open at the same time
 	last      uint64 // the total that it was told last
-	floor     uint64 // the highest total that its gateway told while it was open
+	floor     uint64 // the highest total that its gateway told while it held it
 	skipped   uint64 // numbers between two acknowledgements: they belong to other connections
 	sent      uint64
 	acked     uint64
@@ -135,10 +135,13 @@ func (l *ledger) take(e event) {
 }
 
 // tell notes that c was told a total. proof says that it came with a commit which Redis has taken
-// since it last forgot, and with which the gateway restored all that it had told before.
+// since it last forgot, and with which the gateway restored all that it had told before, to others
+// too: but not to those before this one was welcomed, as the gateway may have let go of the session
+// in between. What one that is leaving reads may be of that time.
 func (l *ledger) tell(a *sessionLog, c *line, total uint64, proof bool) {
+	c.floor = max(c.floor, total)
 	for _, other := range a.open {
-		if other.gateway == c.gateway {
+		if other.gateway == c.gateway && other.welcomed && !c.leaving && !c.bye {
 			other.floor = max(other.floor, total)
 		}
 	}

@@ -133,6 +133,9 @@ func TestWhatIsRestored(t *testing.T) {
 		{"it did, while the store forgot", "f 0 0 0 \ns 0 3 1 \na 0 3 4 \nf 0 0 1 \n", 0},
 		{"a client came back", "o 0 4 8002 \nw 0 4 3 resumed\n", 0},
 		{"a client came back and spoke", "o 0 4 8002 \nw 0 4 3 resumed\ns 0 4 1 \na 0 4 4 \n", 4},
+		{"all had left when the next one was welcomed", "o 0 4 8001 \ne 0 1 0 \nb 0 1 2 \n" +
+			"c 0 1 0 close 1000\ne 0 2 0 \nb 0 2 2 \nc 0 2 0 close 1000\n" +
+			"w 0 4 0 new\ns 0 4 1 \na 0 4 1 \n", 1},
 		{"a client left in order", "e 0 3 0 \nb 0 3 3 \nc 0 3 0 close 1000\n", 0},
 	} {
 		if l := check(t, before+test.after, test.stored, 9); !l.ok() {

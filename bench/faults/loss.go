@@ -79,6 +79,9 @@ func olderCopy(r *fixture) error {
 		if err := r.part(0.2); err != nil {
 			return err
 		}
+		if err := r.tell(order{Do: "counted", Within: patience}); err != nil { // there is more to lose
+			return err
+		}
 		return r.loses(func() error {
 			r.redis.kill()
 			if err := exec.CommandContext(r.ctx, "sh", "-c", `rm -rf "$1" && mv "$0" "$1"`, old, r.redis.dir).Run(); err != nil {

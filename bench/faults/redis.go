@@ -57,8 +57,7 @@ func (r *redisServer) start() error {
 			return err
 		}
 		if r.client == nil {
-			r.client, err = rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{r.addr}, DisableCache: true, DisableRetry: true,
-				PipelineMultiplex: -1, ForceSingleClient: true})
+			r.client, err = rueidis.NewClient(ownOption(r.addr))
 			if err != nil {
 				continue
 			}
@@ -75,6 +74,14 @@ func (r *redisServer) start() error {
 		}
 	}
 	return fmt.Errorf("redis-server on %s does not answer: %w", r.addr, err)
+}
+
+// ownOption is for a client of the harness's own: one connection, and time for a slow disk.
+func ownOption(addr string) rueidis.ClientOption {
+	return rueidis.ClientOption{
+		InitAddress: []string{addr}, ForceSingleClient: true, PipelineMultiplex: -1,
+		DisableCache: true, DisableRetry: true, ConnWriteTimeout: patience,
+	}
 }
 
 // do sends a command of the harness's own.
@@ -205,8 +212,7 @@ func (d *deployment) askSentinel(args ...string) (string, error) {
 	addr, _, _ := strings.Cut(strings.TrimPrefix(d.url, "redis://"), "?")
 	s := &redisServer{addr: addr}
 	var err error
-	s.client, err = rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, DisableCache: true, DisableRetry: true,
-		PipelineMultiplex: -1, ForceSingleClient: true})
+	s.client, err = rueidis.NewClient(ownOption(addr))
 	if err != nil {
 		return "", err
 	}
