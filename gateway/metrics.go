@@ -139,6 +139,19 @@ func newServerMetrics(maxConns int) *serverMetrics {
 	return m
 }
 
+// describe adds what the server says of itself.
+func (m *serverMetrics) describe(s *Server) {
+	m.set.NewGauge(`sluice_ready`, func() float64 {
+		if s.Ready() != nil {
+			return 0
+		}
+		return 1
+	})
+	m.set.NewGauge(`sluice_max_buffered_bytes`, func() float64 {
+		return float64(s.cfg.MaxBuffered)
+	})
+}
+
 // describeTLS adds what is known of the certificates.
 func (m *serverMetrics) describeTLS(tls *tlsserver.Server) {
 	m.set.NewGauge(`sluice_tls_certificate_expiry_seconds`, func() float64 {

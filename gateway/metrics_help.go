@@ -9,6 +9,8 @@ import (
 // operator reads all of them in one place. A test insists that none is missing.
 var metricHelp = map[string]string{
 	"sluice_build_info":                       "What was built; the value is 1.",
+	"sluice_ready":                            "1 while new connections are welcome, as /readyz says.",
+	"sluice_max_buffered_bytes":               "What sluice_buffered_bytes may become.",
 	"sluice_upgrades_failed_total":            "Times that the next process could not take over.",
 	"sluice_startup_seconds":                  "Time from the start of the process until it was ready.",
 	"sluice_shutdown_seconds":                 "Time that the drain took; 0 before there was one.",

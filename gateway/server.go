@@ -86,6 +86,7 @@ func New(cfg Config, app App) (_ *Server, err error) {
 			_ = s.Close()
 		}
 	}()
+	s.metrics.describe(s)
 	if cfg.TLS != nil {
 		s.metrics.describeTLS(cfg.TLS)
 	}
