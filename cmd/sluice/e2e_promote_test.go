@@ -181,6 +181,19 @@ func (p *promotion) colour() string {
 	return cmp.Or(res.Header.Get("X-Sluice-Colour"), res.Status)
 }
 
+// direct asks a colour at its own path of the balancer.
+func (p *promotion) direct(colour string) {
+	p.Helper()
+	res, err := http.Get("http://" + p.public + "/colour/" + colour + "/readyz")
+	if err != nil {
+		p.Fatal(err)
+	}
+	res.Body.Close()
+	if got := res.Header.Get("X-Sluice-Colour"); res.StatusCode != http.StatusOK || got != colour {
+		p.Errorf("the path of %s leads to %q, %s", colour, got, res.Status)
+	}
+}
+
 // TestPromote switches under clients that count: through each balancer, where every client is told
 // with bye and 1001, and comes back to its count; and by takeover, where none notices anything.
 // PROMOTE_SWITCHES and PROMOTE_CLIENTS make it longer.
@@ -208,6 +221,9 @@ func TestPromote(t *testing.T) {
 			p.does("promote", 0, "nothing is deployed; blue serves")
 			p.does("rollback", 0, "nothing to roll back; blue serves")
 			p.does("status", 0, "active blue, deployed none, rollback to none")
+			if balancer == "traefik" {
+				p.direct("blue")
+			}
 
 			l := startCounters(t, p.public, clients)
 			for i := range switches {
@@ -224,7 +240,7 @@ func TestPromote(t *testing.T) {
 				moves = switches
 			}
 			l.stop(moves)
-			t.Logf("%d switches, %d clients: %s", switches, clients, l)
+			t.Logf("%s: %d switches, %d clients: %s", balancer, switches, clients, l)
 		})
 	}
 }
