@@ -19,10 +19,10 @@ type Config struct {
 	Listen string
 
 	// Listeners are listening sockets that are there already, such as those of another process: see
-	// poller.InheritListener. Listen is not looked at then, nor do they get SocketBuffer. With more
-	// of them than Loops, a loop serves several; with fewer, the others open their own on the same
-	// address once connections are accepted. New owns them, also when it returns an error. Default:
-	// New opens its own.
+	// poller.InheritListener. Listen is not looked at then, nor do they get SocketBuffer, for which
+	// there is their Tune. With more of them than Loops, a loop serves several; with fewer, the others
+	// open their own on the same address once connections are accepted. New owns them, also when it
+	// returns an error. Default: New opens its own.
 	Listeners []*poller.Listener
 
 	// TLS speaks TLS on the connections of TLSListen; nil: there are none. The caller closes it, after

@@ -129,7 +129,25 @@ func openListener(at netip.AddrPort, o ListenOptions) (fd int, err error) {
 	if family == unix.AF_INET6 && at.Addr() == netip.IPv6Unspecified() {
 		set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
 	}
-	// Accepted sockets inherit these: five system calls less for each.
+	if err == nil {
+		err = tune(fd, o)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if err = unix.Bind(fd, sa); err != nil {
+		return -1, fmt.Errorf("%w (is something else on the port? choose another address)", err)
+	}
+	return fd, os.NewSyscallError("listen", unix.Listen(fd, o.Backlog))
+}
+
+// tune sets what accepted sockets inherit from fd: five system calls less for each.
+func tune(fd int, o ListenOptions) (err error) {
+	set := func(level, name, value int) {
+		if err == nil {
+			err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, level, name, value))
+		}
+	}
 	set(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	set(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
 	if o.SocketBuffer > 0 {
@@ -139,13 +157,7 @@ func openListener(at netip.AddrPort, o ListenOptions) (fd int, err error) {
 	if o.UserTimeout > 0 {
 		set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(o.UserTimeout/time.Millisecond))
 	}
-	if err != nil {
-		return -1, err
-	}
-	if err = unix.Bind(fd, sa); err != nil {
-		return -1, fmt.Errorf("%w (is something else on the port? choose another address)", err)
-	}
-	return fd, os.NewSyscallError("listen", unix.Listen(fd, o.Backlog))
+	return err
 }
 
 // InheritListener adopts a listening socket that another process opened, and owns sysfd from then
@@ -168,6 +180,18 @@ func newListener(fd int) (*Listener, error) {
 		return nil, fmt.Errorf("listen: getsockname: %w", err)
 	}
 	return &Listener{fd: fd, addr: addrPort(sa)}, nil
+}
+
+// Tune gives accepted sockets the buffers and the timeout of o, as Listen does. It is for listeners
+// that something else than a gateway has opened.
+func (ln *Listener) Tune(o ListenOptions) error {
+	if !ln.addr.IsValid() {
+		return fmt.Errorf("listener: descriptor %d is not a TCP socket", ln.fd)
+	}
+	if err := tune(ln.fd, o.withDefaults()); err != nil {
+		return fmt.Errorf("listener %s: %w", ln.addr, err)
+	}
+	return nil
 }
 
 // Addr is the address listened on, with the port the kernel chose when 0 was asked.

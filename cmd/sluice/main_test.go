@@ -65,7 +65,13 @@ func start(t *testing.T, args ...string) (p *process, listen, admin string) {
 
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{T: t, cmd: exec.Command(binary, args...), lines: make(chan string, 1000)}
+	return launchCommand(t, exec.Command(binary, args...))
+}
+
+// launchCommand is launch for a gateway that is started in another way.
+func launchCommand(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{T: t, cmd: cmd, lines: make(chan string, 1000)}
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -53,6 +53,7 @@ type server struct {
 	adminListener, controlListener net.Listener // nil without
 
 	binary    string               // the file to start the next process from
+	activated activated            // sockets that systemd has opened
 	taker     *takeover.Taker      // the process before; nil when there was none
 	offered   chan *takeover.Offer // gets one when the next process can take over
 	stopOffer func()               // nil without
@@ -222,6 +223,10 @@ func (s *server) stops() <-chan os.Signal {
 
 // open does what can fail, the store first: a client that gets through must find its session.
 func (s *server) open() (err error) {
+	if s.activated, err = activate(); err != nil {
+		return err
+	}
+	defer s.activated.close() // what is in use is a copy
 	if err := s.connect(); err != nil {
 		return err
 	}
@@ -236,10 +241,12 @@ func (s *server) open() (err error) {
 		}
 	}
 	if s.taker == nil && !s.cfg.ReusePort {
-		if err := unshared(s.cfg.Listen, "--listen"); err != nil {
-			return err
+		if len(s.activated[listenerPublic]) == 0 {
+			if err := unshared(s.cfg.Listen, "--listen"); err != nil {
+				return err
+			}
 		}
-		if s.cfg.TLSListen != "" {
+		if s.cfg.TLSListen != "" && len(s.activated[listenerTLS]) == 0 {
 			if err := unshared(s.cfg.TLSListen, "--tls-listen"); err != nil {
 				return err
 			}

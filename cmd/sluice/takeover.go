@@ -67,7 +67,9 @@ func (s *server) connect() error {
 // inherit has the gateway serve the sockets of the process before.
 func (s *server) inherit(cfg *gateway.Config) error {
 	if s.taker == nil {
-		return nil
+		var err error
+		cfg.Listeners, err = s.activated.listeners(listenerPublic, s.listenOptions(), s.capacity.loops)
+		return err
 	}
 	cfg.Hold = true
 	for {
@@ -84,7 +86,7 @@ func (s *server) inherit(cfg *gateway.Config) error {
 	return nil
 }
 
-// listen opens an address, unless the process before has it open.
+// listen opens an address, unless the process before or systemd has it open.
 func (s *server) listen(name, address string) (net.Listener, error) {
 	if s.taker != nil {
 		if fd, ok := s.taker.Listener(name); ok {
@@ -92,6 +94,8 @@ func (s *server) listen(name, address string) (net.Listener, error) {
 			defer f.Close()
 			return net.FileListener(f)
 		}
+	} else if files := s.activated[name]; len(files) > 0 {
+		return net.FileListener(files[0]) // a copy
 	}
 	return net.Listen("tcp", address)
 }

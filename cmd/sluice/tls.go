@@ -70,7 +70,15 @@ func (s *server) openTLS() (*tlsserver.Server, error) {
 
 // inheritTLS is inherit for the sockets of --tls-listen.
 func (s *server) inheritTLS(cfg *gateway.Config) error {
-	for s.taker != nil && cfg.TLS != nil {
+	if s.taker == nil {
+		if cfg.TLS == nil {
+			return nil
+		}
+		var err error
+		cfg.TLSListeners, err = s.activated.listeners(listenerTLS, s.listenOptions(), s.capacity.loops)
+		return err
+	}
+	for cfg.TLS != nil {
 		fd, ok := s.taker.Listener(listenerTLS)
 		if !ok {
 			break
