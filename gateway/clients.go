@@ -97,9 +97,14 @@ func newAdmission(cfg *Clients) (*admission, error) {
 	a.opened = client.NewRates(client.PerSecond(cfg.ConnRatePerAddress, cfg.ConnRatePerAddress))
 	rate := cfg.UnfinishedPerAddress
 	a.unfinished = client.NewRates(client.PerSecond(rate, rate*unfinishedBurst))
-	a.direct = a.trusted != nil || a.allow != nil || a.deny != nil || a.counts != nil ||
-		a.opened.Limited() || a.unfinished.Limited()
+	a.direct = a.looks()
 	return a, nil
+}
+
+// looks reports whether any setting is about addresses.
+func (a *admission) looks() bool {
+	return a.trusted != nil || a.allow != nil || a.deny != nil || a.counts != nil ||
+		a.opened.Limited() || a.unfinished.Limited()
 }
 
 // allowed judges an address by Allow and Deny.
@@ -155,7 +160,7 @@ func (a *admission) finished(ip netip.Addr, handshake bool) {
 // arrive looks at a new connection, before anything of it is read: by its peer's address, unless
 // that is a proxy, which will say for whom it comes.
 func (c *Conn) arrive(sysfd int) barrier {
-	a := c.w.server.admission
+	a := c.w.admission
 	if !a.direct {
 		return nothing
 	}
@@ -174,7 +179,7 @@ func (c *Conn) arrive(sysfd int) barrier {
 
 // count has admission judge the client's address, and notes what end has to give back.
 func (c *Conn) count(ip netip.Addr, handshake bool) barrier {
-	a := c.w.server.admission
+	a := c.w.admission
 	if why := a.admit(ip, handshake); why != nothing {
 		return why
 	}
@@ -192,14 +197,14 @@ func (c *Conn) requestComplete() {
 	if c.flags&unfinished != 0 {
 		c.flags &^= unfinished
 		if ip := c.RemoteAddr().Addr(); ip.IsValid() {
-			c.w.server.admission.finished(ip, true)
+			c.w.admission.finished(ip, true)
 		}
 	}
 }
 
 // recount counts a connection that another process has admitted, and that goes on in this one.
 func (c *Conn) recount() {
-	a := c.w.server.admission
+	a := c.w.admission
 	if a.counts == nil {
 		return
 	}
@@ -212,7 +217,7 @@ func (c *Conn) recount() {
 // uncount gives back what count has taken.
 func (c *Conn) uncount() {
 	if r := c.rare; r != nil && r.counted.IsValid() {
-		c.w.server.admission.counts.Remove(r.counted)
+		c.w.admission.counts.Remove(r.counted)
 		r.counted = netip.Addr{}
 	}
 }

@@ -142,7 +142,7 @@ func CheckHost(host string) (string, error) {
 	name = strings.Trim(name, "[]")
 	var err error
 	switch {
-	case name == "" || strings.ContainsAny(name, "*/ "):
+	case name == "" || strings.ContainsAny(name, "*/ ") || strings.Trim(port, "0123456789") != "":
 		err = errors.New("want a name or an address, with or without a port")
 	case !strings.Contains(name, ":"):
 		name, err = idna.Lookup.ToASCII(name)

@@ -34,7 +34,7 @@ func (p proxied) String() string { return proxiedNames[p] }
 // proxyHeader takes the PROXY header off the start of b, where one is expected. done is false when
 // more bytes are needed, or when the connection is refused.
 func (c *Conn) proxyHeader(b []byte) (rest []byte, done bool) {
-	a := c.w.server.admission
+	a := c.w.admission
 	h, n, err := client.ParseProxy(b)
 	if n == 0 && err == nil {
 		return b, false
@@ -71,7 +71,7 @@ func (c *Conn) proxyHeader(b []byte) (rest []byte, done bool) {
 // forwarded takes the client's address from the request of a trusted proxy, and reports what to
 // refuse that client with, or nil.
 func (c *Conn) forwarded(r *Request) *Refusal {
-	a := c.w.server.admission
+	a := c.w.admission
 	name := c.w.cfg.Clients.Forwarded.Name()
 	if a.trusted == nil || name == "" {
 		return nil

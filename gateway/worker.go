@@ -23,10 +23,13 @@ type worker struct {
 	metrics *serverMetrics
 	loop    *poller.Loop
 	handler Handler
-	origins *origins
-	hosts   hosts
 	log     *slog.Logger
-	debug   bool // spares the arguments of debug lines
+
+	// Server.Change replaces these.
+	origins   *origins
+	hosts     hosts
+	admission *admission
+	debug     bool // spares the arguments of debug lines
 
 	listeners    []*poller.Listener // until the server starts; then
 	acceptors    []*poller.Acceptor
@@ -80,7 +83,8 @@ type worker struct {
 func newWorker(s *Server, loop *poller.Loop, app App) *worker {
 	w := &worker{
 		server: s, cfg: &s.cfg, metrics: s.metrics, loop: loop,
-		origins: &s.origins, hosts: s.hosts, log: s.cfg.Logger, debug: s.debug,
+		origins: &s.origins, hosts: s.hosts, admission: s.admission,
+		log: s.cfg.Logger, debug: s.debug,
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		beatOf: -1,
 	}
