@@ -21,6 +21,7 @@ type clientSpec struct {
 	Journal  string        // file to write
 	Targets  []string      // host:port of gateways
 	Sessions int           // how many
+	First    string        // id of the first of them; empty for any
 	Slots    int           // connections that each session holds at once
 	Roam     bool          // also with several slots, each life is at another gateway
 	Pause    time.Duration // mean pause of a connection between bursts of 1 to 8 messages
@@ -107,7 +108,9 @@ func (c *client) start() {
 		}
 		// Every second session that can has its id from the gateway; a second connection has to
 		// know it before.
-		if i%2 == 0 || c.spec.Slots > 1 {
+		if i == 0 && c.spec.First != "" {
+			s.name(c.j, c.spec.First)
+		} else if i%2 == 0 || c.spec.Slots > 1 {
 			s.name(c.j, newUUID())
 		}
 	}

@@ -76,6 +76,11 @@ func (r *fixture) start() (err error) {
 	}
 	p.load.Journal = filepath.Join(r.dir, "journal")
 	p.load.Targets = r.targets()
+	if p.topology == cluster { // what is done to its first master must be felt
+		if p.load.First, err = r.store.idOnFirst(); err != nil {
+			return err
+		}
+	}
 	r.client, err = startClient(p.load, filepath.Join(r.dir, "client.log"))
 	if err != nil {
 		return err

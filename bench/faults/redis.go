@@ -33,9 +33,8 @@ func startRedis(dir, name string, args ...string) (*redisServer, error) {
 		if err = r.start(); err == nil {
 			return r, nil
 		}
-		if r.process != nil {
-			r.kill()
-		}
+		r.stop()
+		r.client = nil // it may be another server's that had the port
 	}
 	return nil, err
 }
@@ -62,7 +61,8 @@ func (r *redisServer) start() error {
 				continue
 			}
 		}
-		if text, err := r.do("INFO", "server"); err == nil {
+		var text string
+		if text, err = r.do("INFO", "server"); err == nil {
 			// Somebody else's server may have had the port already.
 			if strings.Contains(text, fmt.Sprintf("process_id:%d\r\n", r.cmd.Process.Pid)) {
 				return nil
@@ -129,6 +129,9 @@ const (
 	sentinel                   // a master, its replica, and a Sentinel
 	cluster                    // three masters, the first of which has a replica
 )
+
+// clusterSlots is Redis' own number; the masters have equal shares of it.
+const clusterSlots, clusterMasters = 16384, 3
 
 // deployment is Redis as the gateways see it.
 type deployment struct {
@@ -221,7 +224,7 @@ func (d *deployment) askSentinel(args ...string) (string, error) {
 }
 
 func (d *deployment) startCluster(dir string) error {
-	const slots, masters = 16384, 3
+	const slots, masters = clusterSlots, clusterMasters
 	for range masters + 1 {
 		if err := d.add(dir, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"); err != nil {
 			return err
@@ -271,6 +274,17 @@ func (d *deployment) startCluster(dir string) error {
 func (r *redisServer) says(command, text string, args ...string) bool {
 	out, err := r.do(append([]string{command}, args...)...)
 	return err == nil && strings.Contains(out, text)
+}
+
+// idOnFirst draws the id of a session that the first master of a cluster stores.
+func (d *deployment) idOnFirst() (string, error) {
+	for {
+		id := newUUID()
+		slot, err := d.servers[0].number("CLUSTER", "KEYSLOT", keyPrefix+id)
+		if err != nil || slot < clusterSlots/clusterMasters {
+			return id, err
+		}
+	}
 }
 
 // keyPrefix begins the key of every session that the gateways store.
