@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -10,13 +9,10 @@ import (
 )
 
 // newLogger writes lines of level and above to w as format says, repeated warnings and errors
-// throttled, and hands the same lines to more.
-func newLogger(w io.Writer, level, format string, more ...slog.Handler) (*slog.Logger, *throttle) {
-	var l slog.Level
-	// The settings allow no other words than those that slog knows.
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		panic(fmt.Sprintf("log level %q: %v", level, err))
-	}
+// throttled, and hands the same lines to more. The level can be changed.
+func newLogger(w io.Writer, level, format string, more ...slog.Handler) (*slog.Logger, *throttle, *slog.LevelVar) {
+	l := new(slog.LevelVar)
+	setLevel(l, level)
 	opts := &slog.HandlerOptions{Level: l}
 	var h slog.Handler = slog.NewJSONHandler(w, opts)
 	if format == "text" {
@@ -26,7 +22,7 @@ func newLogger(w io.Writer, level, format string, more ...slog.Handler) (*slog.L
 		h = slog.NewMultiHandler(append(more, h)...)
 	}
 	t := newThrottle(h, time.Now)
-	return slog.New(t), t
+	return slog.New(t), t, l
 }
 
 const (

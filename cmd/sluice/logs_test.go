@@ -144,14 +144,14 @@ func TestThrottleIsBoundedAndConcurrent(t *testing.T) {
 
 func TestLoggerLevelAndFormat(t *testing.T) {
 	var out bytes.Buffer
-	log, _ := newLogger(&out, "warn", "json")
+	log, _, _ := newLogger(&out, "warn", "json")
 	log.Info("no")
 	log.Warn("yes")
 	if lines := logLines(t, out.String()); len(lines) != 1 || lines[0]["msg"] != "yes" {
 		t.Errorf("json at warn: got %v, want the warning only", lines)
 	}
 	out.Reset()
-	log, _ = newLogger(&out, "debug", "text")
+	log, _, _ = newLogger(&out, "debug", "text")
 	log.Debug("all", "k", "a b")
 	if got := out.String(); !strings.Contains(got, `level=DEBUG msg=all k="a b"`) {
 		t.Errorf("text at debug: got %q", got)

@@ -35,7 +35,8 @@ type serveCommand struct {
 
 type configCommand struct {
 	config      `embed:""`
-	ShowSecrets bool `help:"Print the password in redis-url too."`
+	ShowSecrets bool   `help:"Print the password in redis-url too."`
+	Diff        string `placeholder:"FROM" help:"Print only which settings differ from those of FROM, a file or the admin address of a gateway (http://127.0.0.1:8001), and how each change takes effect there."`
 }
 
 type versionCommand struct{}
@@ -44,8 +45,8 @@ const description = `A WebSocket gateway for very many mostly idle connections.
 
 Settings: a flag wins over its SLUICE_ variable, which wins over the --config file, which wins over the default.`
 
-// run is the whole program but for the operating system's side of it. takeSignals is called when there is a gateway to stop. It
-// returns the exit status.
+// run is the whole program but for the operating system's side of it. takeSignals is called when there
+// is a gateway to stop. It returns the exit status.
 func run(args, environ []string, takeSignals func() <-chan os.Signal, stdout, stderr io.Writer) int {
 	usage := func(err error) int {
 		// One line, whatever the error quotes.
@@ -54,20 +55,7 @@ func run(args, environ []string, takeSignals func() <-chan os.Signal, stdout, st
 	}
 	var cmds commands
 	helped := false
-	groups := make([]kong.Group, 0, len(configGroups))
-	for _, g := range configGroups {
-		groups = append(groups, kong.Group{Key: g.key, Title: g.title + ":"})
-	}
-	parser, err := kong.New(&cmds,
-		kong.Name("sluice"), kong.Description(description),
-		kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }),
-		kong.Vars{"version": "sluice " + gateway.ReadBuild().String()},
-		kong.ExplicitGroups(groups), kong.ValueFormatter(helpText),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}))
-	if err != nil {
-		panic(err) // the tags of the structs above are wrong; no input can do this
-	}
-
+	parser := newParser(&cmds, stdout, stderr, func(int) { helped = true })
 	for i := 1; i < len(args); i++ {
 		if flag, value := args[i-1], args[i]; strings.HasPrefix(flag, "--") && !strings.Contains(flag, "=") && negative(value) {
 			return usage(fmt.Errorf("%s: %q is negative", flag, value))
@@ -104,7 +92,13 @@ func run(args, environ []string, takeSignals func() <-chan os.Signal, stdout, st
 		if err := cmds.Config.check(from.place); err != nil {
 			return usage(err)
 		}
-		if err := printConfig(stdout, ctx.Selected().Flags, from, cmds.Config.ShowSecrets); err != nil {
+		var err error
+		if c := &cmds.Config; c.Diff != "" {
+			err = printDiff(stdout, c.Diff, c.AdminToken, texts(ctx.Selected().Flags))
+		} else {
+			err = printConfig(stdout, ctx.Selected().Flags, from, c.ShowSecrets)
+		}
+		if err != nil {
 			fmt.Fprintf(stderr, "sluice: print the configuration: %v\n", err)
 			return exitFailed
 		}
@@ -113,8 +107,30 @@ func run(args, environ []string, takeSignals func() <-chan os.Signal, stdout, st
 		if err := cmds.Serve.check(from.place); err != nil {
 			return usage(err)
 		}
-		return serve(cmds.Serve.config, from, takeSignals(), stderr)
+		set := &inForce{
+			reread: func() (reading, error) { return read(args, environ) },
+			values: texts(ctx.Selected().Flags),
+		}
+		return serve(cmds.Serve.config, from, set, takeSignals(), stderr)
 	}
+}
+
+// newParser reads a command line into cmds.
+func newParser(cmds *commands, stdout, stderr io.Writer, exit func(int)) *kong.Kong {
+	groups := make([]kong.Group, 0, len(configGroups))
+	for _, g := range configGroups {
+		groups = append(groups, kong.Group{Key: g.key, Title: g.title + ":"})
+	}
+	parser, err := kong.New(cmds,
+		kong.Name("sluice"), kong.Description(description),
+		kong.Writers(stdout, stderr), kong.Exit(exit),
+		kong.Vars{"version": "sluice " + gateway.ReadBuild().String()},
+		kong.ExplicitGroups(groups), kong.ValueFormatter(helpText),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}))
+	if err != nil {
+		panic(err) // the tags of the structs above are wrong; no input can do this
+	}
+	return parser
 }
 
 // negative tells a number below zero, which would be taken for a flag.
@@ -122,8 +138,8 @@ func negative(arg string) bool {
 	return len(arg) > 1 && arg[0] == '-' && arg[1] >= '0' && arg[1] <= '9'
 }
 
-// findSources reads the environment and the configuration file for the command that args select, and makes
-// parser use them. It leaves mistakes in args to parser.
+// findSources reads the environment and the configuration file for the command that args select, and
+// makes parser use them. It leaves mistakes in args to parser.
 func findSources(parser *kong.Kong, args, environ []string) (*sources, error) {
 	ctx, err := kong.Trace(parser, args)
 	if err != nil || ctx.Error != nil || ctx.Selected() == nil {

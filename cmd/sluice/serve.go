@@ -35,8 +35,10 @@ var started = time.Now()
 // server is one gateway process: it opens, waits for signals, and drains.
 type server struct {
 	cfg     config
+	inForce *inForce
 	log     *slog.Logger
-	kept    *admin.Lines // the last lines of log, for the operators' page
+	level   *slog.LevelVar // of log
+	kept    *admin.Lines   // the last lines of log, for the operators' page
 	signals <-chan os.Signal
 
 	capacity capacity
@@ -67,14 +69,14 @@ func notify(state string) { _, _ = daemon.SdNotify(false, state) }
 const lastLines = time.Second
 
 // serve runs a gateway until a signal ends it, and returns the exit status.
-func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer) int {
+func serve(cfg config, from originOf, set *inForce, signals <-chan os.Signal, stderr io.Writer) int {
 	tuneGC(cfg.SessionStore)
 	// A log that nobody reads any more must not kill the process, least of all with the first line
 	// of its drain.
 	signal.Ignore(syscall.SIGPIPE)
 	lines := newLineQueue(stderr)
 	kept := new(admin.Lines)
-	log, held := newLogger(lines, cfg.LogLevel, cfg.LogFormat, kept.Handler())
+	log, held, level := newLogger(lines, cfg.LogLevel, cfg.LogFormat, kept.Handler())
 	lines.start(func(n int) {
 		log.Warn("log lines lost: standard error did not take them", "lines", n)
 	})
@@ -83,7 +85,10 @@ func serve(cfg config, from originOf, signals <-chan os.Signal, stderr io.Writer
 	slog.SetDefault(log)
 	poller.SetLogger(log)
 
-	s := &server{cfg: cfg, log: log, kept: kept, signals: signals, offered: make(chan *takeover.Offer, 1)}
+	s := &server{
+		cfg: cfg, inForce: set, log: log, level: level, kept: kept, signals: signals,
+		offered: make(chan *takeover.Offer, 1),
+	}
 	// Now: the name that the kernel keeps says "(deleted)" once the file has been replaced.
 	s.binary, _ = os.Executable()
 	var err error
@@ -141,7 +146,8 @@ const drainSlack = time.Second
 
 // run is the life of the process: open, ready, a signal, drain.
 func (s *server) run() (status int) {
-	stops := s.stops()
+	reloads := make(chan struct{}, 1)
+	stops := s.stops(reloads)
 	opened := make(chan error, 1)
 	go func() { opened <- s.open() }()
 	select {
@@ -158,6 +164,7 @@ func (s *server) run() (status int) {
 	s.log.Info("ready", s.addresses("seconds", time.Since(started).Seconds())...)
 	notify(daemon.SdNotifyReady)
 
+	go s.reloads(reloads)
 	taken := make(chan struct{}, 1)
 	if err := s.offer(taken); err != nil {
 		s.log.Error("the next process cannot take over from this one", "error", err)
@@ -197,8 +204,9 @@ func (s *server) run() (status int) {
 	}
 }
 
-// stops passes on the signals that ask for the end, two at most: no more are ever looked at.
-func (s *server) stops() <-chan os.Signal {
+// stops passes on the signals that ask for the end, two at most: no more are ever looked at. SIGUSR2
+// goes to reload, which has room for one: the settings are read after the last signal.
+func (s *server) stops(reload chan<- struct{}) <-chan os.Signal {
 	stops := make(chan os.Signal, 2)
 	go func() {
 		for sig := range s.signals {
@@ -210,6 +218,13 @@ func (s *server) stops() <-chan os.Signal {
 			}
 			if sig == syscall.SIGHUP {
 				s.hangup()
+				continue
+			}
+			if sig == syscall.SIGUSR2 {
+				select {
+				case reload <- struct{}{}:
+				default:
+				}
 				continue
 			}
 			select {
@@ -405,10 +420,12 @@ func (s *server) serveAdmin(ln net.Listener) {
 		s.log.Warn("the admin address is not loopback and has no --admin-token: "+
 			"whoever reaches it reads sessions and profiles", "admin", a.String())
 	}
-	s.admin = admin.New(admin.Config{
+	handler := admin.New(admin.Config{
 		Ready: s.gateway.Ready, Store: s.store, Token: s.cfg.AdminToken, Lines: s.kept, Began: started,
 		Metrics: s.gateway.WriteMetrics, Series: s.gateway.WriteSeries, Loops: s.gateway.Loops, Logger: s.log,
-	}).Server()
+	})
+	handler.HandleFunc("GET /config", s.serveSettings)
+	s.admin = handler.Server()
 	s.admin.Addr = ln.Addr().String() // what it got, when it asked for port 0
 	go func() {
 		err := s.admin.Serve(netutil.LimitListener(ln, admin.MaxConns))

@@ -150,7 +150,7 @@ func (s *sources) readFile(path string, flags map[string]*kong.Flag) error {
 
 // fileKey tells the settings of a gateway from the flags that are only about a command.
 func fileKey(flag string) bool {
-	return flag != "config" && flag != "help" && flag != "show-secrets"
+	return flag != "config" && flag != "help" && flag != "show-secrets" && flag != "diff"
 }
 
 // parseYAML returns the one document of the file, or nil when the file says nothing.
