@@ -18,6 +18,8 @@
 //	heartbeat.go  heartbeats, and peers that are dead
 //	life.go       how a connection ends
 //	transport.go  what TLS puts between a socket and its frames
+//	tls.go        a TLS handshake, and the two that go on after it
+//	tlsmove.go    TLS on its way to another process
 //	listening.go  the listeners of a loop
 //	overflow.go   sockets that a full loop passes on
 //	worker.go     one loop and its connections

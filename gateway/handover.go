@@ -18,9 +18,9 @@ import (
 // carries descriptors.
 //
 // A connection travels when nothing of it is under way that only this process could end: while its
-// request is being collected, or while messages flow and the Handler, a Mover, agrees. Others finish
-// here. With the flag travels set, a connection is off the reactor, its timer is off, and what is
-// sent to it is queued.
+// request is being collected, or while messages flow and the Handler, a Mover, agrees; with TLS see
+// tlsmove.go. Others finish here. With the flag travels set, a connection is off the reactor, its
+// timer is off, and what is sent to it is queued.
 
 // Handover is a Server's connections on their way to another process. One goroutine at a time.
 type Handover struct {
@@ -28,6 +28,7 @@ type Handover struct {
 	turn  int       // the next loop to ask
 	last  bool      // connections are frozen on all loops before any of them is packed
 	until time.Time // how long connections that cannot travel yet are waited for
+	grace time.Time // and how long TLS handshakes under way
 	moved int
 }
 
@@ -42,13 +43,14 @@ func (s *Server) Handover() *Handover {
 		w.holding = true
 		w.acceptAgain(false)
 	})
-	return &Handover{s: s, until: time.Now().Add(waitToMove)}
+	now := time.Now()
+	return &Handover{s: s, until: now.Add(waitToMove), grace: now.Add(handshakeGrace)}
 }
 
 // Batch is some connections that are off their loops. Settle or Keep is called, once.
 type Batch struct {
 	FDs    []int    // copies in the table of the process; Settle and Keep close them
-	States [][]byte // one for each
+	States [][]byte // one for each; those of TLS are secret, and Settle and Keep clear them
 
 	w     *worker
 	conns []*Conn
@@ -97,7 +99,8 @@ func (h *Handover) Next(ctx context.Context) (*Batch, error) {
 func (h *Handover) take(w *worker) (b *Batch, left int, err error) {
 	b = &Batch{w: w}
 	var fds []int
-	if !w.loop.Do(func() { fds, left = w.pack(b, h.last) }) {
+	grace := time.Now().Before(h.grace)
+	if !w.loop.Do(func() { fds, left = w.pack(b, h.last, grace) }) {
 		return nil, 0, poller.ErrLoopEnded
 	}
 	if len(fds) == 0 {
@@ -131,6 +134,9 @@ func (b *Batch) done(each func(i int, c *Conn)) {
 		_ = unix.Close(fd)
 	}
 	b.FDs = nil
+	for _, state := range b.States {
+		clear(state)
+	}
 	b.w.loop.Do(func() {
 		for i, c := range b.conns {
 			if c.state != closed {
@@ -216,13 +222,13 @@ func (w *worker) leaveListeners() {
 }
 
 // pack takes up to a batch of connections off the loop, and packs them. left is how many others
-// there are that may be able to travel later.
-func (w *worker) pack(b *Batch, last bool) (fds []int, left int) {
+// there are that may be able to travel later; with grace, those in a TLS handshake are among them.
+func (w *worker) pack(b *Batch, last, grace bool) (fds []int, left int) {
 	size := 0
 	for i := len(w.conns) - 1; i >= 0; i-- {
 		c := w.conns[i]
 		packed := c.flags&travels != 0 && c.flags&frozen == 0
-		if packed || c.flags&stays != 0 || c.bound() || c.state != handshaking && c.state != opening && c.state != open {
+		if packed || c.flags&stays != 0 || c.bound(grace) || c.state != handshaking && c.state != opening && c.state != open {
 			continue
 		}
 		if len(fds) == poller.MaxCopy || size > batchBytes {
@@ -244,12 +250,12 @@ func (w *worker) pack(b *Batch, last bool) (fds []int, left int) {
 }
 
 // bound reports whether c's transport cannot travel: its client connects anew.
-func (c *Conn) bound() bool {
+func (c *Conn) bound(grace bool) bool {
 	if c.flags&layered == 0 {
 		return false
 	}
-	_, ok := c.rare.transport.(mover)
-	return !ok
+	m, ok := c.rare.transport.(mover)
+	return !ok || !grace && !m.canMove()
 }
 
 // freeze stops serving every connection that can travel with the others.

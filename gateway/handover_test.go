@@ -10,6 +10,8 @@ import (
 
 	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
+
+	"sluice/gateway/tls13"
 )
 
 // movable is an Echo whose connections can move. Each knows how many messages it had.
@@ -59,19 +61,26 @@ func move(t *testing.T, from, to *Server) (moved int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fds := make([]int, len(b.FDs))
-		for i, fd := range b.FDs {
-			if fds[i], err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-				t.Fatal(err)
-			}
-		}
-		a := to.Adopt(fds, b.States)
+		a := to.Adopt(dupFDs(t, b.FDs), b.States)
 		b.Settle(a.Refused)
 		a.Commit()
-		moved += len(fds) - len(a.Refused)
+		moved += len(b.States) - len(a.Refused)
 	}
 	h.End(true)
 	return moved
+}
+
+// dupFDs is what another process would receive.
+func dupFDs(t *testing.T, fds []int) (copies []int) {
+	t.Helper()
+	for _, fd := range fds {
+		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copies = append(copies, fd)
+	}
+	return copies
 }
 
 // TestHandover: connections in every state that can travel go on where they were, whatever was in
@@ -183,11 +192,7 @@ func TestHandoverThatFails(t *testing.T) {
 				c.Write(text("meanwhile"))
 			}
 			if adopt {
-				fds := make([]int, len(b.FDs))
-				for i, fd := range b.FDs {
-					fds[i], _ = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-				}
-				to.Adopt(fds, b.States).Discard()
+				to.Adopt(dupFDs(t, b.FDs), b.States).Discard()
 			}
 			b.Keep()
 			break
@@ -236,11 +241,7 @@ func TestHandoverLeavesWhatCannotTravel(t *testing.T) {
 	if err != nil || len(b.FDs) != 2 {
 		t.Fatalf("got %v, want two connections", err)
 	}
-	fds := make([]int, len(b.FDs))
-	for i, fd := range b.FDs {
-		fds[i], _ = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	}
-	a := to.Adopt(fds, b.States)
+	a := to.Adopt(dupFDs(t, b.FDs), b.States)
 	if len(a.Refused) != 1 {
 		t.Fatalf("%d were refused, want 1", len(a.Refused))
 	}
@@ -266,7 +267,8 @@ func TestHandoverLeavesWhatCannotTravel(t *testing.T) {
 
 // FuzzUnpack: no bytes of another process crash this one or leave anything behind.
 func FuzzUnpack(f *testing.F) {
-	w, c, _ := byHand(f, Config{Heartbeat: -1, MaxMessage: 1 << 16}, movable{})
+	cfg := Config{Heartbeat: -1, MaxMessage: 1 << 16, TLS: newTLS(f, true), TLSListen: "127.0.0.1:0"}
+	w, c, _ := byHand(f, cfg, movable{})
 	f.Add(c.pack())
 	c.in = &input{raw: []byte("raw"), message: []byte("mess"), op: ws.OpText, fragments: 1, remaining: 3}
 	f.Add(c.pack())
@@ -274,6 +276,21 @@ func FuzzUnpack(f *testing.F) {
 	c.SetUser("somebody")
 	c.EndAfter(time.Hour, 4401, "again", nil)
 	f.Add(c.pack())
+	for _, suite := range []uint16{tls13.AES128GCM, tls13.AES256GCM} {
+		secret := make([]byte, map[uint16]int{tls13.AES128GCM: 32, tls13.AES256GCM: 48}[suite])
+		layer, err := tls13.New(suite, secret, secret, 1)
+		if err != nil {
+			f.Fatal(err)
+		}
+		c.makeRare().transport = &tlsCompactLayer{pending{[]byte{23, 3, 3}}, layer}
+		c.flags |= layered
+		f.Add(c.pack())
+	}
+	c.startTLS()
+	c.tlsHandshake().in = []byte{22, 3}
+	c.state = handshaking
+	f.Add(c.pack())
+	c.state, c.rare.transport, c.flags = open, nil, c.flags&^layered
 	f.Add([]byte{0xdf, 0xff, 0xff, 0xff, 0xff})
 	held := w.loop.Buffers.Held()
 	f.Fuzz(func(t *testing.T, b []byte) {

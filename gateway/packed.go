@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -30,6 +31,7 @@ const (
 	packSummary   = 14 // for the access log
 	packTransport = 15 // what lies between socket and frames
 	packHandler   = 16 // the Handler's
+	packSubject   = 17 // of the certificate that the client has shown
 
 	packOptional = 64
 )
@@ -108,23 +110,26 @@ func (c *Conn) pack() []byte {
 			p.field(packSummary)
 			p.b = s.pack(p.b, now)
 		}
-		if c.flags&layered != 0 {
-			p.bytes(packTransport, r.transport.(mover).pack(nil))
-		}
+		p.string(packSubject, r.subject)
 	}
 	if c.flags&handled != 0 {
 		p.bytes(packHandler, c.w.handler.(Mover).Pack(c, nil))
+	}
+	if c.flags&layered != 0 {
+		p.transport(c)
 	}
 	p.b[0], p.b[1], p.b[2] = 0xde, byte(p.fields>>8), byte(p.fields) // map 16
 	return p.b
 }
 
-// mover is a transport that can travel.
-type mover interface {
-	// canMove reports whether pack can be called now.
-	canMove() bool
-	// pack appends what another process needs to go on.
-	pack(b []byte) []byte
+// transport is the last field: its secrets must not be left behind where b outgrows its array.
+func (p *packer) transport(c *Conn) {
+	m := c.rare.transport.(mover)
+	p.b = slices.Grow(p.b, 16+m.packSize())
+	p.field(packTransport)
+	secret := m.pack(c, make([]byte, 0, m.packSize()))
+	p.b = msgp.AppendBytes(p.b, secret)
+	clear(secret)
 }
 
 func (in *input) packMessage(b []byte) []byte {
@@ -238,6 +243,8 @@ func (c *Conn) unpack(state []byte) (handler []byte, err error) {
 			}
 		case packUser:
 			c.makeRare().user = u.string()
+		case packSubject:
+			c.makeRare().subject = u.string()
 		case packEnding:
 			u.array(3)
 			e := &ending{at: now + u.duration(0), code: ws.StatusCode(u.int()), reason: u.string()}
@@ -264,7 +271,8 @@ func (c *Conn) unpack(state []byte) (handler []byte, err error) {
 	switch {
 	case u.err != nil:
 	case len(u.b) > 0, c.state != handshaking && c.state != open,
-		(c.state == open) != (c.flags&(handled|accepted) == handled|accepted):
+		(c.state == open) != (c.flags&(handled|accepted) == handled|accepted),
+		c.state == open && c.tlsHandshake() != nil:
 		u.fail()
 	case c.flags&deflates != 0 && !c.w.cfg.Compression:
 		u.err = errors.New("gateway: the connection uses compression, which is off here")
@@ -319,9 +327,4 @@ func (c *Conn) requeue(b []byte) {
 	c.out.since = c.w.loop.Now()
 	c.out.buf = c.w.loop.Buffers.Append(nil, b...)
 	c.out.high = len(b) >= c.w.cfg.MaxQueue/4
-}
-
-// unpackTransport goes on with a transport of another process.
-func (c *Conn) unpackTransport([]byte) error {
-	return errors.New("gateway: the connection is encrypted, which is off here")
 }

@@ -21,22 +21,30 @@ import (
 // dialNarrow connects with a small receive buffer, so that little data is enough to stand in a slow reader's way.
 func dialNarrow(t testing.TB, s *Server) *wire {
 	t.Helper()
-	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
-		failed := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
-		return errors.Join(err, failed)
-	}}
-	conn, err := dialer.DialContext(context.Background(), "tcp", s.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(testPatience))
+	conn := narrow(t, s.Addr().String())
 	c := &wire{t, conn, bufio.NewReaderSize(conn, 512)}
 	io.WriteString(c, handshake("GET /ws HTTP/1.1"))
 	if resp := c.response(); resp.StatusCode != 101 {
 		t.Fatalf("got %d, want 101", resp.StatusCode)
 	}
 	return c
+}
+
+// narrow connects with a small receive buffer: the kernel's own would hide a slow reader for
+// megabytes.
+func narrow(t testing.TB, addr string) net.Conn {
+	t.Helper()
+	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		failed := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
+		return errors.Join(err, failed)
+	}}
+	conn, err := dialer.DialContext(context.Background(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(testPatience))
+	return conn
 }
 
 // flood is an Echo that answers "flood N" with N bytes in messages of 1000, whether or not anybody reads, and calls Send's

@@ -78,7 +78,7 @@ const lingerTime = 2 * time.Second
 // asked for a pause or has not answered the request, or the connection was given up.
 func (c *Conn) blocked() bool {
 	return c.flags&(paused|travels|computing) != 0 || c.state.in(unread) ||
-		c.state == handshaking && c.w.holding ||
+		c.state == handshaking && c.w.holding && !c.tlsHandshake().begun() ||
 		c.out != nil && c.out.high && c.state.in(readsFrames)
 }
 

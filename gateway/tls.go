@@ -94,6 +94,17 @@ type tlsHandshake struct {
 	place *list.Element // in worker.tlsHandshakes; nil before the ClientHello and after the end
 }
 
+// tlsHandshake is the handshake that c has not ended yet; nil when there is none.
+func (c *Conn) tlsHandshake() *tlsHandshake {
+	if c.flags&layered == 0 {
+		return nil
+	}
+	t, _ := c.rare.transport.(*tlsHandshake)
+	return t
+}
+
+func (t *tlsHandshake) begun() bool { return t != nil && t.place != nil }
+
 // open implements transport.
 func (t *tlsHandshake) open(c *Conn, b []byte) {
 	if c.state != handshaking {

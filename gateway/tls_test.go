@@ -27,8 +27,20 @@ import (
 	"sluice/gateway/tlsserver"
 )
 
-// serveTLS is a Server whose TLSAddr speaks TLS, with a certificate that signs itself.
+// serveTLS is a Server whose TLSAddr speaks TLS.
 func serveTLS(t testing.TB, cfg Config, compact bool) *Server {
+	t.Helper()
+	return serveTLSApp(t, cfg, compact, Echo{})
+}
+
+func serveTLSApp(t testing.TB, cfg Config, compact bool, app App) *Server {
+	t.Helper()
+	cfg.TLS, cfg.TLSListen = newTLS(t, compact), "127.0.0.1:0"
+	return serve(t, cfg, app)
+}
+
+// newTLS has a certificate that signs itself.
+func newTLS(t testing.TB, compact bool) *tlsserver.Server {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -63,8 +75,7 @@ func serveTLS(t testing.TB, cfg Config, compact bool) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Close)
-	cfg.TLS, cfg.TLSListen = server, "127.0.0.1:0"
-	return serve(t, cfg, Echo{})
+	return server
 }
 
 // tlsAddr is a Server as tests dial it with TLS.

@@ -127,11 +127,11 @@ func dialTLS(t *testing.T, listen string) *gatewaytest.Client {
 	return c
 }
 
-// TestTakeoverWithTLS: the next process has the address with TLS too, at which clients who were told
-// 1001 find it.
-func TestTakeoverWithTLS(t *testing.T) {
+// TestTakeoverDrainsTLS: what crypto/tls carries cannot travel. Its clients are told 1001, and find
+// the next process at the same address.
+func TestTakeoverDrainsTLS(t *testing.T) {
 	cert, key := certificate(t)
-	p, listen, _ := startTLS(t, "compact", cert, key,
+	p, listen, _ := startTLS(t, "std", cert, key,
 		"--loops=2", "--takeover="+filepath.Join(t.TempDir(), "t.sock"))
 	c := dialTLS(t, listen)
 	p.signal(syscall.SIGHUP)
@@ -180,8 +180,26 @@ func echoTLS(t *testing.T, listen string, cfg *tls.Config) {
 
 // openssl talks through s_client, which changes its keys (k), and asks for ours too (K).
 func openssl(t *testing.T, listen, cert string) {
+	o := newOpenSSL(t, listen, cert)
+	for i, command := range []string{"", "k\n", "K\n", "K\n", "k\n"} {
+		o.update(command)
+		text := fmt.Sprintf("message %d", i)
+		o.stdin.Write(gatewaytest.Frame(true, ws.OpText, text))
+		o.until(text)
+	}
+}
+
+// sClient is openssl s_client with a WebSocket.
+type sClient struct {
+	*testing.T
+	stdin  io.Writer
+	stdout io.Reader
+	seen   []byte
+}
+
+func newOpenSSL(t *testing.T, listen, cert string) *sClient {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, program(t, "openssl"), "s_client", "-connect", listen,
 		"-CAfile", cert, "-servername", "a.test", "-verify_return_error", "-tls1_3")
 	stdin, err := cmd.StdinPipe()
@@ -196,34 +214,50 @@ func openssl(t *testing.T, listen, cert string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		stdin.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-	}()
-	var seen []byte
-	until := func(want string) {
-		t.Helper()
-		for b := make([]byte, 4096); !bytes.Contains(seen, []byte(want)); {
-			n, err := stdout.Read(b)
-			if seen = append(seen, b[:n]...); err != nil {
-				t.Fatalf("got %q, %v, want %q", seen, err, want)
-			}
-		}
-	}
-	until("---\n")
+		cancel()
+	})
+	o := &sClient{T: t, stdin: stdin, stdout: stdout}
+	o.until("---\n")
 	io.WriteString(stdin, gatewaytest.Upgrade("/ws"))
-	until("101 Switching Protocols")
-	for i, command := range []string{"", "k\n", "K\n", "K\n", "k\n"} {
-		if command != "" {
-			seen = nil
-			io.WriteString(stdin, command)
-			until("KEYUPDATE")
+	o.until("101 Switching Protocols")
+	return o
+}
+
+// until reads up to and with want.
+func (o *sClient) until(want string) {
+	o.Helper()
+	b := make([]byte, 4096)
+	for {
+		if _, rest, found := bytes.Cut(o.seen, []byte(want)); found {
+			o.seen = rest
+			return
 		}
-		text := fmt.Sprintf("message %d", i)
-		stdin.Write(gatewaytest.Frame(true, ws.OpText, text))
-		until(text)
+		n, err := o.stdout.Read(b)
+		if o.seen = append(o.seen, b[:n]...); err != nil {
+			o.Fatalf("got %q, %v, want %q", o.seen, err, want)
+		}
 	}
+}
+
+// update changes keys.
+func (o *sClient) update(command string) {
+	o.Helper()
+	if command != "" {
+		io.WriteString(o.stdin, command)
+		o.until("KEYUPDATE")
+	}
+}
+
+// count changes keys, and sends a message that is the nth.
+func (o *sClient) count(command string, n int) {
+	o.Helper()
+	o.update(command)
+	o.stdin.Write(gatewaytest.Frame(true, ws.OpText, "x"))
+	o.until(fmt.Sprintf(`{"count":%d}`, n))
 }
 
 // pythonTLS has the websockets library, over Python's own ssl, send and receive.

@@ -107,7 +107,7 @@ type Handover interface {
 // whoever made it, then.
 type Parcel struct {
 	FDs    []int    // in the process's main table
-	States [][]byte // one for each
+	States [][]byte // one for each; they may be secret
 
 	// Settle says that the new process has them, all but the refused ones: these go on here.
 	Settle func(refused []int)
@@ -311,7 +311,10 @@ func (s *sender) sendAll(ctx context.Context) error {
 		s.travelling[number] = p
 		s.mu.Unlock()
 		t := batch{number, p.States}
-		if err = s.link.send(kindBatch, t.append(nil), p.FDs, time.Now().Add(s.step)); err != nil {
+		payload := t.append(make([]byte, 0, t.size()))
+		err = s.link.send(kindBatch, payload, p.FDs, time.Now().Add(s.step))
+		clear(payload)
+		if err != nil {
 			return err
 		}
 	}

@@ -131,7 +131,11 @@ func readGrowing(r io.Reader, size int) ([]byte, error) {
 	buf := make([]byte, 0, min(size, step))
 	for len(buf) < size {
 		from := len(buf)
+		small := buf
 		buf = append(buf, make([]byte, min(size-from, step))...)
+		if from > 0 && &small[0] != &buf[0] {
+			clear(small) // it may be secret
+		}
 		if _, err := io.ReadFull(r, buf[from:]); err != nil {
 			return nil, err
 		}

@@ -116,6 +116,16 @@ func (t batch) append(b []byte) []byte {
 	return b
 }
 
+// size is at least what append appends: a state may be secret, and what outgrew its array would
+// leave it behind.
+func (t batch) size() int {
+	n := 2 * 16
+	for _, s := range t.states {
+		n += 5 + len(s)
+	}
+	return n
+}
+
 // parse keeps parts of b.
 func (t *batch) parse(b []byte) error {
 	n, b, err := msgp.ReadArrayHeaderBytes(b)

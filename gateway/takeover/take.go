@@ -235,7 +235,10 @@ func (r *receiver) all() error {
 				m.closeAll()
 				return err
 			}
-			r.adopting.Go(func() { r.adopt(t, m.fds) })
+			r.adopting.Go(func() {
+				r.adopt(t, m.fds)
+				clear(m.payload)
+			})
 		case kindChunk:
 			m.closeAll()
 			var c chunk
