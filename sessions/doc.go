@@ -19,11 +19,17 @@
 // anybody was told before.
 //
 // Redis itself must keep what it confirmed: appendonly, appendfsync always, noeviction
-// (Durability strict insists), and no failover to a replica that lags (WaitReplicas). When it
-// forgets, R ≤ S still holds; R is restored, by the next commit or Touch of each process that is
-// connected to the session, to at least what that process told its clients. What only processes
-// knew that had let go of the session is lost. Until the last of them has spoken, two processes
-// may give out the same number.
+// (Durability strict insists), and no failover to a replica that lags. Replicas hear of a write
+// after it was confirmed, so each failover may forget some, also one that was asked for: SENTINEL
+// FAILOVER promotes a replica while its master goes on confirming. With WaitReplicas N nothing is
+// acknowledged before N replicas have received it, and what was survives if one of them is
+// promoted. (A welcome, and a bye that is said while Redis is away, may be ahead of the replicas
+// by commits that are on their way, which are repeated.)
+//
+// When Redis forgets, R ≤ S still holds; R is restored, by the next commit or Touch of each
+// process that is connected to the session, to at least what that process told its clients. What
+// only processes knew that had let go of the session is lost. Until the last of them has spoken,
+// two processes may give out the same number.
 //
 // # Redis: the proof
 //
@@ -133,6 +139,8 @@
 //
 //	+ping +eval +evalsha +hmget +hgetall +hset +hlen +pexpire
 //	+client|tracking +client|caching +multi +exec +pttl      with the client-side cache
+//	+wait +role                                              with WaitReplicas
+//	+asking                                                  and on a cluster
 //	+config|get                                              to look at its durability; strict insists on it
 //	+cluster|slots +cluster|shards                           on a cluster
 //	+cluster|info +cluster|nodes                             on a cluster with the client-side cache

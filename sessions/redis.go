@@ -32,6 +32,10 @@ type RedisConfig struct {
 	// (not ready until Redis has appendonly yes, appendfsync always and, with a maxmemory,
 	// noeviction).
 	Durability string
+	// WaitReplicas has each commit wait until so many replicas have received it, before anybody is
+	// told: what was acknowledged survives the failover to one of them. Default 0. With fewer
+	// replicas than that nothing is acknowledged, and the store is not Ready.
+	WaitReplicas int
 	// PendingPerConn bounds the unacknowledged messages of a connection. Default 256. Too small
 	// and a fast client waits for Redis after each few messages; too large and one client fills
 	// its loop's bound.
@@ -71,8 +75,9 @@ func (cfg RedisConfig) withDefaults() (RedisConfig, error) {
 	switch {
 	case cfg.Durability != "warn" && cfg.Durability != "strict":
 		return cfg, fmt.Errorf("redis durability %q: want strict or warn (set --redis-durability)", cfg.Durability)
-	case cfg.PendingPerConn < 0 || cfg.PendingPerLoop < 0 || cfg.Deadline < 0 || cfg.DetachDeadline < 0:
-		return cfg, errors.New("redis store: a bound or deadline is negative")
+	case cfg.PendingPerConn < 0 || cfg.PendingPerLoop < 0 || cfg.Deadline < 0 || cfg.DetachDeadline < 0 ||
+		cfg.WaitReplicas < 0:
+		return cfg, errors.New("redis store: a number or deadline is negative")
 	case cfg.TTL < time.Second:
 		return cfg, fmt.Errorf("session TTL %v: want at least 1s with Redis (set --session-ttl)", cfg.TTL)
 	}

@@ -43,6 +43,7 @@ type committer struct {
 	refused   []rejected
 	out       outgoing
 	sending   sending
+	owners    map[uint16]string // of a cluster's slots, as far as known; with WaitReplicas
 }
 
 // writerKey names a writer. A session has one but for the time after a takeover, when connections

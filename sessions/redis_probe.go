@@ -90,7 +90,7 @@ func (s *Redis) explain(what string, err error) error {
 	case errorWord(text, "NOAUTH", "WRONGPASS") != "" || strings.Contains(text, "invalid password"):
 		hint = "check the user and password in --redis-url"
 	case errorWord(text, "NOPERM") != "" || strings.Contains(text, "executing the script can't"):
-		hint = fmt.Sprintf("allow the user %s on %s*", permissions(s.cfg.ClientCache), s.cfg.KeyPrefix)
+		hint = fmt.Sprintf("allow the user %s on %s*", s.cfg.permissions(), s.cfg.KeyPrefix)
 	case errorWord(text, errWrongType, errForeign) != "":
 		hint = "something else uses these keys: set another --redis-key-prefix"
 	case strings.Contains(text, "unknown command"):
@@ -100,16 +100,21 @@ func (s *Redis) explain(what string, err error) error {
 }
 
 // permissions are what a user in Redis' access control list needs, in its own words.
-func permissions(cache bool) string {
-	if cache {
-		return needed + " " + neededForCache
+func (cfg *RedisConfig) permissions() string {
+	all := needed
+	if cfg.ClientCache {
+		all += " " + neededForCache
 	}
-	return needed
+	if cfg.WaitReplicas > 0 {
+		all += " " + neededToWait
+	}
+	return all
 }
 
 const (
 	needed         = "+ping +eval +evalsha +hmget +hgetall +hset +hlen +pexpire"
 	neededForCache = "+client|tracking +client|caching +multi +exec +pttl"
+	neededToWait   = "+wait +role"
 )
 
 // watch connects when that has not succeeded yet, and then asks every second how Redis is.
@@ -123,6 +128,9 @@ func (s *Redis) watch() {
 		} else if err := s.ping(c.reads); err != nil {
 			s.setHealth(err)
 			audited = time.Time{} // it may come back as another
+		} else if err := s.replicas(c.reads); err != nil {
+			s.setHealth(err)
+			audited = time.Time{}
 		} else if time.Since(audited) >= auditEvery || s.Ready() != nil {
 			s.setHealth(s.audit(c.reads))
 			audited = time.Now()

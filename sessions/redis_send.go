@@ -39,7 +39,8 @@ func (c *committer) send(batch []*writer) ([]stored, []error) {
 	}
 	for source, round := false, 0; len(which) > 0 && round < 4; round++ {
 		c.take(batch, which)
-		results := spread(ctx, clients.commits, c.commands(clients.commits.B(), batch, which, source))
+		commands := c.commands(clients.commits.B(), batch, which, source)
+		results := c.execute(ctx, clients.commits, commands)
 		left := which[:0]
 		for j, i := range which {
 			answers[i], errs[i] = parseStored(results[j])
@@ -66,6 +67,9 @@ func (c *committer) take(batch []*writer, which []int) {
 			batch[i].restore = true
 		}
 		c.sending.commits[i] = batch[i].commit()
+		if c.store.cfg.WaitReplicas > 0 { // it writes, also when there is nothing new in it
+			c.sending.commits[i].touch = true
+		}
 	}
 }
 
@@ -79,18 +83,21 @@ func (c *committer) commands(b rueidis.Builder, batch []*writer, which []int, so
 	return commands
 }
 
+// doMulti sends commands on one connection and returns their results in order.
+type doMulti func(context.Context, ...rueidis.Completed) []rueidis.RedisResult
+
 // spread sends commands over several connections when they are many, and returns their results in
 // order. rueidis draws the connection of each part.
-func spread(ctx context.Context, c rueidis.Client, commands []rueidis.Completed) []rueidis.RedisResult {
+func spread(ctx context.Context, do doMulti, commands []rueidis.Completed) []rueidis.RedisResult {
 	parts := min(1<<commitMultiplex, (len(commands)+minPart-1)/minPart)
 	if parts <= 1 {
-		return c.DoMulti(ctx, commands...)
+		return do(ctx, commands...)
 	}
 	results := make([]rueidis.RedisResult, len(commands))
 	var wg sync.WaitGroup
 	for i := range parts {
 		from, to := i*len(commands)/parts, (i+1)*len(commands)/parts
-		wg.Go(func() { copy(results[from:to], c.DoMulti(ctx, commands[from:to]...)) })
+		wg.Go(func() { copy(results[from:to], do(ctx, commands[from:to]...)) })
 	}
 	wg.Wait()
 	return results

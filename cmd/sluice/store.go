@@ -36,7 +36,10 @@ func openStore(cfg config, log *slog.Logger) (sessions.Store, error) {
 			TTL:         time.Duration(cfg.SessionTTL),
 			ClientCache: cfg.RedisClientCache,
 			Durability:  cfg.RedisDurability,
-			Logger:      log,
+
+			WaitReplicas: int(cfg.RedisWaitReplicas),
+
+			Logger: log,
 		})
 		if err != nil {
 			return nil, err // not store: a nil *Redis in the interface would not be nil
