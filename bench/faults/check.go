@@ -27,6 +27,7 @@ type ledger struct {
 	broken  uint64 // numbers that do not grow, gaps that nobody fills, a second welcome, a wrong bye
 	missing uint64 // R = S at rest: messages that the gateways received, and that are not stored
 
+	acksOnly   bool   // A counts acknowledgements: a welcome may tell of commits that wait for replicas
 	losing     bool   // the store is being emptied, or put back, on purpose
 	losses     int    // times that it was
 	forgotten  uint64 // acknowledged messages that went with it
@@ -80,8 +81,8 @@ func (l *ledger) ok() bool { return l.lost+l.doubled+l.broken+l.missing == 0 }
 
 // checkJournal reads the journal and checks all that it can show by itself; settle compares it
 // with the store.
-func checkJournal(r io.Reader) (*ledger, error) {
-	l := &ledger{sessions: map[int]*sessionLog{}}
+func checkJournal(r io.Reader, acksOnly bool) (*ledger, error) {
+	l := &ledger{sessions: map[int]*sessionLog{}, acksOnly: acksOnly}
 	return l, readJournal(r, l.take)
 }
 
@@ -147,6 +148,9 @@ func (l *ledger) tell(a *sessionLog, c *line, total uint64, proof bool) {
 	}
 	switch {
 	case l.losing:
+	case l.acksOnly && proof:
+		a.told = max(a.told, total)
+	case l.acksOnly:
 	case proof:
 		a.told = max(a.told, c.floor)
 	case !a.lossy:

@@ -29,7 +29,7 @@ c 0 2 0 websocket: close 1000 (normal)
 // promises.
 func check(t *testing.T, journal string, stored, received uint64) *ledger {
 	t.Helper()
-	l, err := checkJournal(strings.NewReader(journal))
+	l, err := checkJournal(strings.NewReader(journal), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func FuzzJournal(f *testing.F) {
 	f.Add("x 0 0 0 \n")                           // no such event
 	f.Add("s 0 0 -1 \n")                          // not a number of messages
 	f.Fuzz(func(t *testing.T, text string) {
-		l, err := checkJournal(strings.NewReader(text))
+		l, err := checkJournal(strings.NewReader(text), false)
 		if err == nil {
 			l.settle(nil)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -34,6 +35,7 @@ type plan struct {
 	bin      string
 	gateways int
 	topology topology
+	waits    bool     // commits wait for a replica
 	flags    []string // of the gateways, besides those that all have
 	load     clientSpec
 	seconds  time.Duration // of load
@@ -112,7 +114,11 @@ func (r *fixture) startGateway(i int) error {
 	if r.plan.bare || r.plan.topology != standalone {
 		url = r.store.url
 	}
-	g, err := startGateway(r.plan.bin, url, log, r.plan.flags...)
+	flags := r.plan.flags
+	if r.plan.waits {
+		flags = append(slices.Clip(flags), "--redis-wait-replicas=1")
+	}
+	g, err := startGateway(r.plan.bin, url, log, flags...)
 	if err != nil {
 		return err
 	}
@@ -175,7 +181,7 @@ func (r *fixture) finish() (*ledger, error) {
 		return nil, err
 	}
 	defer f.Close()
-	l, err := checkJournal(f)
+	l, err := checkJournal(f, r.plan.waits)
 	if err != nil {
 		return nil, err
 	}

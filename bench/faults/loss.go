@@ -24,6 +24,8 @@ var losses = []fault{
 	{name: "Sentinel failover, asked for", topology: sentinel, do: sentinelFailover},
 	{name: "Sentinel failover to a replica that lags", effect: heals, topology: sentinel, do: laggingReplica},
 	{name: "Cluster failover to a replica that lags", effect: heals, topology: cluster, do: laggingReplica},
+	{name: "Sentinel failover, asked for, with WAIT", topology: sentinel, waits: true, do: sentinelFailover},
+	{name: "Sentinel failover to a replica that lags, with WAIT", topology: sentinel, waits: true, do: laggingReplica},
 	{name: "Cluster failover, asked for", topology: cluster, do: clusterFailover},
 	{name: "slot migration", topology: cluster, do: moveSlots},
 }

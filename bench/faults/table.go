@@ -86,7 +86,8 @@ func runAll(ctx context.Context, out io.Writer, list []fault, runs int, p plan, 
 
 // runOnce runs one fault. dir has the journal and the logs; the caller removes it.
 func runOnce(ctx context.Context, f fault, p plan) (l *ledger, dir string, err error) {
-	p.effect, p.gateways, p.topology = f.effect, cmp.Or(f.gateways, 2), f.topology
+	p.effect, p.gateways = f.effect, cmp.Or(f.gateways, 2)
+	p.topology, p.waits = f.topology, f.waits
 	f.adapt(&p.load)
 	r, err := newFixture(ctx, p)
 	if err != nil {

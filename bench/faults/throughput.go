@@ -16,21 +16,35 @@ import (
 )
 
 // Throughput measures acknowledged messages per second, at a fixed rate and as fast as it goes,
-// with gateway, Redis and load generator on this machine.
-func Throughput(ctx context.Context, out io.Writer, bin string, rate float64, conns int, d time.Duration) error {
+// with gateway, Redis and load generator on this machine. With replica there is a replica too: it is
+// waited for in every second row.
+func Throughput(
+	ctx context.Context, out io.Writer, bin string, rate float64, conns int, d time.Duration, replica bool,
+) error {
 	fmt.Fprintf(out, "%d connections, %v a row.\n\n", conns, d)
-	fmt.Fprintln(out, "| appendfsync | load | acknowledged/s | p50 ms | p99 ms | CPU gateway | CPU Redis | CPU client | messages a commit | commits a batch: mean | distribution (up to: share of the batches) |")
+	fmt.Fprintln(out, "| appendfsync | load | acknowledged/s | p50 ms | p99 ms "+
+		"| CPU gateway | CPU Redis | CPU client | messages a commit "+
+		"| commits a batch: mean | distribution (up to: share of the batches) |")
 	fmt.Fprintln(out, "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|")
+	plans := []plan{{bin: bin, gateways: 1, bare: true}}
+	if replica {
+		plans[0].topology = sentinel
+		plans = append(plans, plans[0])
+		plans[1].waits = true
+	}
 	bad := false
 	for _, fsync := range []string{"always", "everysec"} {
 		for _, rate := range []float64{rate, 0} {
-			failures, err := throughputRow(ctx, out, bin, fsync, load.Spec{Rate: rate, AllowBehind: true, Window: conns, Conns: conns, Duration: d})
-			if err != nil {
-				return err
-			}
-			for _, text := range failures {
-				bad = true
-				fmt.Fprintf(out, "%s\n", text)
+			for _, p := range plans {
+				spec := load.Spec{Rate: rate, AllowBehind: true, Window: conns, Conns: conns, Duration: d}
+				failures, err := throughputRow(ctx, out, p, fsync, spec)
+				if err != nil {
+					return err
+				}
+				for _, text := range failures {
+					bad = true
+					fmt.Fprintf(out, "%s\n", text)
+				}
 			}
 		}
 	}
@@ -40,15 +54,19 @@ func Throughput(ctx context.Context, out io.Writer, bin string, rate float64, co
 	return nil
 }
 
-func throughputRow(ctx context.Context, out io.Writer, bin, fsync string, spec load.Spec) (failures []string, err error) {
-	r, err := newFixture(ctx, plan{bin: bin, gateways: 1, bare: true})
+func throughputRow(
+	ctx context.Context, out io.Writer, p plan, fsync string, spec load.Spec,
+) (failures []string, err error) {
+	r, err := newFixture(ctx, p)
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(r.dir)
 	defer r.close()
-	if _, err := r.redis.do("CONFIG", "SET", "appendfsync", fsync); err != nil {
-		return nil, err
+	for _, server := range r.store.servers {
+		if _, err := server.do("CONFIG", "SET", "appendfsync", fsync); err != nil {
+			return nil, err
+		}
 	}
 	spec.Targets, spec.Scenario, spec.Loops = []string{"ws://" + r.gateways[0].addr + "/ws/chat/"}, load.Count, 1
 	var metrics [2]map[string]float64
@@ -81,6 +99,9 @@ func throughputRow(ctx context.Context, out io.Writer, bin, fsync string, spec l
 	load := "closed loop, as fast as it goes"
 	if spec.Rate > 0 {
 		load = fmt.Sprintf("open loop, %.0f/s", spec.Rate)
+	}
+	if p.topology == sentinel {
+		load += map[bool]string{true: ", replica waited for", false: ", replica"}[p.waits]
 	}
 	delta := func(name string) float64 { return metrics[1][name] - metrics[0][name] }
 	seconds := result.TrafficSeconds

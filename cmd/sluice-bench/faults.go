@@ -19,6 +19,7 @@ type faultsCmd struct {
 	Storm      int           `xor:"mode" placeholder:"N" help:"Instead: N idle sessions reconnect at once, with and without the client-side cache."`
 	Throughput bool          `xor:"mode" help:"Instead: measure acknowledged messages per second."`
 	Services   bool          `xor:"mode" help:"Instead: a service behind two gateways, with topics in Redis; count messages and publications that were lost, doubled or reordered."`
+	Replica    bool          `help:"With --throughput: Redis has a replica, which is not waited for, and waited for (--redis-wait-replicas)."`
 	Rate       float64       `default:"60000" help:"With --throughput: the fixed rate."`
 	Conns      int           `default:"2000" help:"With --throughput: connections."`
 }
@@ -34,7 +35,7 @@ func (c *faultsCmd) Run(ctx context.Context, s *streams) error {
 	case c.Storm > 0:
 		err = faults.Storm(ctx, s.out, bin, c.Storm)
 	case c.Throughput:
-		err = faults.Throughput(ctx, s.out, bin, c.Rate, c.Conns, c.Load)
+		err = faults.Throughput(ctx, s.out, bin, c.Rate, c.Conns, c.Load, c.Replica)
 	default:
 		run := faults.Run
 		if c.Services {
