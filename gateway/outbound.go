@@ -276,6 +276,7 @@ func (c *Conn) judgeQueue() {
 		return
 	}
 	out.since, out.acked, out.reads = c.w.loop.Now(), acked, true
+	c.fd.Patient()
 }
 
 // judgeUnread ends a peer that takes nothing of what the kernel has for it.
@@ -287,6 +288,7 @@ func (c *Conn) judgeUnread() {
 		c.dropSlowConsumer(slowStall)
 	default:
 		c.w.stalls[c] = stall{c.w.loop.Now(), acked}
+		c.fd.Patient()
 	}
 }
 

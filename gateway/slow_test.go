@@ -183,6 +183,10 @@ func TestSlowConsumerThatTakesALittle(t *testing.T) {
 		if conn.state == broken {
 			t.Error("a reader whose kernel has acknowledged bytes since was cut off")
 		}
+		ms, err := unix.GetsockoptInt(conn.fd.SysFD(), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
+		if err != nil || ms != 0 {
+			t.Errorf("TCP_USER_TIMEOUT of one that reads: %d ms, %v, want none", ms, err)
+		}
 		conn.out.since = w.loop.Now() - 3*time.Hour + time.Millisecond
 		conn.out.acked = conn.fd.Acked()
 		conn.expire()

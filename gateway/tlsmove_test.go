@@ -126,7 +126,7 @@ func TestTLSHandover(t *testing.T) {
 	asked.Write(text("c"))
 	asked.Expect("text 1 c")
 	for i := range replies {
-		slow.Expect(fmt.Sprintf("text %d %s", (i+1), payload))
+		slow.Expect(fmt.Sprintf("text %d %s", (i + 1), payload))
 	}
 	drained := make(chan error, 1)
 	go func() { drained <- from.Drain(t.Context()) }()

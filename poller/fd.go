@@ -3,6 +3,7 @@ package poller
 import (
 	"io"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/cloudwego/netpoll"
@@ -54,6 +55,7 @@ const (
 	fdHung            // netpoll has detached it
 	fdReset           // close with RST
 	fdDetached        // off the reactor, between Detach and Attach
+	fdPatient         // TCP_USER_TIMEOUT is off
 )
 
 // Register takes over sysfd, a non-blocking descriptor, with read interest. FD.Read and FD.Write are for sockets only. On an error the caller still owns sysfd. Loop only.
@@ -205,6 +207,9 @@ func (f *FD) settle() {
 		case f.bits&fdReset != 0:
 			reset(f.fd)
 		case !f.loop.lingerers.take(f.fd):
+			if f.bits&fdPatient != 0 {
+				_ = setUserTimeout(int(f.fd), defaultUserTimeout)
+			}
 			_ = unix.Close(int(f.fd))
 		}
 		f.loop.poll.Free(f.op)
@@ -296,6 +301,20 @@ func (f *FD) Acked() uint64 {
 		return 0
 	}
 	return info.Bytes_acked
+}
+
+// Patient takes TCP_USER_TIMEOUT off until the descriptor is closed, for a peer that is seen to read and
+// whose owner goes on to judge it by Acked. The kernel's clock starts at a closed window and stops only
+// when all of the next segment fits, which is never with a receive buffer of less than a segment: it
+// resets such peers, however steadily they read. Loop only.
+func (f *FD) Patient() {
+	if f.bits&(fdPatient|fdClosed) == 0 && setUserTimeout(int(f.fd), 0) == nil {
+		f.bits |= fdPatient
+	}
+}
+
+func setUserTimeout(fd int, d time.Duration) error {
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d/time.Millisecond))
 }
 
 // CloseWrite sends FIN; the peer may go on sending.

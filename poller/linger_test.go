@@ -166,3 +166,36 @@ func TestLingeringSockets(t *testing.T) {
 		}
 	})
 }
+
+// The kernel's clock is off while the owner judges the peer, and on again for what close leaves to the
+// kernel.
+func TestPatient(t *testing.T) {
+	l := runLoop(t, Config{})
+	f, _ := acceptOne(t, l, ListenOptions{})
+	var second int
+	on(t, l, func() {
+		var err error
+		if second, err = unix.Dup(f.SysFD()); err != nil {
+			t.Error(err)
+		}
+	})
+	defer unix.Close(second)
+	check := func(when string, want int) {
+		t.Helper()
+		got, err := unix.GetsockoptInt(second, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
+		if err != nil || got != want {
+			t.Errorf("TCP_USER_TIMEOUT %s: got %d, %v, want %d ms", when, got, err, want)
+		}
+	}
+	check("at first", int(defaultUserTimeout/time.Millisecond))
+	on(t, l, f.Patient)
+	check("of a patient one", 0)
+	on(t, l, f.Close)
+	eventually(t, func() bool {
+		closed := false
+		on(t, l, func() { closed = f.SysFD() == -1 })
+		return closed
+	})
+	check("after close", int(defaultUserTimeout/time.Millisecond))
+	on(t, l, f.Patient) // too late, and does no harm
+}

@@ -36,7 +36,8 @@ type ListenOptions struct {
 	// what it was sent, or to open its window, before the kernel ends the connection; it also holds
 	// after close, and after the process was killed. Too short loses mobile peers that change
 	// networks, too long keeps memory for peers that have vanished. Default 25 s; negative: the
-	// kernel's, some 15 minutes, and none for a peer that keeps its window closed.
+	// kernel's, some 15 minutes, and none for a peer that keeps its window closed. FD.Patient takes it
+	// off a socket.
 	UserTimeout time.Duration
 }
 
@@ -48,10 +49,12 @@ func (o ListenOptions) withDefaults() ListenOptions {
 		o.SocketBuffer = 96 << 10
 	}
 	if o.UserTimeout == 0 {
-		o.UserTimeout = 25 * time.Second
+		o.UserTimeout = defaultUserTimeout
 	}
 	return o
 }
+
+const defaultUserTimeout = 25 * time.Second
 
 // Listener is a listening TCP socket that is not bound to a loop yet.
 type Listener struct {
