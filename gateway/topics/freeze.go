@@ -27,7 +27,7 @@ func (h *Hub) Thaw() {
 		s.frozen, s.gone = false, false
 		for _, p := range append(s.imported, s.held...) {
 			h.release(p.m.size())
-			if _, err := h.deliverTo(s, p.name, p.m, nil); err != nil {
+			if _, err := h.deliverTo(s, p.name, p.m, nil, true); err != nil {
 				_ = countPublished(err)
 			}
 		}
@@ -42,7 +42,7 @@ func (h *Hub) publish(name string, m *message, from *Loop) (p Position, err erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.frozen {
-		return h.deliverTo(s, name, m, from)
+		return h.deliverTo(s, name, m, from, false)
 	}
 	if s.gone {
 		return p, ErrBusy // another process has the topic, or is about to

@@ -223,11 +223,14 @@ func (h *Hub) deliver(name string, m *message, from *Loop) (p Position, err erro
 	s := h.shard(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return h.deliverTo(s, name, m, from)
+	return h.deliverTo(s, name, m, from, false)
 }
 
-// deliverTo is deliver when the topic's shard is locked.
-func (h *Hub) deliverTo(s *shard, name string, m *message, from *Loop) (p Position, err error) {
+// deliverTo is deliver when the topic's shard is locked. What was promised, because its publisher has
+// been answered, is delivered whatever waits already.
+func (h *Hub) deliverTo(
+	s *shard, name string, m *message, from *Loop, promised bool,
+) (p Position, err error) {
 	t := s.topics[name]
 	if t == nil {
 		r := h.cfg.rulesFor(name)
@@ -238,10 +241,10 @@ func (h *Hub) deliverTo(s *shard, name string, m *message, from *Loop) (p Positi
 			return p, err
 		}
 	}
-	if h.broker == nil && t.rules.history.Size > 0 && h.histories.crammed() {
+	if h.broker == nil && t.rules.history.Size > 0 && !promised && h.histories.crammed() {
 		return p, ErrBusy
 	}
-	if err := h.reserve(t, m); err != nil {
+	if err := h.reserve(t, m, promised); err != nil {
 		return p, err
 	}
 	if h.broker == nil {
@@ -257,15 +260,16 @@ func (h *Hub) deliverTo(s *shard, name string, m *message, from *Loop) (p Positi
 	return Position{t.epoch, m.offset}, nil
 }
 
-// reserve takes room for m on each loop that has subscribers.
-func (h *Hub) reserve(t *topic, m *message) error {
+// reserve takes room for m on each loop that has subscribers, also where there is none for what was
+// promised.
+func (h *Hub) reserve(t *topic, m *message, promised bool) error {
 	for _, lo := range t.locals {
-		if lo.backlog.Load() >= int64(h.cfg.MaxBacklog) {
+		if !promised && lo.backlog.Load() >= int64(h.cfg.MaxBacklog) {
 			return ErrBusy
 		}
 	}
 	n := m.size() * int64(len(t.locals))
-	if h.pending.Add(n) > int64(h.cfg.MaxPending) && n > 0 {
+	if h.pending.Add(n) > int64(h.cfg.MaxPending) && n > 0 && !promised {
 		h.pending.Add(-n)
 		return ErrBusy
 	}

@@ -1,6 +1,7 @@
 package topics
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -148,6 +149,28 @@ func TestFreezeIsBounded(t *testing.T) {
 	eventually(t, "nothing waits", func() bool { return hub.pending.Load() == 0 })
 	publish(t, hub, "room", "live")
 	c.want("live")
+}
+
+// What publishers were answered for while the Hub was frozen comes, however little may wait for loops
+// and in histories otherwise.
+func TestThawKeepsPromises(t *testing.T) {
+	const times = 50
+	text := strings.Repeat("x", 1000)
+	hub, s := start(t, Config{
+		MaxBacklog: 2, MaxPending: (times + 1) * (len(text) + 4 + overhead), History: keep(1, time.Hour),
+	}, gateway.Config{})
+	list := []*client{dial(t, s).sub("room"), dial(t, s).sub("room"), dial(t, s).sub("room")}
+	hub.Freeze()
+	for i := range times {
+		publish(t, hub, "room", text+strconv.Itoa(i))
+	}
+	hub.Thaw()
+	for _, c := range list {
+		for i := range times {
+			c.want(text + strconv.Itoa(i))
+		}
+	}
+	eventually(t, "nothing waits", func() bool { return hub.pending.Load() == 0 })
 }
 
 // FuzzMove: no bytes crash what reads another process' state.
