@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// byHand is a connection whose loop does not run: the test is the loop, and calls what the loop would. Its client is the
-// other end of a socket pair.
+// byHand is a connection whose loop does not run: the test is the loop, and calls what the loop
+// would. Its client is the other end of a socket pair.
 func byHand(t testing.TB, cfg Config, app App) (w *worker, c *Conn, client int) {
 	t.Helper()
 	cfg.Listen, cfg.Loops = "127.0.0.1:0", 1
@@ -175,7 +175,8 @@ func TestMessagesDoNotAllocate(t *testing.T) {
 	}
 	exchange(100)
 	if got := mallocs(func() { exchange(total) }); got >= total {
-		// Not even one for each. The race detector's build of netpoll makes some for its table of descriptors, and the runtime some for itself.
+		// Not even one for each. The race detector's build of netpoll makes some for its table of
+		// descriptors, and the runtime some for itself.
 		t.Errorf("got %d allocations for %d messages, want next to none", got, total)
 	}
 	if want := fmt.Sprintf(`{"count":%d}`, total+100); !bytes.Contains(reply, []byte(want)) {
@@ -241,7 +242,8 @@ func series(s *Server) []string {
 	return names
 }
 
-// Whatever clients send, there is no series more for it, and none with anything of theirs in its name.
+// Whatever clients send, there is no series more for it, and none with anything of theirs in its
+// name.
 func TestClientsCannotAddSeries(t *testing.T) {
 	s := serve(t, Config{}, nil)
 	before := series(s)

@@ -115,7 +115,8 @@ func TestPingOnly(t *testing.T) {
 	c.expect("ping", "ping")
 }
 
-// PeerClose tells the code and the reason in Leave, and the code in Closed, whoever has closed first.
+// PeerClose tells the code and the reason in Leave, and the code in Closed, whoever has closed
+// first.
 func TestPeerClose(t *testing.T) {
 	for _, tt := range []struct {
 		name, leave, closed string
@@ -226,8 +227,8 @@ func TestOnDrained(t *testing.T) {
 	})
 }
 
-// What another layer says of the client's address is what RemoteAddr says, before 101 and after, until it
-// is taken back.
+// What another layer says of the client's address is what RemoteAddr says, before 101 and after,
+// until it is taken back.
 func TestSetRemoteAddr(t *testing.T) {
 	said := netip.MustParseAddrPort("[2001:db8::7]:4711")
 	got := make(chan netip.AddrPort, 3)

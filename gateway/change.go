@@ -19,8 +19,8 @@ type Changes struct {
 	MessageRate int
 }
 
-// Change puts settings in force on all loops, and looks again at which levels the Logger has on. On an
-// error nothing has changed. One call at a time, after Start; any goroutine but a loop's.
+// Change puts settings in force on all loops, and looks again at which levels the Logger has on. On
+// an error nothing has changed. One call at a time, after Start; any goroutine but a loop's.
 func (s *Server) Change(c Changes) error {
 	origins, err := newOrigins(c.AllowedOrigins)
 	if err != nil {

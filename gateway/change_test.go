@@ -7,8 +7,8 @@ import (
 	"sluice/gateway/gatewaytest"
 )
 
-// TestChange: new settings hold on all loops, for clients that come, and the rate for those that are
-// there; wrong ones change nothing.
+// TestChange: new settings hold on all loops, for clients that come, and the rate for those that
+// are there; wrong ones change nothing.
 func TestChange(t *testing.T) {
 	s := serve(t, Config{Loops: 2, Clients: Clients{MaxConnsPerAddress: 20}}, addressApp{})
 	foreign := gatewaytest.Upgrade("/ws", "Origin: https://elsewhere.example\r\n")

@@ -11,8 +11,9 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// chaos is a Handler that does anything with any of its loop's connections, in every callback, and notes what must not be: a call
-// after Closed, a second Open, Leave or Closed, a Message after Leave, a state that comes back.
+// chaos is a Handler that does anything with any of its loop's connections, in every callback, and
+// notes what must not be: a call after Closed, a second Open, Leave or Closed, a Message after
+// Leave, a state that comes back.
 type chaos struct {
 	t      *testing.T
 	random *rand.Rand
@@ -114,7 +115,8 @@ func (h *chaos) act() {
 	}
 }
 
-// Whatever a Handler does with its connections, from whichever callback: each ends once, and leaves nothing behind.
+// Whatever a Handler does with its connections, from whichever callback: each ends once, and leaves
+// nothing behind.
 func TestAnyCallAtAnyTime(t *testing.T) {
 	seed := rand.Uint64()
 	defer func() {

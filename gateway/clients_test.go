@@ -189,8 +189,8 @@ func TestAllowAndDeny(t *testing.T) {
 	}
 }
 
-// TestConnsPerAddressAtTheirLimit: three are held, the fourth is reset, and the place of one that has
-// left can be taken. Loops share the count.
+// TestConnsPerAddressAtTheirLimit: three are held, the fourth is reset, and the place of one that
+// has left can be taken. Loops share the count.
 func TestConnsPerAddressAtTheirLimit(t *testing.T) {
 	s := serve(t, Config{Loops: 2, Clients: Clients{TrustedProxies: []string{"127.0.1.0/24"}, ProxyProtocol: true, MaxConnsPerAddress: 3}}, addressApp{})
 	plain := gatewaytest.Upgrade(get)
@@ -279,8 +279,8 @@ func TestConnRatePerAddressAtItsLimit(t *testing.T) {
 	}
 }
 
-// TestUnfinishedHandshakesAtTheirLimit: what counts is connections without a whole request; finished
-// handshakes, also refused ones, cost nothing.
+// TestUnfinishedHandshakesAtTheirLimit: what counts is connections without a whole request;
+// finished handshakes, also refused ones, cost nothing.
 func TestUnfinishedHandshakesAtTheirLimit(t *testing.T) {
 	s := standing(t, Clients{TrustedProxies: []string{"127.0.1.0/24"}, ProxyProtocol: true})
 	plain := gatewaytest.Upgrade(get)

@@ -184,8 +184,8 @@ func TestBadCompressedMessages(t *testing.T) {
 	}
 }
 
-// TestManyInflatedMessages: what inflates to more than a turn's worth is handled in turns, and nothing
-// of it is lost, also when the client ends its side at once.
+// TestManyInflatedMessages: what inflates to more than a turn's worth is handled in turns, and
+// nothing of it is lost, also when the client ends its side at once.
 func TestManyInflatedMessages(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Compression: true, MaxQueue: 64 << 20}, lengthApp{})
 	c := openCompressing(t, s)

@@ -98,7 +98,8 @@ func (c *Conn) peerEnded() bool { return c.peerCode != 0 || c.flags&peerEOF != 0
 
 var errClosed = errors.New("gateway: the connection is closing")
 
-// events is Conn as its loop sees it, which keeps the loop's callbacks out of Conn's own method set.
+// events is Conn as its loop sees it, which keeps the loop's callbacks out of Conn's own method
+// set.
 type events Conn
 
 // Readable implements poller.Events.
@@ -141,8 +142,8 @@ func (c *Conn) readable() {
 // read reads once, up to size bytes, into the loop's buffer and has them processed. It reports
 // whether there may be more.
 //
-// The buffer keeps room in front for the bytes carried over from the last event, so that a header or
-// a control frame that was cut in two is whole again without a buffer of its own.
+// The buffer keeps room in front for the bytes carried over from the last event, so that a header
+// or a control frame that was cut in two is whole again without a buffer of its own.
 func (c *Conn) read(size int) (more bool) {
 	buf := c.w.loop.ReadBuf()
 	buf = buf[:min(len(buf), headroom+size)]
@@ -178,7 +179,8 @@ func (c *Conn) read(size int) (more bool) {
 	return full && !c.blocked()
 }
 
-// headroom is the space in front of the read buffer: the longest control frame with its header fits.
+// headroom is the space in front of the read buffer: the longest control frame with its header
+// fits.
 const headroom = 256
 
 // process handles b according to the state and carries over what is left.
@@ -212,13 +214,13 @@ func (c *Conn) processWith(b []byte) {
 	c.process(raw)
 }
 
-// frames handles whole frames at the start of b and returns what it did not get to: part of a frame,
-// or what comes behind the point where reading paused.
+// frames handles whole frames at the start of b and returns what it did not get to: part of a
+// frame, or what comes behind the point where reading paused.
 func (c *Conn) frames(b []byte) []byte {
 	for len(b) > 0 && c.state.in(readsFrames) && !c.blocked() {
 		if c.peerCode != 0 {
-			// RFC 6455, section 5.5.1: "The application MUST NOT send any more data frames after sending a
-			// Close frame." What comes all the same is not worth an answer of its own.
+			// RFC 6455, section 5.5.1: "The application MUST NOT send any more data frames after
+			// sending a Close frame." What comes all the same is not worth an answer of its own.
 			return nil
 		}
 		if in := c.in; in != nil && in.remaining > 0 {
@@ -286,8 +288,8 @@ func (c *Conn) message(op ws.OpCode, payload []byte, checked int, compressed boo
 			return
 		}
 	}
-	// RFC 6455, section 8.1: "the endpoint MUST _Fail the WebSocket Connection_" on bytes that are not
-	// UTF-8.
+	// RFC 6455, section 8.1: "the endpoint MUST _Fail the WebSocket Connection_" on bytes that are
+	// not UTF-8.
 	if op == ws.OpText && !utf8.Valid(payload[checked:]) {
 		c.fail(ws.StatusInvalidFramePayloadData, failedUTF8)
 		return
@@ -373,8 +375,8 @@ func (c *Conn) resume() {
 func (c *Conn) hangup() {
 	c.flags |= hungUp
 	if c.state == open && c.blocked() {
-		// A peer that only half-closed is served when reading goes on. One that is gone answers this with
-		// a reset, which shows in SocketError.
+		// A peer that only half-closed is served when reading goes on. One that is gone answers
+		// this with a reset, which shows in SocketError.
 		c.ping()
 	}
 	c.readRest()

@@ -1,6 +1,6 @@
-// Package gateway speaks WebSocket (RFC 6455) with very many clients: handshake, frames, heartbeats,
-// limits, drain. What it does with their messages is an App's: Echo is the smallest. Those in the
-// folders below (count, backend) use exported names only, as anybody's would.
+// Package gateway speaks WebSocket (RFC 6455) with very many clients: handshake, frames,
+// heartbeats, limits, drain. What it does with their messages is an App's: Echo is the smallest.
+// Those in the folders below (count, backend) use exported names only, as anybody's would.
 //
 // # Reading it
 //
@@ -58,14 +58,15 @@
 //     and above are not (ws.CheckCloseFrameData refuses the former and takes the latter).
 //   - A connection refused for want of room is let in (up to 128 over the bound) until its request
 //     has been read, for the reason given first.
-//   - A panic in a Handler ends the process. Recovering would go on with whatever it left half done,
-//     perhaps a lock, on a loop that serves thousands; a fresh process is the safer neighbour.
+//   - A panic in a Handler ends the process. Recovering would go on with whatever it left half
+//     done, perhaps a lock, on a loop that serves thousands; a fresh process is the safer
+//     neighbour.
 //   - What the gateway itself runs out of, it runs out of before 101, and answers with 503. The
 //     close codes 1011 and 1013 are for Handlers: package count uses them when the store refuses a
 //     session that is connected already.
-//   - healthz and /readyz are answered over HTTP/1.0 too, without Host: some load balancers ask that
-//     way.
+//   - /healthz and /readyz are answered over HTTP/1.0 too, without Host: some load balancers ask
+//     that way.
 //   - Connection may be a list and come on several lines; Upgrade must be "websocket" and nothing
-//     else (an offer of two protocols gets 426), for that is what ws.Upgrader takes. An empty Origin
-//     counts as none.
+//     else (an offer of two protocols gets 426), for that is what ws.Upgrader takes. An empty
+//     Origin counts as none.
 package gateway

@@ -141,7 +141,8 @@ func TestDrainWithHandshakes(t *testing.T) {
 	}
 }
 
-// Connections that the kernel has completed and nobody has accepted yet are told 503 too, and not reset, however many.
+// Connections that the kernel has completed and nobody has accepted yet are told 503 too, and not
+// reset, however many.
 func TestDrainWithABacklog(t *testing.T) {
 	const waiting = 200 // more than the acceptor takes in one go
 	s := serve(t, Config{DrainSpread: -1, Loops: 1}, nil)
@@ -160,7 +161,8 @@ func TestDrainWithABacklog(t *testing.T) {
 	defer cancel()
 	go func() { done <- s.Drain(ctx) }()
 	await(t, "the gateway drains", func() bool { return s.Ready() != nil })
-	// Everything that is posted runs in one round: with the drain in front of the acceptor's own turn, it is the drain that takes them.
+	// Everything that is posted runs in one round: with the drain in front of the acceptor's own
+	// turn, it is the drain that takes them.
 	close(goOn)
 	for _, c := range clients {
 		if resp, _ := c.answer("GET"); resp.StatusCode != 503 {
@@ -226,7 +228,8 @@ func TestDrainWithLastWordsThatDoNotCome(t *testing.T) {
 	ended(t, done)
 }
 
-// A slow reader is told what there is time to tell it, and does not keep the others or the drain waiting.
+// A slow reader is told what there is time to tell it, and does not keep the others or the drain
+// waiting.
 func TestDrainWithASlowReader(t *testing.T) {
 	s := serve(t, Config{DrainSpread: -1, Loops: 1, CloseTimeout: testPatience}, flood{})
 	slow, quick := dialNarrow(t, s), open101(t, s, "/ws")

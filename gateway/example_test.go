@@ -19,7 +19,8 @@ type shout struct{ token string }
 
 var refuseToken = gateway.NewRefusal(http.StatusUnauthorized, "say who you are", "WWW-Authenticate: Bearer\r\n")
 
-// ForLoop implements gateway.App. A handler with state of its own would be made here, one for each loop.
+// ForLoop implements gateway.App. A handler with state of its own would be made here, one for each
+// loop.
 func (s shout) ForLoop(func(fn func()) bool) gateway.Handler { return s }
 
 func (s shout) Open(c *gateway.Conn, r *gateway.Request) {

@@ -10,8 +10,8 @@ import (
 
 var errLength = errors.New("payload length is not encoded minimally, or is over 2^63-1")
 
-// decodeHeader reads a frame header off b. n is its size; 0 without an error means that b ends before the header does.
-// It only decodes: what is allowed when is ws.CheckHeader's to judge.
+// decodeHeader reads a frame header off b. n is its size; 0 without an error means that b ends
+// before the header does. It only decodes: what is allowed when is ws.CheckHeader's to judge.
 func decodeHeader(b []byte) (h ws.Header, n int, err error) {
 	if len(b) < 2 {
 		return h, 0, nil
@@ -29,7 +29,8 @@ func decodeHeader(b []byte) (h ws.Header, n int, err error) {
 			return h, 0, nil
 		}
 		h.Length = int64(binary.BigEndian.Uint16(b[2:]))
-		// RFC 6455, section 5.2: "in all cases, the minimal number of bytes MUST be used to encode the length"
+		// RFC 6455, section 5.2: "in all cases, the minimal number of bytes MUST be used to encode
+		// the length"
 		if h.Length < 126 {
 			return h, 0, errLength
 		}
@@ -68,8 +69,8 @@ func appendFrame(b []byte, op ws.OpCode, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// appendCloseBody appends the payload of a Close frame. The codes 1005 and 1006, which never travel,
-// stand for a Close without a code; a reason that is too long is cut between characters.
+// appendCloseBody appends the payload of a Close frame. The codes 1005 and 1006, which never
+// travel, stand for a Close without a code; a reason that is too long is cut between characters.
 func appendCloseBody(b []byte, code ws.StatusCode, reason string) []byte {
 	if code == ws.StatusNoStatusRcvd || code == ws.StatusAbnormalClosure {
 		return b
@@ -83,20 +84,23 @@ func appendCloseBody(b []byte, code ws.StatusCode, reason string) []byte {
 	return append(append(b, byte(code>>8), byte(code)), reason...)
 }
 
-// parseClose reads the payload of a Close frame. An empty one has the code 1005. bad is the code to fail the connection with, or 0.
+// parseClose reads the payload of a Close frame. An empty one has the code 1005. bad is the code to
+// fail the connection with, or 0.
 func parseClose(payload []byte) (code, bad ws.StatusCode) {
 	switch len(payload) {
 	case 0:
 		return ws.StatusNoStatusRcvd, 0
 	case 1:
-		// RFC 6455, section 5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer"
+		// RFC 6455, section 5.5.1: "If there is a body, the first two bytes of the body MUST be a
+		// 2-byte unsigned integer"
 		return 0, ws.StatusProtocolError
 	}
 	code = ws.StatusCode(binary.BigEndian.Uint16(payload))
 	reason := payload[2:]
 	switch {
 	case code >= 1012 && code <= 1014:
-		// In IANA's registry since the RFC: service restart, try again later, bad gateway. ws.CheckCloseFrameData knows the RFC's codes only.
+		// In IANA's registry since the RFC: service restart, try again later, bad gateway.
+		// ws.CheckCloseFrameData knows the RFC's codes only.
 	case code >= 5000:
 		// RFC 6455, section 7.4.2 ends with 4999; ws.CheckCloseFrameData does not.
 		return 0, ws.StatusProtocolError
@@ -113,8 +117,9 @@ func parseClose(payload []byte) (code, bad ws.StatusCode) {
 	return code, 0
 }
 
-// validUTF8Prefix checks b as the beginning of a text of which more may follow. n bytes are whole, valid characters; the
-// rest, three bytes at most, may become one. ok is false as soon as nothing that follows could make b valid.
+// validUTF8Prefix checks b as the beginning of a text of which more may follow. n bytes are whole,
+// valid characters; the rest, three bytes at most, may become one. ok is false as soon as nothing
+// that follows could make b valid.
 func validUTF8Prefix(b []byte) (n int, ok bool) {
 	n = len(b)
 	for i := 1; i <= 3 && i <= len(b); i++ {

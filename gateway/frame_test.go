@@ -161,8 +161,8 @@ func TestParseClose(t *testing.T) {
 	}
 }
 
-// FuzzClose: what parseClose accepts, appendCloseBody sends back the same, and gobwas/ws agrees on what is acceptable but for the
-// codes that it does not know.
+// FuzzClose: what parseClose accepts, appendCloseBody sends back the same, and gobwas/ws agrees on
+// what is acceptable but for the codes that it does not know.
 func FuzzClose(f *testing.F) {
 	f.Add([]byte{})                                        // no code
 	f.Add([]byte{3})                                       // half a code
@@ -198,8 +198,8 @@ func FuzzClose(f *testing.F) {
 	})
 }
 
-// modelUTF8 says naively what validUTF8Prefix should: whether b can be continued to valid text (by up to three bytes), and how
-// much of it is whole characters.
+// modelUTF8 says naively what validUTF8Prefix should: whether b can be continued to valid text (by
+// up to three bytes), and how much of it is whole characters.
 func modelUTF8(b []byte) (n int, ok bool) {
 	for n < len(b) {
 		r, size := utf8.DecodeRune(b[n:])
@@ -212,7 +212,8 @@ func modelUTF8(b []byte) (n int, ok bool) {
 	return n, true
 }
 
-// canBecomeRune tries continuations. Which byte follows matters only for the second: the others are any of 80 to BF.
+// canBecomeRune tries continuations. Which byte follows matters only for the second: the others are
+// any of 80 to BF.
 func canBecomeRune(b []byte) bool {
 	if len(b) >= utf8.UTFMax {
 		return false
@@ -260,7 +261,8 @@ func TestUTF8PrefixExhaustively(t *testing.T) {
 	}
 }
 
-// FuzzUTF8: a text checked piece by piece, as fragments come, is judged as when it is checked whole.
+// FuzzUTF8: a text checked piece by piece, as fragments come, is judged as when it is checked
+// whole.
 func FuzzUTF8(f *testing.F) {
 	f.Add([]byte("plain"), uint64(1))
 	f.Add([]byte("κόσμε €𝄞"), uint64(2))             // two, three and four bytes

@@ -13,7 +13,8 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// ask is a connection to an app whose Open does nothing, up to the point where the app has been asked.
+// ask is a connection to an app whose Open does nothing, up to the point where the app has been
+// asked.
 func (a *slowApp) ask(t testing.TB, s *Server, behind ...[]byte) (*wire, *Conn) {
 	t.Helper()
 	c := dial(t, s)
@@ -227,7 +228,8 @@ func TestPeerClosesWhileAskedForLastWords(t *testing.T) {
 	}
 }
 
-// While reading is paused, what had been read already is kept back too; then it comes in order, before what comes later.
+// While reading is paused, what had been read already is kept back too; then it comes in order,
+// before what comes later.
 func TestPauseAndResumeReading(t *testing.T) {
 	app := newSlowApp()
 	s := serve(t, Config{}, pauseEach{app})

@@ -29,7 +29,6 @@ type Handover struct {
 	last  bool      // connections are frozen on all loops before any of them is packed
 	until time.Time // how long connections that cannot travel yet are waited for
 	grace time.Time // and how long TLS handshakes under way
-	moved int
 }
 
 // waitToMove is how long a Handover waits for connections that cannot travel yet: they have an
@@ -79,8 +78,8 @@ func (h *Handover) Next(ctx context.Context) (*Batch, error) {
 		case waiting == 0:
 			return nil, io.EOF
 		case !h.last:
-			// All that could go alone has gone. What connections share stands still once every loop has
-			// stopped serving those that are left.
+			// All that could go alone has gone. What connections share stands still once every loop
+			// has stopped serving those that are left.
 			h.last = true
 			h.s.onEach(func(w *worker) { w.freeze() })
 			continue
@@ -146,9 +145,9 @@ func (b *Batch) done(each func(i int, c *Conn)) {
 	})
 }
 
-// End is the end of a Handover. With gone the other process accepts from now on, and this one closes
-// its listeners without looking at their queues; Drain deals with the connections that are left.
-// Without, it accepts again.
+// End is the end of a Handover. With gone the other process accepts from now on, and this one
+// closes its listeners without looking at their queues; Drain deals with the connections that are
+// left. Without, it accepts again.
 func (h *Handover) End(gone bool) {
 	h.s.onEach(func(w *worker) {
 		w.holding = false
@@ -178,8 +177,8 @@ func (s *Server) Accept() {
 	s.onEach(func(w *worker) { w.acceptAgain(true) })
 }
 
-// ListenerFDs are copies of the listening sockets, for another process; the caller closes them, also
-// with an error. The Server must run. Any goroutine but a loop's.
+// ListenerFDs are copies of the listening sockets, for another process; the caller closes them,
+// also with an error. The Server must run. Any goroutine but a loop's.
 func (s *Server) ListenerFDs() (fds []int, err error) { return s.listenerFDs(false) }
 
 // TLSListenerFDs is ListenerFDs for the sockets of Config.TLSListen.
@@ -310,8 +309,8 @@ func (c *Conn) depart() {
 	c.w.metrics.movedOut.Inc()
 }
 
-// forget ends this process' part in a connection that goes on elsewhere. counts is the flag accepted
-// when it has been counted as open here.
+// forget ends this process' part in a connection that goes on elsewhere. counts is the flag
+// accepted when it has been counted as open here.
 func (c *Conn) forget(counts connFlags) {
 	w := c.w
 	if c.flags&counts != 0 {
@@ -402,8 +401,8 @@ func (a *Adopted) each(do func(c *Conn)) {
 	}
 }
 
-// adoptAll brings descriptors, which have a place here, into the loop's table, and makes connections
-// of them.
+// adoptAll brings descriptors, which have a place here, into the loop's table, and makes
+// connections of them.
 func (w *worker) adoptAll(fds []int, states [][]byte) (conns []*Conn, refused []int) {
 	copies, err := poller.CopyFDs(nil, w.loop, fds)
 	for _, fd := range fds {

@@ -216,7 +216,8 @@ func TestHandoverThatFails(t *testing.T) {
 	await(t, "the clients that have left are gone", func() bool { return from.Connections() == 10 })
 }
 
-// TestHandoverLeavesWhatCannotTravel: it goes on until the drain; what the other process refuses too.
+// TestHandoverLeavesWhatCannotTravel: it goes on until the drain; what the other process refuses
+// too.
 func TestHandoverLeavesWhatCannotTravel(t *testing.T) {
 	from := serve(t, Config{Loops: 1, Heartbeat: time.Hour, DrainSpread: -1},
 		movable{stuck: func(n int) bool { return n == 2 }})

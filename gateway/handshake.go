@@ -9,8 +9,8 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// request collects the request head and acts on it when it is whole. It returns what follows the head: the first frames, of a
-// client that did not wait for the answer.
+// request collects the request head and acts on it when it is whole. It returns what follows the
+// head: the first frames, of a client that did not wait for the answer.
 func (c *Conn) request(b []byte) []byte {
 	if c.flags&awaitsProxy != 0 {
 		rest, done := c.proxyHeader(b)
@@ -76,8 +76,8 @@ func (c *Conn) route(head []byte) {
 	c.openUp(r, requestID)
 }
 
-// admitRequest checks what makes a request a WebSocket handshake. On nil, the worker's upgrade buffer holds the 101 response
-// without its last line.
+// admitRequest checks what makes a request a WebSocket handshake. On nil, the worker's upgrade
+// buffer holds the 101 response without its last line.
 func (c *Conn) admitRequest(head []byte, r *Request) *Refusal {
 	switch {
 	case !c.w.cfg.AnyPath && !c.w.hasPath(r.Path):
@@ -117,7 +117,8 @@ func (w *worker) hasPath(path []byte) bool {
 	return false
 }
 
-// validKey checks Sec-WebSocket-Key: "a base64-encoded value that, when decoded, is 16 bytes in length" (RFC 6455, section 4.2.1).
+// validKey checks Sec-WebSocket-Key: "a base64-encoded value that, when decoded, is 16 bytes in
+// length" (RFC 6455, section 4.2.1).
 func validKey(key []byte) bool {
 	var nonce [18]byte
 	if len(key) != 24 {
@@ -183,8 +184,8 @@ func (c *Conn) openUp(r *Request, requestID string) {
 	}
 }
 
-// Accept completes the handshake: 101, with headers (whole lines, each ending in CRLF; may be empty). From then on messages
-// flow both ways. Once, from Handler.Open or later.
+// Accept completes the handshake: 101, with headers (whole lines, each ending in CRLF; may be
+// empty). From then on messages flow both ways. Once, from Handler.Open or later.
 func (c *Conn) Accept(headers string) {
 	if c.state != opening {
 		return
@@ -221,7 +222,8 @@ func (c *Conn) Refuse(r *Refusal) {
 	}
 }
 
-// acceptHead is the 101 response while the Handler has not answered: all but its last line, X-Request-ID at its end.
+// acceptHead is the 101 response while the Handler has not answered: all but its last line,
+// X-Request-ID at its end.
 func (c *Conn) acceptHead() []byte {
 	if c.w.asked == c {
 		return c.w.upgrader.out
@@ -264,8 +266,8 @@ func (c *Conn) answerHealth(r *Request, requestID string, bodyless bool, err err
 	}
 }
 
-// readyWord is why the gateway is not ready, for strangers: addresses and errors of the store are for
-// the operators' address.
+// readyWord is why the gateway is not ready, for strangers: addresses and errors of the store are
+// for the operators' address.
 func readyWord(err error) string {
 	switch err {
 	case errStarting, errDraining, errFull:

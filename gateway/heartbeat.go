@@ -42,8 +42,8 @@ func (c *Conn) heartbeat() {
 	c.w.totals.messagesSent++
 	c.rare.sentMessage()
 	for c.beatAt += c.w.cfg.Heartbeat; c.beatAt <= now; c.beatAt += c.w.cfg.Heartbeat {
-		// A loop that was kept from running sends one heartbeat and not all that it missed, and keeps
-		// the phase.
+		// A loop that was kept from running sends one heartbeat and not all that it missed, and
+		// keeps the phase.
 	}
 }
 

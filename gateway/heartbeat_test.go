@@ -30,8 +30,8 @@ func (c *wire) beat() time.Time {
 	return body.TS
 }
 
-// immortal is an Echo whose clients count as heard for an hour, or until they say something: a loaded machine must not make them
-// dead in tests of something else.
+// immortal is an Echo whose clients count as heard for an hour, or until they say something: a
+// loaded machine must not make them dead in tests of something else.
 type immortal struct{ Echo }
 
 func (immortal) ForLoop(func(fn func()) bool) Handler { return immortal{} }
@@ -56,8 +56,8 @@ func TestHeartbeats(t *testing.T) {
 	if first := times[0]; first.Before(opened.Add(-time.Second)) || first.After(time.Now().Add(time.Second)) {
 		t.Errorf("got %v, want the present time, %v", first, opened)
 	}
-	// A loop that is late may skip heartbeats, but it never sends two for one interval: that would take half of the time. The first
-	// may have been late, by up to seven intervals here.
+	// A loop that is late may skip heartbeats, but it never sends two for one interval: that would
+	// take half of the time. The first may have been late, by up to seven intervals here.
 	if took := times[n-1].Sub(times[0]); took < 12*interval {
 		t.Errorf("%d heartbeats in %v, want %d intervals of %v", n, took, n-1, interval)
 	}
@@ -182,7 +182,8 @@ func TestDeadPeerIsDroppedBetweenHeartbeats(t *testing.T) {
 	await(t, "it is dropped", func() bool { return s.Connections() == 0 })
 }
 
-// A loop that was stopped for long finds nobody dead: it did not ask, and what came in the meantime may not be read yet.
+// A loop that was stopped for long finds nobody dead: it did not ask, and what came in the meantime
+// may not be read yet.
 func TestStoppedLoopFindsNobodyDead(t *testing.T) {
 	const interval = time.Hour // nothing is due by itself
 	s := serve(t, Config{Loops: 1, Heartbeat: interval}, Echo{})
@@ -206,7 +207,8 @@ func TestStoppedLoopFindsNobodyDead(t *testing.T) {
 	checkQuiet(t, s)
 }
 
-// A connection that the application does not let the gateway read is silent for that reason, and not dead.
+// A connection that the application does not let the gateway read is silent for that reason, and
+// not dead.
 func TestPausedConnectionIsNotTakenForDead(t *testing.T) {
 	const interval = 200 * time.Millisecond
 	s := serve(t, Config{Heartbeat: interval, MaxControl: 255}, pauser{})
@@ -255,7 +257,8 @@ func (pauser) Message(c *Conn, op ws.OpCode, payload []byte) {
 	c.Send(op, payload)
 }
 
-// A loop that could not run for a while sends one heartbeat, not all that it missed, and goes on in the same phase.
+// A loop that could not run for a while sends one heartbeat, not all that it missed, and goes on in
+// the same phase.
 func TestHeartbeatsMissedAreNotMadeUpFor(t *testing.T) {
 	const interval = 40 * time.Millisecond
 	s := serve(t, Config{Heartbeat: interval, Loops: 1}, immortal{})

@@ -9,13 +9,13 @@ import (
 // input is what a connection holds while a request or a message has come only in part. It is
 // pooled: a connection between messages has none.
 type input struct {
-	// raw are bytes not handled yet: part of a request, of a header or of a control frame, or what came
-	// before reading was paused.
+	// raw are bytes not handled yet: part of a request, of a header or of a control frame, or what
+	// came before reading was paused.
 	raw     []byte
 	scanned int // bytes of a request head that are known to hold no end
 
-	// The message being put together. Its payload grows with the bytes that come, never by the length
-	// announced.
+	// The message being put together. Its payload grows with the bytes that come, never by the
+	// length announced.
 	message   []byte
 	op        ws.OpCode // 0: none
 	fragments int

@@ -6,8 +6,8 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// How a connection ends, in order: peerClose or leave → Close → linger → sendFIN → end. fail goes to
-// linger at once, abort to end.
+// How a connection ends, in order: peerClose or leave → Close → linger → sendFIN → end. fail goes
+// to linger at once, abort to end.
 
 // peerClose handles the peer's Close frame: the final messages, then the echo of its code.
 func (c *Conn) peerClose(payload []byte) {
@@ -33,10 +33,10 @@ func (c *Conn) peerClose(payload []byte) {
 	}
 }
 
-// closeAnswered ends a connection whose peer has answered our Close, and so has read all that it was
-// sent: the RST that close sends for unread input can destroy nothing. Waiting for the peer's FIN
-// would take two more system calls and a wake-up. A peer that began to close of itself may send a
-// Pong behind its Close before it has read ours: its FIN is awaited (linger).
+// closeAnswered ends a connection whose peer has answered our Close, and so has read all that it
+// was sent: the RST that close sends for unread input can destroy nothing. Waiting for the peer's
+// FIN would take two more system calls and a wake-up. A peer that began to close of itself may send
+// a Pong behind its Close before it has read ours: its FIN is awaited (linger).
 func (c *Conn) closeAnswered() {
 	c.setState(finSent) // by close, at the end of the round
 	c.w.loop.Later(c.finish)
@@ -65,7 +65,8 @@ func (c *Conn) Close(code ws.StatusCode, reason string) {
 	}
 	c.writeClose(code, c.endReason(code, reason))
 	if ended {
-		// RFC 6455, section 5.5.1: "the server MUST close the underlying TCP connection immediately"
+		// RFC 6455, section 5.5.1: "the server MUST close the underlying TCP connection
+		// immediately"
 		c.linger()
 	} else if c.state.in(sends) { // the write may have failed
 		c.setState(closing)
@@ -78,8 +79,8 @@ func (c *Conn) writeClose(code ws.StatusCode, reason string) {
 	c.sendFrame(ws.OpClose, appendCloseBody(body[:0], code, reason))
 }
 
-// fail ends a connection whose peer broke the protocol or a limit. What else it sends is not read as
-// frames.
+// fail ends a connection whose peer broke the protocol or a limit. What else it sends is not read
+// as frames.
 func (c *Conn) fail(code ws.StatusCode, reason failure) {
 	if !c.state.in(readsFrames) {
 		return

@@ -10,7 +10,8 @@ type LoopSnapshot struct {
 	Connections int // sockets held, in whatever state
 	Buffered    int // bytes of partial input and unsent output
 
-	// Since the start. Messages are data messages; those sent include the text frames of heartbeats.
+	// Since the start. Messages are data messages; those sent include the text frames of
+	// heartbeats.
 	MessagesReceived, MessagesSent int
 	BytesReceived, BytesSent       int
 	Heartbeats                     int
@@ -40,8 +41,8 @@ func (s *Server) Loops() []LoopSnapshot {
 	return snapshots
 }
 
-// loopTotals is what a loop counts. The loop adds to its own and publishes them once a round, so that
-// loops do not pass a cache line back and forth with each message.
+// loopTotals is what a loop counts. The loop adds to its own and publishes them once a round, so
+// that loops do not pass a cache line back and forth with each message.
 type loopTotals struct {
 	messagesReceived, messagesSent, bytesReceived, bytesSent, heartbeats int
 

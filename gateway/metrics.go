@@ -13,8 +13,8 @@ import (
 	"sluice/poller"
 )
 
-// Every series there will ever be is made before the first client: what clients send can add to none of
-// the labels.
+// Every series there will ever be is made before the first client: what clients send can add to
+// none of the labels.
 
 // Times of the process, in nanoseconds; 0 until it has happened.
 var startupTime, shutdownTime atomic.Int64
@@ -58,7 +58,8 @@ func (s *Server) WriteMetrics(w io.Writer) {
 	WriteMetrics(w)
 }
 
-// WriteSeries writes the Server's own metrics alone, as Prometheus text without help. Any goroutine.
+// WriteSeries writes the Server's own metrics alone, as Prometheus text without help. Any
+// goroutine.
 func (s *Server) WriteSeries(w io.Writer) {
 	var text bytes.Buffer
 	s.metrics.collect(s.workers)
@@ -159,8 +160,9 @@ func (m *serverMetrics) describeTLS(tls *tlsserver.Server) {
 	})
 }
 
-// closeSeries is how many series sluice_closes_total has: one for each code that a registered peer or
-// the gateway uses, 1000 to 1014 without 1004, and one for the rest, which has the place of 1004.
+// closeSeries is how many series sluice_closes_total has: one for each code that a registered peer
+// or the gateway uses, 1000 to 1014 without 1004, and one for the rest, which has the place of
+// 1004.
 const (
 	closeSeries = 15
 	closeOther  = 4
@@ -173,8 +175,8 @@ func closeLabel(i int) string {
 	return fmt.Sprint(1000 + i)
 }
 
-// countClose counts the end of a WebSocket by its Close frame's code; 0, no frame at all, is 1006 (RFC
-// 6455, section 7.1.5).
+// countClose counts the end of a WebSocket by its Close frame's code; 0, no frame at all, is 1006
+// (RFC 6455, section 7.1.5).
 func (m *serverMetrics) countClose(code uint16) {
 	i := closeOther
 	switch {

@@ -5,8 +5,8 @@ import (
 	"io"
 )
 
-// metricHelp is the HELP text of each metric, those of the packages below and above included: here an
-// operator reads all of them in one place. A test insists that none is missing.
+// metricHelp is the HELP text of each metric, those of the packages below and above included: here
+// an operator reads all of them in one place. A test insists that none is missing.
 var metricHelp = map[string]string{
 	"sluice_build_info":                       "What was built; the value is 1.",
 	"sluice_ready":                            "1 while new connections are welcome, as /readyz says.",
@@ -83,8 +83,8 @@ var metricHelp = map[string]string{
 	"sluice_topic_recoveries_total":           "Subscribers that came back and asked from an offset, by result.",
 }
 
-// DescribeMetric sets the HELP text of a metric that an application adds. Before the first WriteMetrics,
-// from an init function for instance.
+// DescribeMetric sets the HELP text of a metric that an application adds. Before the first
+// WriteMetrics, from an init function for instance.
 func DescribeMetric(name, help string) { metricHelp[name] = help }
 
 // helpWriter completes the HELP lines that the metrics library writes without their text.

@@ -4,9 +4,9 @@ package gateway
 // replaced. Connections of a Handler that is no Mover are drained, as at any other end. All calls
 // are on the connection's loop.
 type Mover interface {
-	// CanMove reports whether c can leave now. One that cannot is asked again soon, for some seconds.
-	// last says that no connection of this process is served any more, so that what connections
-	// share stands still and can be packed with each of them.
+	// CanMove reports whether c can leave now. One that cannot is asked again soon, for some
+	// seconds. last says that no connection of this process is served any more, so that what
+	// connections share stands still and can be packed with each of them.
 	CanMove(c *Conn, last bool) bool
 
 	// Pack appends what the Handler knows of c to b. It changes nothing, for c may have to stay.

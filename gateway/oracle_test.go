@@ -16,8 +16,9 @@ import (
 // oracleLimits are those of the connections that the fuzzed streams are fed to.
 var oracleLimits = Config{Heartbeat: -1, MaxMessage: 2000, MaxFragments: 5, MaxControl: 7, Loops: 1}
 
-// oracle says what a connection should make of a stream of client bytes, with gobwas/ws' reader over the whole of it: the
-// frames that are sent back by an echo, ending in "close …" or, when the stream just ends, without.
+// oracle says what a connection should make of a stream of client bytes, with gobwas/ws' reader
+// over the whole of it: the frames that are sent back by an echo, ending in "close …" or, when the
+// stream just ends, without.
 func oracle(stream []byte) (replies []string) {
 	r := bytes.NewReader(stream)
 	var (
@@ -111,7 +112,8 @@ func oracle(stream []byte) (replies []string) {
 	}
 }
 
-// stream makes wire bytes from fuzzed ones: mostly frames that are almost right, which random bytes hardly ever are.
+// stream makes wire bytes from fuzzed ones: mostly frames that are almost right, which random bytes
+// hardly ever are.
 func stream(random *rand.Rand, junk []byte) (b []byte) {
 	for range 1 + random.IntN(8) {
 		op := []ws.OpCode{ws.OpText, ws.OpText, ws.OpBinary, ws.OpContinuation, ws.OpContinuation, ws.OpPing, ws.OpPong, ws.OpClose}[random.IntN(8)]
@@ -145,7 +147,8 @@ func stream(random *rand.Rand, junk []byte) (b []byte) {
 	return b
 }
 
-// FuzzDecodeFrames: whatever pieces a stream comes in, a connection makes of it what gobwas/ws makes of the whole.
+// FuzzDecodeFrames: whatever pieces a stream comes in, a connection makes of it what gobwas/ws
+// makes of the whole.
 func FuzzDecodeFrames(f *testing.F) {
 	for seed := range uint64(20) {
 		f.Add(seed, []byte("\xed\xa0\x80 not text"))

@@ -40,9 +40,9 @@ func newOrigins(allowed []string) (o origins, err error) {
 	return o, nil
 }
 
-// CheckOrigin returns an allowed origin the way browsers write theirs (RFC 6454, section 6.2): in lower
-// case, with the host in its ASCII form and without the scheme's default port. It returns an error
-// for one that no browser can send, which would allow nothing. Any goroutine.
+// CheckOrigin returns an allowed origin the way browsers write theirs (RFC 6454, section 6.2): in
+// lower case, with the host in its ASCII form and without the scheme's default port. It returns an
+// error for one that no browser can send, which would allow nothing. Any goroutine.
 func CheckOrigin(origin string) (string, error) {
 	o := strings.TrimSpace(origin)
 	if o == "*" || o == "null" {
@@ -132,8 +132,8 @@ func newHosts(allowed []string) (hosts, error) {
 	return h, nil
 }
 
-// CheckHost returns an allowed host in the form that requests are compared in: "name", which stands for
-// any port, or "name:port". Any goroutine.
+// CheckHost returns an allowed host in the form that requests are compared in: "name", which stands
+// for any port, or "name:port". Any goroutine.
 func CheckHost(host string) (string, error) {
 	name, port := strings.ToLower(strings.TrimSpace(host)), ""
 	if n, p, err := net.SplitHostPort(name); err == nil {

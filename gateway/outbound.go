@@ -120,8 +120,8 @@ func (c *Conn) SendFrame(f Frame) error {
 	return nil
 }
 
-// Queued is how many bytes wait for the client's socket to take them. While it is not 0, whoever sends
-// much should wait for OnDrained: see Config.MaxQueue.
+// Queued is how many bytes wait for the client's socket to take them. While it is not 0, whoever
+// sends much should wait for OnDrained: see Config.MaxQueue.
 func (c *Conn) Queued() int {
 	if c.out == nil {
 		return 0
@@ -129,9 +129,9 @@ func (c *Conn) Queued() int {
 	return c.out.queued()
 }
 
-// OnDrained has fn called once, on the loop, when the socket has taken all that waits for it now. It
-// reports false, and does not call fn, when nothing waits. A second call replaces the first. fn is not
-// called when the connection ends before.
+// OnDrained has fn called once, on the loop, when the socket has taken all that waits for it now.
+// It reports false, and does not call fn, when nothing waits. A second call replaces the first. fn
+// is not called when the connection ends before.
 func (c *Conn) OnDrained(fn func(c *Conn)) bool {
 	if c.out == nil {
 		return false
@@ -292,9 +292,9 @@ func (c *Conn) judgeUnread() {
 	}
 }
 
-// stallDue is when a peer with a queue is looked at. One that reads slowly opens its window only when
-// half of its buffer, or a whole segment, is free: 64 KiB on loopback, which takes it 21 s at 3,000
-// bytes a second. So one that was seen to read has three times as long to show it again.
+// stallDue is when a peer with a queue is looked at. One that reads slowly opens its window only
+// when half of its buffer, or a whole segment, is free: 64 KiB on loopback, which takes it 21 s at
+// 3,000 bytes a second. So one that was seen to read has three times as long to show it again.
 func (c *Conn) stallDue() time.Duration {
 	timeout := c.w.cfg.StallTimeout
 	if c.out.reads {
@@ -309,12 +309,12 @@ type stall struct {
 	acked uint64
 }
 
-// unreadSlack is how many bytes may wait in the kernel without a look at whether the peer reads: the
-// heartbeats of a peer that is away for a while, which DeadAfter ends.
+// unreadSlack is how many bytes may wait in the kernel without a look at whether the peer reads:
+// the heartbeats of a peer that is away for a while, which DeadAfter ends.
 const unreadSlack = 4 << 10
 
-// watchUnread looks for a peer that does not read, though the kernel's buffers still take what it is
-// sent. It runs at heartbeats and costs 0.3 µs; only who is found holds anything.
+// watchUnread looks for a peer that does not read, though the kernel's buffers still take what it
+// is sent. It runs at heartbeats and costs 0.3 µs; only who is found holds anything.
 func (c *Conn) watchUnread() {
 	if c.out != nil || c.flags&watched != 0 || c.fd.Unacked() <= unreadSlack {
 		return
@@ -385,8 +385,8 @@ func (c *Conn) shed() {
 	}
 }
 
-// dropSlowConsumer is what happens to a client that does not read what it is sent: a reset. There is
-// no room left to tell it 1008, and the kernel lets go at once of what it holds for it.
+// dropSlowConsumer is what happens to a client that does not read what it is sent: a reset. There
+// is no room left to tell it 1008, and the kernel lets go at once of what it holds for it.
 func (c *Conn) dropSlowConsumer(why slowReason) {
 	if c.state == broken || c.state == closed {
 		return // it is on its way out already, and counted

@@ -12,8 +12,8 @@ import (
 )
 
 // A connection as another process goes on with it: a MessagePack map, by small numbers. A reader
-// refuses a connection with a field that it does not know, but for those from packOptional on. Times
-// are what is left of them, or how long they are past: clocks differ.
+// refuses a connection with a field that it does not know, but for those from packOptional on.
+// Times are what is left of them, or how long they are past: clocks differ.
 const (
 	packState     = 1  // handshaking or open
 	packRaw       = 2  // input.raw

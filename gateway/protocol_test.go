@@ -15,7 +15,8 @@ import (
 // wireOf joins what a client sends.
 func wireOf(pieces ...[]byte) []byte { return bytes.Join(pieces, nil) }
 
-// masked is a client frame with a header as given, for headers that no library would write. The payload is masked with zeros.
+// masked is a client frame with a header as given, for headers that no library would write. The
+// payload is masked with zeros.
 func masked(t testing.TB, header, payload string) []byte {
 	return wireOf(bytesOf(t, header), make([]byte, 4), []byte(payload))
 }
@@ -135,7 +136,8 @@ func slicesRepeat(s string, n int) (all []string) {
 	return all
 }
 
-// Everything above again, one byte at a time: a message, a control frame and their headers cut wherever they can be.
+// Everything above again, one byte at a time: a message, a control frame and their headers cut
+// wherever they can be.
 func TestFramesOneByteAtATime(t *testing.T) {
 	s := serve(t, Config{}, Echo{})
 	c := open101(t, s, "/ws")
@@ -265,7 +267,8 @@ func TestCloseFromOurSide(t *testing.T) {
 	await(t, "all are gone", func() bool { return s.Connections() == 0 })
 }
 
-// The code of the Close frame is what sluice_closes_total counts, and a client cannot add to its series.
+// The code of the Close frame is what sluice_closes_total counts, and a client cannot add to its
+// series.
 func TestCloseCodesAreCounted(t *testing.T) {
 	s := serve(t, Config{}, Echo{})
 	for _, tc := range []struct {

@@ -25,8 +25,8 @@ func (flipped) finish(_ *Conn, dst []byte) []byte  { return dst }
 func (flipped) held() int                          { return 0 }
 func (flipped) release(*Conn)                      {}
 
-// TestProxyHeaderComesAheadOfTheTransport: it is not encrypted, and what follows it is, wherever the
-// two are cut.
+// TestProxyHeaderComesAheadOfTheTransport: it is not encrypted, and what follows it is, wherever
+// the two are cut.
 func TestProxyHeaderComesAheadOfTheTransport(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Clients: Clients{TrustedProxies: []string{"127.0.1.0/24"}, ProxyProtocol: true}}, addressApp{})
 	header := "PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n"

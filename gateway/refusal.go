@@ -6,7 +6,8 @@ import (
 	"strconv"
 )
 
-// Refusal is an answer to a request that does not become a WebSocket. The socket is closed after it.
+// Refusal is an answer to a request that does not become a WebSocket. The socket is closed after
+// it.
 type Refusal struct {
 	status int
 	reason refusalReason
@@ -35,7 +36,8 @@ var (
 	refuseHeaders     = newRefusal(http.StatusRequestHeaderFieldsTooLarge, refusedHeaders, "too many or too large headers", "")
 	refuseTimeout     = newRefusal(http.StatusRequestTimeout, refusedTimeout, "the request took too long", "")
 	refuseMethod      = newRefusal(http.StatusMethodNotAllowed, refusedMethod, "only GET is possible here", "Allow: GET\r\n")
-	// RFC 9110, section 7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option", here beside the "close" of all refusals.
+	// RFC 9110, section 7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option",
+	// here beside the "close" of all refusals.
 	refuseNoUpgrade   = newRefusal(http.StatusUpgradeRequired, refusedUpgrade, "this path speaks WebSocket (RFC 6455), version 13", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
 	refuseHandshake   = newRefusal(http.StatusBadRequest, refusedRequest, "not a valid WebSocket handshake (RFC 6455, section 4.2.1)", "")
 	refuseOrigin      = newRefusal(http.StatusForbidden, refusedOrigin, "this origin may not connect (see --allowed-origins)", "")
@@ -47,8 +49,10 @@ var (
 	refuseSlowHandler = newRefusal(http.StatusServiceUnavailable, refusedHandler, "no answer in time", "Retry-After: 5\r\n")
 )
 
-// NewRefusal makes an application's own refusal, such as 401 or 429. text is its body; headers are whole lines, each ending in CRLF, and may be
-// empty. It is counted as "application". Make it once and use it often; any goroutine. It panics on a status that is no refusal (below 300 or above 599).
+// NewRefusal makes an application's own refusal, such as 401 or 429. text is its body; headers are
+// whole lines, each ending in CRLF, and may be empty. It is counted as "application". Make it once
+// and use it often; any goroutine. It panics on a status that is no refusal (below 300 or above
+// 599).
 func NewRefusal(status int, text, headers string) *Refusal {
 	if status < 300 || status > 599 {
 		panic(fmt.Sprintf("gateway: status %d is no refusal", status))
@@ -56,9 +60,10 @@ func NewRefusal(status int, text, headers string) *Refusal {
 	return newRefusal(status, refusedApplication, text, headers)
 }
 
-// NewResponse makes an application's whole answer to a request, such as a page or a redirect: headers are
-// whole lines, each ending in CRLF, Content-Type among them if there is one; the gateway adds Content-Length
-// and Connection. It is counted as "application". Any goroutine. It panics on a status below 200 or above 599.
+// NewResponse makes an application's whole answer to a request, such as a page or a redirect:
+// headers are whole lines, each ending in CRLF, Content-Type among them if there is one; the
+// gateway adds Content-Length and Connection. It is counted as "application". Any goroutine. It
+// panics on a status below 200 or above 599.
 func NewResponse(status int, headers, body string) *Refusal {
 	if status < 200 || status > 599 {
 		panic(fmt.Sprintf("gateway: status %d ends no request", status))

@@ -18,8 +18,8 @@ const (
 	versionLine = "Sec-WebSocket-Version: 13"
 )
 
-// handshake is a valid request with each line that begins like one of changes replaced by it, or left out when it ends there. Lines
-// that replace nothing are added.
+// handshake is a valid request with each line that begins like one of changes replaced by it, or
+// left out when it ends there. Lines that replace nothing are added.
 func handshake(requestLine string, changes ...string) string {
 	lines := []string{requestLine, hostLine, upgradeLine, connLine, keyLine, versionLine}
 	for _, change := range changes {
@@ -43,7 +43,8 @@ func handshake(requestLine string, changes ...string) string {
 
 const getChat = "GET /ws/chat/ HTTP/1.1"
 
-// answer reads the response and its body, and insists that the socket is closed behind it when it is not 101.
+// answer reads the response and its body, and insists that the socket is closed behind it when it
+// is not 101.
 func (c *wire) answer(method string) (*http.Response, string) {
 	c.t.Helper()
 	resp, err := http.ReadResponse(c.r, &http.Request{Method: method})

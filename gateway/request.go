@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// Request is one complete HTTP request head. Its slices point into the loop's read buffer and die when Handler.Open returns.
+// Request is one complete HTTP request head. Its slices point into the loop's read buffer and die
+// when Handler.Open returns.
 type Request struct {
 	head []byte // behind the request line
 
@@ -24,8 +25,9 @@ type Request struct {
 	seen    headerSet
 }
 
-// headerSet notes the headers that may come only once: two values for one of them are read differently by different
-// programs along the way, which is how requests are smuggled (RFC 9112, section 11).
+// headerSet notes the headers that may come only once: two values for one of them are read
+// differently by different programs along the way, which is how requests are smuggled (RFC 9112,
+// section 11).
 type headerSet uint16
 
 const (
@@ -38,9 +40,10 @@ const (
 	seenContentLength
 )
 
-// parseRequest reads a request head that ends with an empty line. It is strict where RFC 9112 lets a server choose: no obs-fold,
-// no bare LF, no white space around names, no body, origin-form targets only. It returns what to refuse the request with, or nil. It may
-// change names of headers in head.
+// parseRequest reads a request head that ends with an empty line. It is strict where RFC 9112 lets
+// a server choose: no obs-fold, no bare LF, no white space around names, no body, origin-form
+// targets only. It returns what to refuse the request with, or nil. It may change names of headers
+// in head.
 func parseRequest(head []byte, maxHeaders int, r *Request) *Refusal {
 	*r = Request{}
 	line, rest, ok := cutLine(head)
@@ -62,7 +65,8 @@ func parseRequest(head []byte, maxHeaders int, r *Request) *Refusal {
 			return refuseHeader
 		}
 	}
-	// RFC 9112, section 3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks a Host header field"
+	// RFC 9112, section 3.2: "A server MUST respond with a 400 (Bad Request) status code to any
+	// HTTP/1.1 request message that lacks a Host header field"
 	if len(r.Host) == 0 && r.minor != 0 {
 		return refuseHost
 	}
@@ -72,7 +76,8 @@ func parseRequest(head []byte, maxHeaders int, r *Request) *Refusal {
 	return nil
 }
 
-// cutLine takes one line off b. A line ends with CRLF; a LF alone is no end, and neither byte may stand inside a line.
+// cutLine takes one line off b. A line ends with CRLF; a LF alone is no end, and neither byte may
+// stand inside a line.
 func cutLine(b []byte) (line, rest []byte, ok bool) {
 	i := bytes.IndexByte(b, '\n')
 	if i < 1 || b[i-1] != '\r' {
@@ -102,7 +107,8 @@ func (r *Request) parseRequestLine(line []byte) bool {
 	return true
 }
 
-// parseHeader reads "Name: value" and keeps the few that matter here; the rest of the upgrade is gobwas/ws' to judge.
+// parseHeader reads "Name: value" and keeps the few that matter here; the rest of the upgrade is
+// gobwas/ws' to judge.
 func (r *Request) parseHeader(line []byte) bool {
 	colon := bytes.IndexByte(line, ':')
 	// isToken refuses white space before the colon and at the start of the line (obs-fold).
@@ -132,8 +138,9 @@ func (r *Request) parseHeader(line []byte) bool {
 			return r.once(seenUpgrade)
 		}
 	case len("Connection"):
-		// RFC 9110, section 5.3: lines of one name are one list, and a proxy may add its own line. gobwas/ws wants "upgrade" in each of
-		// them, so it must not know the others for what they are.
+		// RFC 9110, section 5.3: lines of one name are one list, and a proxy may add its own line.
+		// gobwas/ws wants "upgrade" in each of them, so it must not know the others for what they
+		// are.
 		if isName(name, "Connection") && !hasUpgrade(value) {
 			name[0] = 'X'
 		}
@@ -161,9 +168,9 @@ func (r *Request) parseHeader(line []byte) bool {
 	return true
 }
 
-// Header is the value of a header, in any case, without the white space around it; found is false when there is none. Of several lines with that
-// name it is the first. Connection is
-// the gateway's: its lines that do not say "upgrade" are not found.
+// Header is the value of a header, in any case, without the white space around it; found is false
+// when there is none. Of several lines with that name it is the first. Connection is the gateway's:
+// its lines that do not say "upgrade" are not found.
 func (r *Request) Header(name string) (value []byte, found bool) {
 	for rest := r.head; ; {
 		line, more, ok := cutLine(rest)
@@ -177,8 +184,8 @@ func (r *Request) Header(name string) (value []byte, found bool) {
 	}
 }
 
-// Headers goes through all headers in the order in which they came, as they were sent but for the white
-// space around values. The slices die with the Request.
+// Headers goes through all headers in the order in which they came, as they were sent but for the
+// white space around values. The slices die with the Request.
 func (r *Request) Headers(yield func(name, value []byte) bool) {
 	for rest := r.head; ; {
 		line, more, ok := cutLine(rest)
@@ -197,8 +204,8 @@ func (r *Request) Headers(yield func(name, value []byte) bool) {
 }
 
 // Cookies goes through the cookies of all Cookie headers in the order in which they came (RFC 6265,
-// section 4.2.1). Values are as they were sent, quotes included; what is not "name=value" is left out.
-// The slices die with the Request.
+// section 4.2.1). Values are as they were sent, quotes included; what is not "name=value" is left
+// out. The slices die with the Request.
 func (r *Request) Cookies(yield func(name, value []byte) bool) {
 	for header, list := range r.Headers {
 		if !isName(header, "Cookie") {
@@ -215,8 +222,8 @@ func (r *Request) Cookies(yield func(name, value []byte) bool) {
 	}
 }
 
-// Cookie is the value of the first cookie of a name, which is compared with its case; found is false
-// when there is none.
+// Cookie is the value of the first cookie of a name, which is compared with its case; found is
+// false when there is none.
 func (r *Request) Cookie(name string) (value []byte, found bool) {
 	for n, v := range r.Cookies {
 		if string(n) == name {
@@ -237,8 +244,8 @@ func (r *Request) Clone() *Request {
 	return &c
 }
 
-// SetHeader has all headers of a name, in any case, replaced by one with value, or by none when value is
-// empty. Only on a Clone. It panics on a name or value that cannot stand in a header.
+// SetHeader has all headers of a name, in any case, replaced by one with value, or by none when
+// value is empty. Only on a Clone. It panics on a name or value that cannot stand in a header.
 func (r *Request) SetHeader(name, value string) {
 	if !isToken([]byte(name)) || strings.ContainsAny(value, "\r\n\x00") {
 		panic(fmt.Sprintf("gateway: header %q: %q", name, value))
@@ -300,8 +307,8 @@ var tokenBytes = func() (t [256]bool) {
 	return t
 }()
 
-// validHost admits what can stand in a Host header: a name or address, maybe a port. White space, commas, slashes and
-// the at sign are how one host is made to look like another.
+// validHost admits what can stand in a Host header: a name or address, maybe a port. White space,
+// commas, slashes and the at sign are how one host is made to look like another.
 func validHost(b []byte) bool {
 	for _, c := range b {
 		if !tokenBytes[c] && c != ':' && c != '[' && c != ']' && c != '(' && c != ')' && c != ';' && c != '=' {
@@ -324,8 +331,9 @@ func validRequestID(b []byte) bool {
 	return true
 }
 
-// headEnd looks for the end of a request head in b, of which the first seen bytes held none. bad says that the bytes cannot become
-// a request, however many more come: a TLS hello or another protocol should hear so at once and not after a timeout.
+// headEnd looks for the end of a request head in b, of which the first seen bytes held none. bad
+// says that the bytes cannot become a request, however many more come: a TLS hello or another
+// protocol should hear so at once and not after a timeout.
 func headEnd(b []byte, seen int) (end int, bad bool) {
 	if len(b) > 0 && !tokenBytes[b[0]] {
 		return 0, true

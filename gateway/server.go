@@ -179,8 +179,8 @@ func (s *Server) Start() error {
 	return nil
 }
 
-// Failed gives one error for each loop that cannot go on. Its connections are closed, its share of new
-// ones is refused by the kernel, and the others go on: drain the Server and end the process.
+// Failed gives one error for each loop that cannot go on. Its connections are closed, its share of
+// new ones is refused by the kernel, and the others go on: drain the Server and end the process.
 func (s *Server) Failed() <-chan error { return s.failed }
 
 // Addr is the address listened on, with the port the kernel chose when 0 was asked.
@@ -204,8 +204,8 @@ var (
 // Ready is nil when new connections are welcome. It does not block, and loops may call it too.
 func (s *Server) Ready() error { return s.ready(0) }
 
-// Unready has Ready say that the gateway drains, while it goes on accepting: the time before Drain in
-// which load balancers take it out. Any goroutine but a loop's.
+// Unready has Ready say that the gateway drains, while it goes on accepting: the time before Drain
+// in which load balancers take it out. Any goroutine but a loop's.
 func (s *Server) Unready() { s.unready.Store(true) }
 
 // ready is Ready; own is how many of the connections held ask it and leave at once.
@@ -228,8 +228,9 @@ func (s *Server) ready(own int64) error {
 	return errDraining
 }
 
-// full reports whether there is no room for another connection. Once full it stays so until a fiftieth
-// of the room is free: a gateway that goes in and out of rotation with each client helps nobody.
+// full reports whether there is no room for another connection. Once full it stays so until a
+// fiftieth of the room is free: a gateway that goes in and out of rotation with each client helps
+// nobody.
 func (s *Server) full(own int64) bool {
 	held, most := s.conns.Load()-own, int64(s.cfg.MaxConns)
 	switch {
@@ -241,8 +242,9 @@ func (s *Server) full(own int64) bool {
 	return s.wasFull.Load()
 }
 
-// Drain stops accepting, has the Handler say its last words on every connection, closes each with 1001 and waits for the peers.
-// It returns nil when no connection is left, or what ended ctx before that. Close comes after it in either case.
+// Drain stops accepting, has the Handler say its last words on every connection, closes each with
+// 1001 and waits for the peers. It returns nil when no connection is left, or what ended ctx before
+// that. Close comes after it in either case.
 func (s *Server) Drain(ctx context.Context) error {
 	if s.phase.Load() == phaseNew {
 		return nil // nothing was ever accepted

@@ -18,7 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialNarrow connects with a small receive buffer, so that little data is enough to stand in a slow reader's way.
+// dialNarrow connects with a small receive buffer, so that little data is enough to stand in a slow
+// reader's way.
 func dialNarrow(t testing.TB, s *Server) *wire {
 	t.Helper()
 	conn := narrow(t, s.Addr().String())
@@ -47,8 +48,9 @@ func narrow(t testing.TB, addr string) net.Conn {
 	return conn
 }
 
-// flood is an Echo that answers "flood N" with N bytes in messages of 1000, whether or not anybody reads, and calls Send's
-// connection narrow: the kernel's own buffers would hide a slow reader for megabytes.
+// flood is an Echo that answers "flood N" with N bytes in messages of 1000, whether or not anybody
+// reads, and calls Send's connection narrow: the kernel's own buffers would hide a slow reader for
+// megabytes.
 type flood struct{ Echo }
 
 func (flood) ForLoop(func(fn func()) bool) Handler { return flood{} }
@@ -81,7 +83,8 @@ func queueOf(s *Server) (queued, held int, high bool) {
 	return queued, held, high
 }
 
-// A reader that stops has its replies queued up to MaxQueue and is cut off with the first that comes beyond.
+// A reader that stops has its replies queued up to MaxQueue and is cut off with the first that
+// comes beyond.
 func TestSlowConsumerOverflows(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1, MaxQueue: 20_000, MaxMessage: 1 << 20}, flood{})
 	overflows, stalls, closed := counting(s, `sluice_slow_consumers_total{reason="overflow"}`), counting(s, `sluice_slow_consumers_total{reason="stall"}`), counting(s, `sluice_closes_total{code="1008"}`)
@@ -137,7 +140,8 @@ func TestQueueBound(t *testing.T) {
 	}
 }
 
-// A reader that stops is cut off when it has taken nothing for StallTimeout, although its queue has room.
+// A reader that stops is cut off when it has taken nothing for StallTimeout, although its queue has
+// room.
 func TestSlowConsumerStalls(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1, StallTimeout: 100 * time.Millisecond, MaxQueue: 1 << 20}, flood{})
 	overflows, stalls := counting(s, `sluice_slow_consumers_total{reason="overflow"}`), counting(s, `sluice_slow_consumers_total{reason="stall"}`)
@@ -150,7 +154,8 @@ func TestSlowConsumerStalls(t *testing.T) {
 	checkQuiet(t, s)
 }
 
-// A reader that takes a little again and again is not stalled, however long the queue lasts: the time counts from the last byte taken.
+// A reader that takes a little again and again is not stalled, however long the queue lasts: the
+// time counts from the last byte taken.
 func TestSlowConsumerThatTakesALittle(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1, StallTimeout: time.Hour, MaxQueue: 1 << 20}, flood{})
 	stalls := counting(s, `sluice_slow_consumers_total{reason="stall"}`)
@@ -206,9 +211,9 @@ func TestSlowConsumerThatTakesALittle(t *testing.T) {
 	}
 }
 
-// From the high-water mark on nothing more is read from the client, so that what it sends stays with it: megabytes that
-// are echoed to a client that does not read yet need no more room than the queue's. Then it reads, and all of it is
-// there, in order.
+// From the high-water mark on nothing more is read from the client, so that what it sends stays
+// with it: megabytes that are echoed to a client that does not read yet need no more room than the
+// queue's. Then it reads, and all of it is there, in order.
 func TestEchoThroughASlowReader(t *testing.T) {
 	const total = 8 << 20
 	cfg := Config{Loops: 1, Heartbeat: -1, StallTimeout: testPatience}
@@ -290,7 +295,8 @@ func TestEchoThroughASlowReader(t *testing.T) {
 	checkQuiet(t, s)
 }
 
-// A reader that keeps up with what it is sent, and never catches up, keeps its queue, but not what was sent from it.
+// A reader that keeps up with what it is sent, and never catches up, keeps its queue, but not what
+// was sent from it.
 func TestQueueOfAReaderThatNeverCatchesUp(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1}, flood{})
 	c := dialNarrow(t, s)
@@ -314,7 +320,8 @@ func TestQueueOfAReaderThatNeverCatchesUp(t *testing.T) {
 	}
 }
 
-// Last words to a slow reader are delivered, not reset away: the replies that wait and then the Close.
+// Last words to a slow reader are delivered, not reset away: the replies that wait and then the
+// Close.
 func TestSlowReaderGetsItsLastWords(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1, MaxQueue: 400_000, CloseTimeout: testPatience}, flood{})
 	for _, tc := range []struct {
@@ -341,7 +348,8 @@ func TestSlowReaderGetsItsLastWords(t *testing.T) {
 	}
 }
 
-// The time for the peer's FIN begins with ours: before it, a slow reader has CloseTimeout for what is queued.
+// The time for the peer's FIN begins with ours: before it, a slow reader has CloseTimeout for what
+// is queued.
 func TestLingeringWaitsForTheQueue(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1, MaxQueue: 1 << 20, CloseTimeout: testPatience}, flood{})
 	c := dialNarrow(t, s)

@@ -233,7 +233,8 @@ func (c *Conn) stateIsOver() {
 	case open:
 		c.leave(ws.StatusGoingAway)
 	case leaving:
-		// The final messages do not come. They are left out: a total that is not certain must not be told.
+		// The final messages do not come. They are left out: a total that is not certain must not
+		// be told.
 		c.Close(ws.StatusCode(c.closeCode), "")
 	case closing:
 		// The peer does not answer the Close. All that it sent was read, so what is with the kernel

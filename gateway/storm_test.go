@@ -15,7 +15,8 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// strict is an application that checks what is called when: once a connection, in order, on one loop, never one inside another.
+// strict is an application that checks what is called when: once a connection, in order, on one
+// loop, never one inside another.
 type strict struct {
 	t            testing.TB
 	open, closed *atomic.Int64

@@ -10,8 +10,8 @@ import (
 	"sluice/gateway/gatewaytest"
 )
 
-// onLoops runs fn on every loop of s, one after the other, and returns when the rounds it ran in have handled everything posted
-// before. It is how a test looks at what belongs to a loop.
+// onLoops runs fn on every loop of s, one after the other, and returns when the rounds it ran in
+// have handled everything posted before. It is how a test looks at what belongs to a loop.
 func onLoops(s *Server, fn func(w *worker)) {
 	for _, w := range s.workers {
 		done := make(chan struct{})
@@ -22,7 +22,8 @@ func onLoops(s *Server, fn func(w *worker)) {
 	}
 }
 
-// acceptAll takes over the connections that the kernel has completed: some of their clients may be gone already.
+// acceptAll takes over the connections that the kernel has completed: some of their clients may be
+// gone already.
 func acceptAll(s *Server) {
 	onLoops(s, func(w *worker) {
 		for before := -1; before < len(w.conns); {
@@ -71,8 +72,8 @@ func counting(s *Server, series string) func() uint64 {
 	return func() uint64 { return read() - before }
 }
 
-// checkQuiet insists that a server without connections holds nothing for them: no connection in a list, no timer, no buffer
-// that was not given back, and nothing given back twice.
+// checkQuiet insists that a server without connections holds nothing for them: no connection in a
+// list, no timer, no buffer that was not given back, and nothing given back twice.
 func checkQuiet(t testing.TB, s *Server) {
 	t.Helper()
 	onLoops(s, func(w *worker) {

@@ -48,8 +48,8 @@ func overTLS(t testing.TB, conn net.Conn) *gatewaytest.Client {
 	return c
 }
 
-// TestTLSHandover: connections of the compact record layer go on where they were, in the middle of a
-// record, of a frame, of a queue, or before their handshake; the others are drained.
+// TestTLSHandover: connections of the compact record layer go on where they were, in the middle of
+// a record, of a frame, of a queue, or before their handshake; the others are drained.
 func TestTLSHandover(t *testing.T) {
 	cfg := Config{Heartbeat: time.Hour, MaxQueue: 1 << 20, DrainSpread: -1}
 	cfg.Loops = 2

@@ -7,9 +7,9 @@ package gateway
 // The states know nothing of it. A handshake of the transport's own is part of the state
 // handshaking, whose deadline is for both.
 type transport interface {
-	// open takes bytes that came from the socket, which die when it returns, and calls c.process (or
-	// c.processWith for bytes outside of the loop's read buffer) with what they carry, any number of
-	// times. It keeps what is incomplete, bounded by one record. It may end c.
+	// open takes bytes that came from the socket, which die when it returns, and calls c.process
+	// (or c.processWith for bytes outside of the loop's read buffer) with what they carry, any
+	// number of times. It keeps what is incomplete, bounded by one record. It may end c.
 	open(c *Conn, b []byte)
 
 	// seal appends to dst what stands for b on the wire.

@@ -2,8 +2,9 @@ package poller
 
 import "math/bits"
 
-// Buffers pools byte slices for partial input and unsent output, in powers of two from 256 bytes to 128 KiB. It belongs to one
-// loop, so it needs no lock, and it keeps at most retain bytes, so that a burst does not stay in memory for good.
+// Buffers pools byte slices for partial input and unsent output, in powers of two from 256 bytes to
+// 128 KiB. It belongs to one loop, so it needs no lock, and it keeps at most retain bytes, so that
+// a burst does not stay in memory for good.
 type Buffers struct {
 	free [bufferClasses][][]byte
 	kept int
@@ -50,7 +51,8 @@ func (b *Buffers) Put(p []byte) {
 	b.free[class] = append(b.free[class], p[:0])
 }
 
-// Append is append with a pooled p: when p is too small its bytes move to a pooled slice of at least twice the size.
+// Append is append with a pooled p: when p is too small its bytes move to a pooled slice of at
+// least twice the size.
 func (b *Buffers) Append(p []byte, data ...byte) []byte {
 	need := len(p) + len(data)
 	if need > cap(p) {

@@ -62,8 +62,9 @@ type owned struct {
 	mark byte
 }
 
-// TestBuffersHaveOneOwner leads a pool through a random life. Each owner fills his buffer, to the end of its capacity, with a mark
-// that no other has at the time: two owners of the same memory would see each other's.
+// TestBuffersHaveOneOwner leads a pool through a random life. Each owner fills his buffer, to the
+// end of its capacity, with a mark that no other has at the time: two owners of the same memory
+// would see each other's.
 func TestBuffersHaveOneOwner(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var b Buffers

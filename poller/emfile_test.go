@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alone reports whether this is a process for this test only. If not, it runs the test in one, for limits and
-// getrusage count for a whole process.
+// alone reports whether this is a process for this test only. If not, it runs the test in one, for
+// limits and getrusage count for a whole process.
 func alone(t *testing.T) bool {
 	t.Helper()
 	const marker = "POLLER_TEST_ALONE"
@@ -185,7 +185,8 @@ const (
 	room  = 8   // descriptors left for them
 )
 
-// An episode of exhausted descriptors. Its clients' sockets exist before the limit falls, so only accept is short of them.
+// An episode of exhausted descriptors. Its clients' sockets exist before the limit falls, so only
+// accept is short of them.
 func (h *house) episode(t *testing.T, spareLost bool, lines *atomic.Int64) {
 	setFileLimit(t, 512)
 	clients := make([]int, crowd)
@@ -268,7 +269,8 @@ func (h *house) quietSecond(t *testing.T) {
 	wait(t, second.fired, "timer of a second")
 	unix.Getrusage(unix.RUSAGE_SELF, &after)
 	on(t, h.Loop, func() { rounds = h.rounds - rounds })
-	// Ten rests of 100 ms, each with a round for the timer and one for the listener; a spin would be 100,000.
+	// Ten rests of 100 ms, each with a round for the timer and one for the listener; a spin would
+	// be 100,000.
 	if rounds > 60 {
 		t.Errorf("got %d rounds in an exhausted second, want a few for each rest of %v", rounds, acceptPause)
 	}

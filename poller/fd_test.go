@@ -31,8 +31,8 @@ func (c *undecided) Hangup() {
 	}
 }
 
-// A peer that sends and closes makes one event of both: netpoll detaches the descriptor right after Readable, and what
-// Readable asked for is settled after that.
+// A peer that sends and closes makes one event of both: netpoll detaches the descriptor right after
+// Readable, and what Readable asked for is settled after that.
 func TestHangupComesOnceWhateverReadableAskedFor(t *testing.T) {
 	for name, ask := range map[string]func(c *undecided){
 		"nothing":          func(c *undecided) {},
@@ -75,7 +75,8 @@ func TestHangupComesOnceWhateverReadableAskedFor(t *testing.T) {
 	}
 }
 
-// rounds waits until the loop has gone round n times. Waiting gives netpoll's goroutine for hang-ups its turn.
+// rounds waits until the loop has gone round n times. Waiting gives netpoll's goroutine for
+// hang-ups its turn.
 func rounds(t testing.TB, l *Loop, n int) {
 	t.Helper()
 	for range n {

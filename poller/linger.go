@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// When close(2) meets bytes that were never sent, because the peer's window is full, the kernel keeps
-// them, and some 100 KiB of memory, for as long as the peer answers its probes, and no descriptor shows
-// it. So the loop keeps such a descriptor until the peer has taken what it was sent, and resets the
-// connection when that takes too long. Bytes that were sent and are not acknowledged yet stay with the
-// kernel: TCP_USER_TIMEOUT bounds how long.
+// When close(2) meets bytes that were never sent, because the peer's window is full, the kernel
+// keeps them, and some 100 KiB of memory, for as long as the peer answers its probes, and no
+// descriptor shows it. So the loop keeps such a descriptor until the peer has taken what it was
+// sent, and resets the connection when that takes too long. Bytes that were sent and are not
+// acknowledged yet stay with the kernel: TCP_USER_TIMEOUT bounds how long.
 const (
 	lingerTime  = 10 * time.Second
 	lingerCheck = time.Second // also how late a descriptor is given back
@@ -36,8 +36,8 @@ func (g *lingerers) init(l *Loop) {
 	g.timer.Init(g)
 }
 
-// take sends FIN behind the unsent bytes of fd and owns fd from then on. It reports false when there are
-// none, and leaves fd to the caller.
+// take sends FIN behind the unsent bytes of fd and owns fd from then on. It reports false when
+// there are none, and leaves fd to the caller.
 func (g *lingerers) take(fd int32) bool {
 	if unsent(fd) <= 0 || g.loop.over {
 		return false
@@ -113,8 +113,8 @@ func unsent(fd int32) int {
 	return int(n)
 }
 
-// finAcked reports whether the peer has acknowledged our FIN, and all before it, or the connection has
-// failed.
+// finAcked reports whether the peer has acknowledged our FIN, and all before it, or the connection
+// has failed.
 func finAcked(fd int32) bool {
 	var state uint8 // tcp_info's first byte
 	size := uint32(1)

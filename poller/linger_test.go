@@ -98,7 +98,8 @@ func fullSocket(t *testing.T) (fd int32, peer net.Conn) {
 	return fd, peer
 }
 
-// A socket with unsent bytes is kept until the peer has read them, or reset when that takes too long.
+// A socket with unsent bytes is kept until the peer has read them, or reset when that takes too
+// long.
 func TestLingeringSockets(t *testing.T) {
 	newLingerers := func() (*Loop, *lingerers) {
 		l := &Loop{tick: time.Millisecond, metrics: unexposed()}
@@ -167,8 +168,8 @@ func TestLingeringSockets(t *testing.T) {
 	})
 }
 
-// The kernel's clock is off while the owner judges the peer, and on again for what close leaves to the
-// kernel.
+// The kernel's clock is off while the owner judges the peer, and on again for what close leaves to
+// the kernel.
 func TestPatient(t *testing.T) {
 	l := runLoop(t, Config{})
 	f, _ := acceptOne(t, l, ListenOptions{})

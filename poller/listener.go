@@ -36,8 +36,8 @@ type ListenOptions struct {
 	// what it was sent, or to open its window, before the kernel ends the connection; it also holds
 	// after close, and after the process was killed. Too short loses mobile peers that change
 	// networks, too long keeps memory for peers that have vanished. Default 25 s; negative: the
-	// kernel's, some 15 minutes, and none for a peer that keeps its window closed. FD.Patient takes it
-	// off a socket.
+	// kernel's, some 15 minutes, and none for a peer that keeps its window closed. FD.Patient takes
+	// it off a socket.
 	UserTimeout time.Duration
 }
 

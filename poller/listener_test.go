@@ -233,7 +233,8 @@ func TestReusePortSpreadsConnectionsOverLoops(t *testing.T) {
 	var got1, got2 int
 	on(t, l1, func() { got1 = *n1 })
 	on(t, l2, func() { got2 = *n2 })
-	// The kernel hashes the client's port: that all 200 come to one side has a chance of 2 in 2^200.
+	// The kernel hashes the client's port: that all 200 come to one side has a chance of 2 in
+	// 2^200.
 	if got1+got2 != clients || got1 == 0 || got2 == 0 {
 		t.Errorf("got %d and %d connections, want some on each and %d in all", got1, got2, clients)
 	}
@@ -319,7 +320,8 @@ func TestListenerShutDownByAnotherIsReported(t *testing.T) {
 	}
 }
 
-// The socket stays open over a change of owner: a client that connects in between waits in its queue.
+// The socket stays open over a change of owner: a client that connects in between waits in its
+// queue.
 func TestInheritedListenerServesItsQueue(t *testing.T) {
 	ln, err := Listen("127.0.0.1:0", ListenOptions{})
 	if err != nil {

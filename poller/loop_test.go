@@ -20,8 +20,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(patiently{m}) }
 
-// patiently is a run of tests after which goroutines that only need time to end have it: goleak alone waits for less than half a second,
-// which is too little on a loaded machine.
+// patiently is a run of tests after which goroutines that only need time to end have it: goleak
+// alone waits for less than half a second, which is too little on a loaded machine.
 type patiently struct{ *testing.M }
 
 func (m patiently) Run() (status int) {
@@ -76,8 +76,9 @@ func wait(t testing.TB, c <-chan struct{}, what string) {
 	}
 }
 
-// The linkname and the hooks in netpoll.go were written against this version's source. A new one may be fine: read
-// poll_default_linux.go, poll_default.go and fd_operator.go again, then change the constant.
+// The linkname and the hooks in netpoll.go were written against this version's source. A new one
+// may be fine: read poll_default_linux.go, poll_default.go and fd_operator.go again, then change
+// the constant.
 func TestNetpollIsThePinnedVersion(t *testing.T) {
 	const want = "v0.7.2"
 	info, ok := debug.ReadBuildInfo()
@@ -203,7 +204,8 @@ func TestTimersLeaveTheLoopAsleep(t *testing.T) {
 	})
 	wait(t, a.fired, "timer")
 	on(t, l, func() {
-		// A wake-up each millisecond would be 300; cascades and the posts of this test are a handful.
+		// A wake-up each millisecond would be 300; cascades and the posts of this test are a
+		// handful.
 		if rounds > 30 {
 			t.Errorf("the loop woke %d times for one timer of 300 ticks", rounds)
 		}
@@ -397,8 +399,8 @@ func TestHangupComesWhilePaused(t *testing.T) {
 	wait(t, c.hung, "hang-up")
 }
 
-// TestManyShortConnectionsOverReusedDescriptors closes from both sides at once, so that descriptor numbers are reused while
-// stale events and late hang-ups are about.
+// TestManyShortConnectionsOverReusedDescriptors closes from both sides at once, so that descriptor
+// numbers are reused while stale events and late hang-ups are about.
 func TestManyShortConnectionsOverReusedDescriptors(t *testing.T) {
 	l := runLoop(t, Config{})
 	ln, err := Listen("127.0.0.1:0", ListenOptions{})
@@ -486,7 +488,8 @@ func TestDialReportsSuccessAndRefusal(t *testing.T) {
 	}
 }
 
-// A descriptor without write interest holds no callback for it: 16 bytes of every dialled connection.
+// A descriptor without write interest holds no callback for it: 16 bytes of every dialled
+// connection.
 func TestNoWriteCallbackIsKeptWithoutWriteInterest(t *testing.T) {
 	l := runLoop(t, Config{})
 	ours, theirs := pair(t)
@@ -508,7 +511,8 @@ func TestNoWriteCallbackIsKeptWithoutWriteInterest(t *testing.T) {
 	on(t, l, func() { c.Close() })
 }
 
-// deafPort returns an address that refuses connections until the test ends: taken, so that nobody else listens there, and not listened on.
+// deafPort returns an address that refuses connections until the test ends: taken, so that nobody
+// else listens there, and not listened on.
 func deafPort(t *testing.T) netip.AddrPort {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

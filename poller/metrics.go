@@ -8,7 +8,8 @@ import (
 
 // Metrics is what the loops of one owner count together: see Config.Metrics. Any goroutine.
 type Metrics struct {
-	// loopLag is how late loops came to their timers: the time that callbacks kept all else waiting.
+	// loopLag is how late loops came to their timers: the time that callbacks kept all else
+	// waiting.
 	loopLag *Histogram
 
 	// lingering is how many closed sockets still have unsent bytes for a peer that does not read.
@@ -32,14 +33,14 @@ func NewMetrics(set *metrics.Set) *Metrics {
 // unexposed are Metrics that nobody reads.
 func unexposed() *Metrics { return NewMetrics(metrics.NewSet()) }
 
-// DurationBuckets are upper bounds in seconds for what takes microseconds when all is well and seconds
-// when it is not.
+// DurationBuckets are upper bounds in seconds for what takes microseconds when all is well and
+// seconds when it is not.
 var DurationBuckets = []float64{
 	.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5,
 }
 
-// Histogram is a Prometheus histogram. Its fixed buckets keep the number of series from depending on
-// what clients do, as metrics.Histogram's would.
+// Histogram is a Prometheus histogram. Its fixed buckets keep the number of series from depending
+// on what clients do, as metrics.Histogram's would.
 type Histogram = metrics.PrometheusHistogram
 
 // NewHistogram makes a histogram and registers it with the process; bounds are upper bounds in

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The tests here are about the order of things within rounds, not about time: they hold on a machine of any speed.
+// The tests here are about the order of things within rounds, not about time: they hold on a
+// machine of any speed.
 
 // due counts how many timers have fired.
 type due struct {
@@ -67,7 +68,8 @@ func TestThousandsOfTimersInOneTickDoNotStarveSockets(t *testing.T) {
 	})
 }
 
-// A chain of functions that put off the next one, and one of posts, go on for ever; everything else must go on too.
+// A chain of functions that put off the next one, and one of posts, go on for ever; everything else
+// must go on too.
 func TestEndlessLaterAndPostDoNotStarveSocketsOrTimers(t *testing.T) {
 	l := runLoop(t, Config{Tick: time.Millisecond})
 	c, theirs := registered(t, l)
@@ -112,8 +114,8 @@ type metronome struct {
 
 func (m *metronome) Expire() {
 	due := m.first + time.Duration(m.beats)*m.every
-	// elapsed is the tick that is being handled, also when the loop is behind: a beat that came a tick late or early once
-	// shows, however slow the machine.
+	// elapsed is the tick that is being handled, also when the loop is behind: a beat that came a
+	// tick late or early once shows, however slow the machine.
 	if got, want := m.l.wheel.elapsed, uint64(due/m.l.tick); got != want {
 		m.t.Errorf("beat %d: at tick %d, want %d", m.beats, got, want)
 	}

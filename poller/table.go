@@ -183,8 +183,8 @@ func onOwnThread(fn func()) {
 			fn()
 			return
 		}
-		// The process's first thread never ends, and /proc/self/fd shows its table. It is held until
-		// fn has another.
+		// The process's first thread never ends, and /proc/self/fd shows its table. It is held
+		// until fn has another.
 		has := make(chan struct{})
 		go func() {
 			runtime.LockOSThread()

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the kernel holds for a peer that reads nothing is bounded too, not only what the gateway queues for it.
+// What the kernel holds for a peer that reads nothing is bounded too, not only what the gateway
+// queues for it.
 func TestKernelHoldsLittleForAPeerThatDoesNotRead(t *testing.T) {
 	ln, err := Listen("127.0.0.1:0", ListenOptions{})
 	if err != nil {
@@ -32,7 +33,8 @@ func TestKernelHoldsLittleForAPeerThatDoesNotRead(t *testing.T) {
 	if got := option(t, fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT); got != maxUnsent {
 		t.Errorf("accepted: TCP_NOTSENT_LOWAT is %d, want %d", got, maxUnsent)
 	}
-	// Small writes, as replies are: until the socket takes nothing and stays like that, the peer's window being full.
+	// Small writes, as replies are: until the socket takes nothing and stays like that, the peer's
+	// window being full.
 	reply := make([]byte, 4<<10)
 	for {
 		if _, err := unix.Write(fd, reply); err == nil {

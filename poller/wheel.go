@@ -2,10 +2,11 @@ package poller
 
 import "math/bits"
 
-// The wheel is hierarchical, after Varghese & Lauck, "Hashed and Hierarchical Timing Wheels" (1987), scheme 7: six levels
-// of 64 slots, each slot of a level as long as the whole level below. A timer sits on the level of the highest bit in
-// which its time differs from the present, so it cascades at most five times in its life, and one word of
-// occupancy bits a level finds the next slot due without visiting the empty ones, however long the gap.
+// The wheel is hierarchical, after Varghese & Lauck, "Hashed and Hierarchical Timing Wheels"
+// (1987), scheme 7: six levels of 64 slots, each slot of a level as long as the whole level below.
+// A timer sits on the level of the highest bit in which its time differs from the present, so it
+// cascades at most five times in its life, and one word of occupancy bits a level finds the next
+// slot due without visiting the empty ones, however long the gap.
 
 const (
 	levels    = 6
@@ -18,11 +19,12 @@ const (
 	slotCount = dueSlot + 1
 )
 
-// Expirer is told that its timer is due, on the loop. The timer is disarmed by then and may be armed again.
+// Expirer is told that its timer is due, on the loop. The timer is disarmed by then and may be
+// armed again.
 type Expirer interface{ Expire() }
 
-// Timer is one place on a loop's wheel. Embed it in what it times and Init it once; an armed Timer must not be copied.
-// Loop only.
+// Timer is one place on a loop's wheel. Embed it in what it times and Init it once; an armed Timer
+// must not be copied. Loop only.
 type Timer struct {
 	next, prev *Timer
 	owner      Expirer
@@ -51,8 +53,8 @@ func (w *wheel) init() {
 	}
 }
 
-// arm puts t at tick when, or at the next tick when that has passed: a timer that re-arms itself for now must not
-// keep advance from returning.
+// arm puts t at tick when, or at the next tick when that has passed: a timer that re-arms itself
+// for now must not keep advance from returning.
 func (w *wheel) arm(t *Timer, when uint64) {
 	if t.next != nil {
 		w.unlink(t)
@@ -71,7 +73,8 @@ func (w *wheel) disarm(t *Timer) {
 	w.n--
 }
 
-// place links t into the slot of its time. Times that differ from the present in the lowest six bits only are on level 0.
+// place links t into the slot of its time. Times that differ from the present in the lowest six
+// bits only are on level 0.
 func (w *wheel) place(t *Timer) {
 	if t.when <= w.elapsed {
 		w.link(t, dueSlot)
@@ -108,15 +111,16 @@ func (w *wheel) next() (tick uint64, ok bool) {
 	return tick, ok
 }
 
-// nextSlot finds the earliest occupied slot. Lower levels come first: all they hold lies within the present slot of
-// the level above.
+// nextSlot finds the earliest occupied slot. Lower levels come first: all they hold lies within the
+// present slot of the level above.
 func (w *wheel) nextSlot() (tick uint64, slot int, ok bool) {
 	for level := range levels {
 		if w.occupied[level] == 0 {
 			continue
 		}
 		shift := level * slotBits
-		// The search starts behind the present slot: only the top level can hold timers in it, a whole turn away.
+		// The search starts behind the present slot: only the top level can hold timers in it, a
+		// whole turn away.
 		from := int(w.elapsed>>shift) + 1
 		slot := (from + bits.TrailingZeros64(bits.RotateLeft64(w.occupied[level], -from))) & slotMask
 		tick := w.elapsed&^(1<<(shift+slotBits)-1) + uint64(slot)<<shift
@@ -152,7 +156,8 @@ func (w *wheel) advance(now uint64, budget int) (more bool) {
 	}
 }
 
-// take moves a slot that has come due: from level 0 straight to the due list, from the others one or more levels down.
+// take moves a slot that has come due: from level 0 straight to the due list, from the others one
+// or more levels down.
 func (w *wheel) take(slot int) {
 	w.occupied[slot/slots] &^= 1 << (slot % slots)
 	head := &w.lists[slot]

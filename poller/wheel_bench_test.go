@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The wheel against the runtime's own timers, with benchTimers armed at a time. Results are in doc.go:
+// The wheel against the runtime's own timers, with benchTimers armed at a time. Results are in
+// doc.go:
 //
 //	go test ./poller -run '^$' -bench '^BenchmarkTimers' -benchtime 1x -count 3
 
@@ -34,7 +35,8 @@ type cold struct {
 
 func (c *cold) Expire() { *c.fired++ }
 
-// perTimer reports the CPU time that one of the timers took: what others do on the machine is not in it.
+// perTimer reports the CPU time that one of the timers took: what others do on the machine is not
+// in it.
 func perTimer(b *testing.B, took time.Duration, rounds int) {
 	b.ReportMetric(float64(took.Nanoseconds())/float64(rounds)/benchTimers, "ns/timer")
 	b.ReportMetric(0, "ns/op")
@@ -197,8 +199,8 @@ func BenchmarkTimersRuntime(b *testing.B) {
 		}
 		perTimer(b, took, b.N)
 	})
-	// A minute cannot be waited for: all are due 2 s after they were armed, spread over half a second, and what is reported is
-	// from the first to the last call.
+	// A minute cannot be waited for: all are due 2 s after they were armed, spread over half a
+	// second, and what is reported is from the first to the last call.
 	b.Run("fire", func(b *testing.B) {
 		var took time.Duration
 		for range b.N {

@@ -28,7 +28,8 @@ func newWheel() *wheel {
 	return w
 }
 
-// TestWheelAgainstSortedModel drives the wheel and a naive list of deadlines through the same random life.
+// TestWheelAgainstSortedModel drives the wheel and a naive list of deadlines through the same
+// random life.
 func TestWheelAgainstSortedModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWheel()

@@ -60,7 +60,7 @@ func TestIDKeys(t *testing.T) {
 			t.Errorf("bit %d changed: %v is taken", bit, changed)
 		}
 	}
-	if a.New() == a.New() {
+	if first, second := a.New(), a.New(); first == second {
 		t.Error("two ids are the same")
 	}
 }

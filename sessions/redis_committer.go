@@ -37,13 +37,12 @@ type committer struct {
 	idle         chan struct{} // closed when, after close, nothing is left to commit
 
 	// The committer's:
-	lastBatch time.Time
-	failures  int
-	failing   bool
-	refused   []rejected
-	out       outgoing
-	sending   sending
-	owners    map[uint16]string // of a cluster's slots, as far as known; with WaitReplicas
+	failures int
+	failing  bool
+	refused  []rejected
+	out      outgoing
+	sending  sending
+	owners   map[uint16]string // of a cluster's slots, as far as known; with WaitReplicas
 }
 
 // writerKey names a writer. A session has one but for the time after a takeover, when connections

@@ -107,8 +107,8 @@ type Attachment interface {
 	Detach(o Owner)
 
 	// CanMove reports whether another process can go on with this attachment: not while something
-	// is pending in its session, nor, in memory, while another connection may count there. last says
-	// that no connection of this process counts any more. The store's role is Giving.
+	// is pending in its session, nor, in memory, while another connection may count there. last
+	// says that no connection of this process counts any more. The store's role is Giving.
 	CanMove(last bool) bool
 	// Pack appends to b what the other process' Loop.Unpack must have. It changes nothing: the
 	// attachment may stay, and then goes on as before. Until then nothing may be added to it.

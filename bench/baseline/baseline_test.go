@@ -15,8 +15,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(patiently{m}) }
 
-// patiently is a run of tests after which goroutines that only need time to end have it: goleak alone waits for less than half a second,
-// which is too little on a loaded machine.
+// patiently is a run of tests after which goroutines that only need time to end have it: goleak
+// alone waits for less than half a second, which is too little on a loaded machine.
 type patiently struct{ *testing.M }
 
 func (m patiently) Run() (status int) {

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// It is compared with what sluice tells of itself, which is the longest of runtime.MemStats and not the bound of a histogram's bucket.
+// It is compared with what sluice tells of itself, which is the longest of runtime.MemStats and not
+// the bound of a histogram's bucket.
 func TestLongestPauseIsOneThatWas(t *testing.T) {
 	runtime.GC()
 	var before, after runtime.MemStats

@@ -1,6 +1,6 @@
-// Package check is a smoke test: one client does what clients do, step by step, against one gateway,
-// and says of each step whether it held. It is for the moment between "the new version is up" and
-// "clients may have it"; load is package load's.
+// Package check is a smoke test: one client does what clients do, step by step, against one
+// gateway, and says of each step whether it held. It is for the moment between "the new version is
+// up" and "clients may have it"; load is package load's.
 package check
 
 import (
@@ -155,7 +155,7 @@ func (c *checker) connect(ctx context.Context) (string, error) {
 		u.RawQuery = q.Encode()
 	}
 	dialer := websocket.Dialer{TLSClientConfig: c.tls(), HandshakeTimeout: c.cfg.Timeout}
-	ws, resp, err := dialer.DialContext(ctx, u.String(), c.cfg.Header)
+	ws, resp, err := dialer.DialContext(ctx, u.String(), c.cfg.Header) //nolint:bodyclose // a copy, read whole
 	if err != nil {
 		if resp != nil {
 			body, _ := io.ReadAll(io.LimitReader(resp.Body, 200))

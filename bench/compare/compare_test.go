@@ -23,7 +23,8 @@ import (
 	"sluice/bench/report/reporttest"
 )
 
-// The test binary is the servers, too: `baseline NAME …` as sluice-bench is, and `serve …` in sluice's place.
+// The test binary is the servers, too: `baseline NAME …` as sluice-bench is, and `serve …` in
+// sluice's place.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && (os.Args[1] == "baseline" || os.Args[1] == "serve") {
 		if err := beServer(os.Args[1:]); err != nil {
@@ -74,15 +75,16 @@ func options(t *testing.T, only ...string) Options {
 	}
 }
 
-// TestComparison runs the whole thing, small: two servers and the floor, all kinds of steps, all outputs.
+// TestComparison runs the whole thing, small: two servers and the floor, all kinds of steps, all
+// outputs.
 func TestComparison(t *testing.T) {
 	r, err := Run(context.Background(), options(t, OneLoop, "gobwas", baseline.Floor))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, trouble := range r.Troubles {
-		// 24 B each of 500 connections fit into what the floor has already, and a loaded machine may
-		// not keep the schedule.
+		// 24 B each of 500 connections fit into what the floor has already, and a loaded machine
+		// may not keep the schedule.
 		if !strings.HasPrefix(trouble, "floor") && !strings.Contains(trouble, "did not keep the schedule") {
 			t.Errorf("trouble: %s", trouble)
 		}

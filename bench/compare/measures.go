@@ -39,8 +39,8 @@ type Server struct {
 	Stats   map[string]Stat    `json:"stats"`   // by the key of a measure
 	Ratio   map[string]float64 `json:"ratio"`   // sluice's median ÷ this one's
 	Sizes   []Size             `json:"sizes"`
-	// Latency is of the open loop at the most connections: of the trial with the median p99. Ramp is
-	// of the same trial.
+	// Latency is of the open loop at the most connections: of the trial with the median p99. Ramp
+	// is of the same trial.
 	Latency load.Latency `json:"latency"`
 	Ramp    []load.Point `json:"ramp"`
 }

@@ -16,8 +16,8 @@ import (
 )
 
 // Throughput measures acknowledged messages per second, at a fixed rate and as fast as it goes,
-// with gateway, Redis and load generator on this machine. With replica there is a replica too: it is
-// waited for in every second row.
+// with gateway, Redis and load generator on this machine. With replica there is a replica too: it
+// is waited for in every second row.
 func Throughput(
 	ctx context.Context, out io.Writer, bin string, rate float64, conns int, d time.Duration, replica bool,
 ) error {

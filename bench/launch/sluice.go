@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// FindSluice finds the gateway's binary: the named one, or else sluice beside this program, in ./bin
-// or in PATH. flag is what an error asks the user to set.
+// FindSluice finds the gateway's binary: the named one, or else sluice beside this program, in
+// ./bin or in PATH. flag is what an error asks the user to set.
 func FindSluice(named, flag string) (string, error) {
 	if named != "" {
 		return named, nil

@@ -273,7 +273,8 @@ func (c *Conn) answer(b []byte) int {
 	return used
 }
 
-// number is the client's number in the scenario custom, where the place of the session's id holds it.
+// number is the client's number in the scenario custom, where the place of the session's id holds
+// it.
 func (c *Conn) number() uint64 { return binary.LittleEndian.Uint64(c.id[:]) }
 
 // keepID remembers the session where clients return.

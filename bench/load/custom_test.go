@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// chat is a server with a protocol of its own: it greets, answers "say ID SEQ" with "said SEQ to ID",
-// and pushes news in between.
+// chat is a server with a protocol of its own: it greets, answers "say ID SEQ" with "said SEQ to
+// ID", and pushes news in between.
 func chat(mend func(reply string, n int) string) *server {
 	return &server{noWelcome: true, onOpen: func(p *peer) { p.text("hello") },
 		onMessage: func(p *peer, n int, b []byte) {

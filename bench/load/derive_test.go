@@ -8,7 +8,8 @@ import (
 	"sluice/bench/procfs"
 )
 
-// Keys come from the other side: a server that closes with every code there is must not fill the tool's memory or its reports.
+// Keys come from the other side: a server that closes with every code there is must not fill the
+// tool's memory or its reports.
 func TestKindsAreBounded(t *testing.T) {
 	m := map[string]int64{}
 	for i := range 1000 {

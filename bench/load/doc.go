@@ -3,16 +3,17 @@
 //
 // # How it is built
 //
-// The clients are reactor clients on package reactor: no goroutine, buffer or timer of its own for a
-// connection. One process runs all of it. When the connections need more descriptors than a process
-// may have, there are as many loops as it takes, each on a thread with a descriptor table of its
-// own. Workers tell Run what they have counted four times a second; latencies go into histograms
-// that all workers share, in batches, so that none is sampled.
+// The clients are reactor clients on package reactor: no goroutine, buffer or timer of its own for
+// a connection. One process runs all of it. When the connections need more descriptors than a
+// process may have, there are as many loops as it takes, each on a thread with a descriptor table
+// of its own. Workers tell Run what they have counted four times a second; latencies go into
+// histograms that all workers share, in batches, so that none is sampled.
 //
 //	Run ── commands ──▶ worker ── Conn … Conn      (a loop each)
 //	    ◀── events ────
 //
-// What a worker is doing is its phase (phase.go); what a connection is doing is its state (conn.go).
+// What a worker is doing is its phase (phase.go); what a connection is doing is its state
+// (conn.go).
 //
 // # What it promises
 //
@@ -38,15 +39,15 @@
 //
 // # What it costs
 //
-// README.md in package bench has what it costs and how that was measured. A Conn takes 112 bytes, with
-// its places in the loop's table and in the worker's list 136; a wss:// connection adds crypto/tls's
-// state, some 3 KB.
+// README.md in package bench has what it costs and how that was measured. A Conn takes 112 bytes,
+// with its places in the loop's table and in the worker's list 136; a wss:// connection adds
+// crypto/tls's state, some 3 KB.
 //
 // A tool with twice the CPU (it burned as much again as it used) measured the same server CPU,
 // within the spreads of alternating runs, at 5,000 messages a second on a loaded machine: 26.7 and
 // 27.0 µs a message. With server and tool ahead of everything else (chrt -r) the heavier tool made
-// the server's messages a sixth cheaper: it keeps processors awake that would have slept. So compare
-// servers at the same rate, and at one where Lag is small.
+// the server's messages a sixth cheaper: it keeps processors awake that would have slept. So
+// compare servers at the same rate, and at one where Lag is small.
 //
 // # Limits
 //

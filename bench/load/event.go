@@ -25,8 +25,9 @@ type command struct {
 }
 
 // event is what a worker tells: progress (every reportEvery), started (the last connect of the ramp
-// has begun), ramped, stopped (no more is sent), drained (nothing is in flight), recovered, trimmed,
-// gone (no connection is left), closing, result (its last), failed (the loop has ended early).
+// has begun), ramped, stopped (no more is sent), drained (nothing is in flight), recovered,
+// trimmed, gone (no connection is left), closing, result (its last), failed (the loop has ended
+// early).
 type event struct {
 	Kind     string
 	At       time.Duration // when it happened; drained: the last reply

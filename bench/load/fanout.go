@@ -11,8 +11,8 @@ import (
 
 // In the scenario fanout clients only listen. Each is in one of Spec.Topics topics, which its URL
 // names (?topic=bench-3), and the parent publishes over HTTP (publisher.go). A publication begins
-// with its number within its topic and the time at which it was due, so that every subscriber checks
-// for itself what is missing, came twice or out of order, and how late it was.
+// with its number within its topic and the time at which it was due, so that every subscriber
+// checks for itself what is missing, came twice or out of order, and how late it was.
 
 // publicationHead is a number and a time, of 16 hexadecimal digits each.
 const publicationHead = 32

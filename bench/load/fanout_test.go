@@ -15,7 +15,8 @@ import (
 
 // topicServer publishes what is posted to it to the connections that have named the topic.
 type topicServer struct {
-	// fate, when set, says what the n-th publication (from 1) becomes for one connection; nil ends it.
+	// fate, when set, says what the n-th publication (from 1) becomes for one connection; nil ends
+	// it.
 	fate func(n int, body []byte) [][]byte
 	// status, when set, refuses publications.
 	status func(n int) int

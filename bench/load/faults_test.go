@@ -100,7 +100,8 @@ func TestFaultyServer(t *testing.T) {
 	}
 }
 
-// With more than one message on its way the reply to the 5th could be one to the 6th, and the 5th's lost. So there is only one.
+// With more than one message on its way the reply to the 5th could be one to the 6th, and the 5th's
+// lost. So there is only one.
 func TestServerCountsTheFifthTwice(t *testing.T) {
 	t.Parallel()
 	s := (&server{onMessage: func(p *peer, n int, _ []byte) {
@@ -319,7 +320,8 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// deafPort returns an address that refuses connections until the test ends: taken, so that nobody else listens there, and not listened on.
+// deafPort returns an address that refuses connections until the test ends: taken, so that nobody
+// else listens there, and not listened on.
 func deafPort(t *testing.T) string {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

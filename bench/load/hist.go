@@ -10,7 +10,8 @@ import (
 // longest is the largest latency kept apart from larger ones, in microseconds: ten minutes.
 const longest = 600_000_000
 
-// hist is an HdrHistogram of microseconds. The zero value is empty and holds no memory until the first record.
+// hist is an HdrHistogram of microseconds. The zero value is empty and holds no memory until the
+// first record.
 type hist struct{ h *hdrhistogram.Histogram }
 
 // reserve takes the 170 KB of a histogram now rather than at the first record.
@@ -32,7 +33,8 @@ func (h *hist) count() int64 {
 	return h.h.TotalCount()
 }
 
-// add merges o into h: the counts of each bucket are summed, so percentiles of the sum are as exact as those of the parts.
+// add merges o into h: the counts of each bucket are summed, so percentiles of the sum are as exact
+// as those of the parts.
 func (h *hist) add(o *hist) {
 	if o.count() == 0 {
 		return

@@ -2,8 +2,9 @@ package load
 
 import "time"
 
-// inFlight is the queue of intended send times of one connection's unanswered messages, oldest first. Servers answer
-// a connection in order, so a reply belongs to the front. One message in flight, the usual case, needs no allocation.
+// inFlight is the queue of intended send times of one connection's unanswered messages, oldest
+// first. Servers answer a connection in order, so a reply belongs to the front. One message in
+// flight, the usual case, needs no allocation.
 type inFlight struct {
 	first time.Duration
 	more  *[]time.Duration // those after the first; nil when none

@@ -9,7 +9,8 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// Every percentile is at least what the server delays by, and no latency is longer than the whole run.
+// Every percentile is at least what the server delays by, and no latency is longer than the whole
+// run.
 func TestLatencyAgreesWithTheServer(t *testing.T) {
 	t.Parallel()
 	const short, long = 20 * time.Millisecond, 500 * time.Millisecond
@@ -26,7 +27,8 @@ func TestLatencyAgreesWithTheServer(t *testing.T) {
 		})
 	}}).start(t)
 	began := time.Now()
-	// Every connection sends four messages a second and ten in all, the last of which is answered late.
+	// Every connection sends four messages a second and ten in all, the last of which is answered
+	// late.
 	r := load(t, Spec{Conns: 100, Rate: 400, Duration: 2500 * time.Millisecond}, s)
 	took := time.Since(began)
 	wantOK(t, r)
@@ -45,8 +47,8 @@ func TestLatencyAgreesWithTheServer(t *testing.T) {
 	atLeast("the largest", r.Message.MaxUS, long)
 }
 
-// A server that stands still for a second keeps every message waiting that was due in it, and the open loop charges all
-// of them. A closed loop sees one of its window.
+// A server that stands still for a second keeps every message waiting that was due in it, and the
+// open loop charges all of them. A closed loop sees one of its window.
 func TestStallIsNotOmitted(t *testing.T) {
 	t.Parallel()
 	var gate sync.RWMutex
@@ -65,7 +67,8 @@ func TestStallIsNotOmitted(t *testing.T) {
 	r := load(t, Spec{Rate: 200, Duration: 2 * time.Second}, s)
 	wantOK(t, r)
 	want(t, "answered", r.Counters.Replies, 400)
-	// 200 messages were due in the stall; they waited 0 to 1 s, evenly: a quarter of all 400 waited over half a second.
+	// 200 messages were due in the stall; they waited 0 to 1 s, evenly: a quarter of all 400 waited
+	// over half a second.
 	if max := time.Duration(r.Message.MaxUS) * time.Microsecond; max < 990*time.Millisecond {
 		t.Errorf("the slowest took %v, want about 1s", max)
 	}

@@ -10,10 +10,10 @@ import (
 )
 
 // Merge makes one result of those of several machines that ran at one time (Spec.StartAt). Counters
-// are summed and histograms added bucket by bucket, so percentiles are as exact as those of one run.
-// Memory and CPU of the server are those of the one machine that measured them; when several did,
-// they are left out, because nobody can tell whether they measured the same one. It fails when the
-// runs were of different scenarios, or when a histogram cannot be decoded.
+// are summed and histograms added bucket by bucket, so percentiles are as exact as those of one
+// run. Memory and CPU of the server are those of the one machine that measured them; when several
+// did, they are left out, because nobody can tell whether they measured the same one. It fails when
+// the runs were of different scenarios, or when a histogram cannot be decoded.
 func Merge(results []*Result) (*Result, error) {
 	if len(results) == 0 {
 		return nil, errors.New("merge: no results")

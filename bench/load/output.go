@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxOut bounds extra.out, in bytes. A connection at the bound gets no more messages and pongs until
-// the socket has taken some.
+// maxOut bounds extra.out, in bytes. A connection at the bound gets no more messages and pongs
+// until the socket has taken some.
 const maxOut = 256 << 10
 
 // sendFrame writes one masked frame.

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A server that handles capacity handshakes at a time, each in 10 ms, is given about as many as keep
-// the bound, and one that fails is left alone for longer and longer.
+// A server that handles capacity handshakes at a time, each in 10 ms, is given about as many as
+// keep the bound, and one that fails is left alone for longer and longer.
 func TestPaceFollowsTheServer(t *testing.T) {
 	const bound = 50 * time.Millisecond
 	p := newPace(bound, 0, 0)

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// publisher makes the traffic of the scenario fanout: it publishes at fixed times, to one topic after
-// the other, by POST with the message as the body and the topic in ?topic=.
+// publisher makes the traffic of the scenario fanout: it publishes at fixed times, to one topic
+// after the other, by POST with the message as the body and the topic in ?topic=.
 type publisher struct {
 	spec   *Spec
 	client http.Client
@@ -29,8 +29,8 @@ type publisher struct {
 	over      time.Duration
 }
 
-// publishersAtOnce bounds the requests in flight. Those of one topic follow each other, or they would
-// come out of order.
+// publishersAtOnce bounds the requests in flight. Those of one topic follow each other, or they
+// would come out of order.
 const publishersAtOnce = 16
 
 func newPublisher(s *Spec, now func() time.Duration, began time.Duration, units int64) *publisher {

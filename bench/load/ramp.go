@@ -24,8 +24,8 @@ type ramp struct {
 // adapts reports whether the ramp has no rate.
 func (r *ramp) adapts() bool { return r.step.Rate == 0 }
 
-// dialsAtOnce bounds the connects and handshakes under way of one worker, so that a server that does
-// not keep up slows the ramp down instead of timing out.
+// dialsAtOnce bounds the connects and handshakes under way of one worker, so that a server that
+// does not keep up slows the ramp down instead of timing out.
 const dialsAtOnce = 2048
 
 func (w *worker) beginRamp(c command) {

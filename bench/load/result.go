@@ -17,14 +17,16 @@ type Result struct {
 
 	// RampSeconds is from the first connect to the last connection open or given up.
 	RampSeconds float64 `json:"ramp_seconds"`
-	// TrafficSeconds is how long the traffic (or the hold) was to be, or was until the interruption.
+	// TrafficSeconds is how long the traffic (or the hold) was to be, or was until the
+	// interruption.
 	TrafficSeconds float64 `json:"traffic_seconds"`
-	// SendSeconds and ReplySeconds are from the start of the traffic to the last message sent and to
-	// the last reply.
+	// SendSeconds and ReplySeconds are from the start of the traffic to the last message sent and
+	// to the last reply.
 	SendSeconds  float64 `json:"send_seconds"`
 	ReplySeconds float64 `json:"reply_seconds"`
 
-	// Published is how many publications of fanout were taken, and PublishErrors why others were not.
+	// Published is how many publications of fanout were taken, and PublishErrors why others were
+	// not.
 	Published     int64            `json:"published,omitempty"`
 	PublishErrors map[string]int64 `json:"publish_errors,omitempty"`
 
@@ -127,8 +129,8 @@ type ServerUsage struct {
 	Idle   procfs.Usage `json:"idle"`   // all connections open, before traffic
 	After  procfs.Usage `json:"after"`  // traffic is over, all connections still open
 
-	// MemoryUnknown says why the next four are not known, and therefore 0. AtMostPerConn is then all
-	// that can be said: the whole of Anon at Idle, divided by the connections.
+	// MemoryUnknown says why the next four are not known, and therefore 0. AtMostPerConn is then
+	// all that can be said: the whole of Anon at Idle, divided by the connections.
 	MemoryUnknown    string  `json:"memory_unknown,omitempty"`
 	AtMostPerConn    float64 `json:"at_most_per_conn"`
 	UserIdlePerConn  float64 `json:"user_idle_per_conn"`  // of Anon

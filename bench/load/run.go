@@ -16,9 +16,9 @@ import (
 
 // Run makes the load that spec describes and reports what it found. An error means that the run
 // could not be made; what the run found wrong is in Result.Failures. When ctx ends, Run closes the
-// connections and returns the result so far, with Complete false. Any goroutine may call it. It runs
-// as many event loops as descriptors need, each on a thread with a descriptor table of its own when
-// one table is not enough.
+// connections and returns the result so far, with Complete false. Any goroutine may call it. It
+// runs as many event loops as descriptors need, each on a thread with a descriptor table of its own
+// when one table is not enough.
 func Run(ctx context.Context, spec Spec) (*Result, error) {
 	spec, err := spec.withDefaults()
 	if err != nil {
@@ -88,8 +88,8 @@ func newRun(ctx context.Context, spec Spec) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The heap grows little, so collecting at half more instead of twice costs nothing and keeps the
-	// tool small.
+	// The heap grows little, so collecting at half more instead of twice costs nothing and keeps
+	// the tool small.
 	percent := debug.SetGCPercent(50)
 	r := &run{spec: spec, crew: c, costs: map[string]cost{}, ticker: time.NewTicker(reportEvery),
 		restore: func() { debug.SetGCPercent(percent) }}

@@ -387,7 +387,8 @@ func TestInterrupted(t *testing.T) {
 }
 
 func TestServerIsMeasured(t *testing.T) {
-	// Not parallel: the process that is measured is this one, and other tests' descriptors would come and go in it.
+	// Not parallel: the process that is measured is this one, and other tests' descriptors would
+	// come and go in it.
 	s := (&server{}).start(t)
 	var shown []Progress
 	r := load(t, Spec{ServerPID: os.Getpid(), Settle: time.Millisecond, Duration: 2 * time.Second, Progress: func(p Progress) { shown = append(shown, p) }}, s)

@@ -40,8 +40,8 @@ func (w *worker) answered(c *Conn) {
 	w.comeBack(c.place)
 }
 
-// visitorOpened goes on with a visit whose client is connected again. The welcome frame confirms its
-// total; a server without one must answer a message.
+// visitorOpened goes on with a visit whose client is connected again. The welcome frame confirms
+// its total; a server without one must answer a message.
 func (w *worker) visitorOpened(c *Conn) {
 	switch {
 	case w.spec.Scenario == Churn:

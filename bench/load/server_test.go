@@ -23,8 +23,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(patiently{m}) }
 
-// patiently is a run of tests after which goroutines that only need time to end have it: goleak alone waits for less than half a second,
-// which is too little on a loaded machine.
+// patiently is a run of tests after which goroutines that only need time to end have it: goleak
+// alone waits for less than half a second, which is too little on a loaded machine.
 type patiently struct{ *testing.M }
 
 func (m patiently) Run() (status int) {
@@ -43,7 +43,8 @@ type server struct {
 	noWelcome bool
 	noID      bool // tells nobody the session's id
 
-	// onConn, when set, may answer instead of the handshake: it returns true when it has. Attempts count from 1.
+	// onConn, when set, may answer instead of the handshake: it returns true when it has. Attempts
+	// count from 1.
 	onConn func(c net.Conn, attempt int64) bool
 	// onOpen, when set, is called on a goroutine of its own for every connection.
 	onOpen func(p *peer)
@@ -233,7 +234,8 @@ func (p *peer) bytes(b []byte) {
 	_, _ = p.Conn.Write(b)
 }
 
-// load runs spec against s with what the tests have in common, and fails the test when the run cannot be made.
+// load runs spec against s with what the tests have in common, and fails the test when the run
+// cannot be made.
 func load(t *testing.T, spec Spec, servers ...*server) *Result {
 	t.Helper()
 	for _, s := range servers {

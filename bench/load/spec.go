@@ -41,8 +41,8 @@ type Spec struct {
 
 	Conns int `json:"conns"` // connections over all targets; default 1000
 	// Ramp is connects started per second, over all; default 2000. Too fast overflows the server's
-	// accept queue. AutoRamp is as fast as keeps the 90th percentile of handshakes below RampLatency
-	// (default 50 ms); attempts that fail make it rest, and narrower.
+	// accept queue. AutoRamp is as fast as keeps the 90th percentile of handshakes below
+	// RampLatency (default 50 ms); attempts that fail make it rest, and narrower.
 	Ramp        float64       `json:"ramp"`
 	AutoRamp    bool          `json:"auto_ramp,omitempty"`
 	RampLatency time.Duration `json:"ramp_latency_ns,omitempty"`
@@ -59,7 +59,8 @@ type Spec struct {
 	// Rate. Without it that is a failure.
 	AllowBehind bool `json:"allow_behind,omitempty"`
 
-	// StartAt is when the ramp begins, so that runs on several machines begin together; default: now.
+	// StartAt is when the ramp begins, so that runs on several machines begin together; default:
+	// now.
 	StartAt time.Time `json:"start_at,omitzero"`
 	// Hold is how long the connections are held between the ramp and the traffic.
 	Hold     time.Duration `json:"hold_ns,omitempty"`
@@ -76,9 +77,9 @@ type Spec struct {
 	// Default: every message that comes is a reply. ExpectNone: there are no replies.
 	Expect string `json:"expect,omitempty"`
 
-	// Publish is where fanout publishes: an http:// URL that takes POST with ?topic= and the message
-	// as the body, such as Sluice's control address. Clients name their topic in ?topic= of the
-	// handshake, and the service subscribes them to it. Rate is publications a second.
+	// Publish is where fanout publishes: an http:// URL that takes POST with ?topic= and the
+	// message as the body, such as Sluice's control address. Clients name their topic in ?topic= of
+	// the handshake, and the service subscribes them to it. Rate is publications a second.
 	Publish    string `json:"publish,omitempty"`
 	PublishKey string `json:"-"`      // fanout: sent as Authorization: Bearer
 	Topics     int    `json:"topics"` // fanout: clients are dealt to so many in turn; default 1
@@ -109,8 +110,8 @@ type Spec struct {
 	// drained on purpose.
 	ExpectClose []int `json:"expect_close,omitempty"`
 
-	// AwaitClose is how long the server has, after the traffic, to close all connections, with a code
-	// of ExpectClose. What is open then is a failure. 0: the clients close them.
+	// AwaitClose is how long the server has, after the traffic, to close all connections, with a
+	// code of ExpectClose. What is open then is a failure. 0: the clients close them.
 	AwaitClose time.Duration `json:"await_close_ns,omitempty"`
 
 	Storms       int     `json:"storms,omitempty"`        // storm: how many, one after the other; default 1

@@ -14,10 +14,11 @@ import (
 )
 
 // secure is TLS on the loop. The handshake runs on a goroutine of its own, a bounded number at a
-// time, between which and the socket the loop carries the bytes: a goroutine elsewhere does not have
-// the loop's descriptors. Then the same tls.Conn is read on the loop without blocking: crypto/tls
-// does not let an error that calls itself temporary stick, so EAGAIN can be told that way and the
-// next Read goes on where this one stopped. A wss connection costs some 3 KB and no goroutine.
+// time, between which and the socket the loop carries the bytes: a goroutine elsewhere does not
+// have the loop's descriptors. Then the same tls.Conn is read on the loop without blocking:
+// crypto/tls does not let an error that calls itself temporary stick, so EAGAIN can be told that
+// way and the next Read goes on where this one stopped. A wss connection costs some 3 KB and no
+// goroutine.
 type secure struct {
 	*tls.Conn
 	wire *wire

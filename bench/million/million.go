@@ -78,8 +78,8 @@ func (r *Report) OK() bool { return len(r.Failures) == 0 }
 
 const (
 	startWithin = 30 * time.Second
-	// drainWithin is how long the gateway may take for all goodbyes, and exitWithin how long we wait
-	// for it: a machine that is too slow is reported, not cut short.
+	// drainWithin is how long the gateway may take for all goodbyes, and exitWithin how long we
+	// wait for it: a machine that is too slow is reported, not cut short.
 	drainWithin = 2 * time.Minute
 	exitWithin  = 3 * time.Minute
 )

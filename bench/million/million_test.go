@@ -29,7 +29,8 @@ func sluice(t *testing.T) string {
 func TestSomeHundreds(t *testing.T) {
 	bin := sluice(t)
 	phases := map[string]bool{}
-	// A heartbeat is missed when it is half an interval late, which a loaded machine must not make it.
+	// A heartbeat is missed when it is half an interval late, which a loaded machine must not make
+	// it.
 	o := Options{Sluice: bin, Conns: 300, Heartbeat: 3 * time.Second, Hold: 3500 * time.Millisecond,
 		Traffic: time.Second, Rate: 300, Log: func(line string) { t.Log(line) }}
 	r, err := Run(t.Context(), o)

@@ -17,8 +17,8 @@ import (
 type Options struct {
 	OwnTable   bool // run on a thread with a descriptor table of its own
 	ReadBuffer int  // bytes; default 64 KiB
-	// Start is the zero of Now; default: when the loop starts. Loops with the same Start can compare
-	// their times.
+	// Start is the zero of Now; default: when the loop starts. Loops with the same Start can
+	// compare their times.
 	Start time.Time
 }
 
@@ -69,9 +69,9 @@ func (e Events) Writable() bool { return e&unix.EPOLLOUT != 0 }
 // Hangup reports whether the peer has ended its side, or the socket has failed.
 func (e Events) Hangup() bool { return e&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 }
 
-// Start starts a loop and calls setup on it, before anything else. It fails when setup does, or when
-// descriptors or, with OwnTable, the kernel do not allow it; nothing is left of the loop then. Any
-// goroutine that is not on a loop may call it.
+// Start starts a loop and calls setup on it, before anything else. It fails when setup does, or
+// when descriptors or, with OwnTable, the kernel do not allow it; nothing is left of the loop then.
+// Any goroutine that is not on a loop may call it.
 func Start(o Options, setup func(*Loop) error) (*Loop, error) {
 	if o.ReadBuffer == 0 {
 		o.ReadBuffer = 64 << 10
@@ -178,9 +178,9 @@ func (l *Loop) Stopped() <-chan struct{} { return l.stopped }
 // Close ends the loop after the round in hand and closes what it has open.
 func (l *Loop) Close() { l.closing = true }
 
-// Post has fn run on the loop. It never blocks. It reports false when the loop has ended; true is no
-// promise that fn runs, for the loop may end before. Any goroutine may call it, but none that is on
-// another loop: it would not have this one's eventfd.
+// Post has fn run on the loop. It never blocks. It reports false when the loop has ended; true is
+// no promise that fn runs, for the loop may end before. Any goroutine may call it, but none that is
+// on another loop: it would not have this one's eventfd.
 func (l *Loop) Post(fn func()) bool {
 	l.mail.Lock()
 	defer l.mail.Unlock()

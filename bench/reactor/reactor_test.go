@@ -164,8 +164,8 @@ func TestRefusedConnect(t *testing.T) {
 	})
 }
 
-// A table of a loop's own has room for RLIMIT_NOFILE descriptors whatever others have open, and what
-// is open in it does not show in the process's.
+// A table of a loop's own has room for RLIMIT_NOFILE descriptors whatever others have open, and
+// what is open in it does not show in the process's.
 func TestOwnTableIsApart(t *testing.T) {
 	if err := CanSplit(); err != nil {
 		t.Skip(err)

@@ -67,8 +67,8 @@ func (l *Loop) control(s *Socket, how int) error {
 	return nil
 }
 
-// CloseSocket closes the socket at the end of the round, so that its number does not come back while
-// events of this round still name it. Ready is not called any more. It may be called again.
+// CloseSocket closes the socket at the end of the round, so that its number does not come back
+// while events of this round still name it. Ready is not called any more. It may be called again.
 func (l *Loop) CloseSocket(s *Socket) {
 	if s.closed || s.fd == 0 {
 		return
@@ -102,7 +102,8 @@ func (s *Socket) Error() error {
 	return nil
 }
 
-// Read reads once. It returns io.EOF at the end of the stream and unix.EAGAIN when there is nothing.
+// Read reads once. It returns io.EOF at the end of the stream and unix.EAGAIN when there is
+// nothing.
 func (s *Socket) Read(p []byte) (int, error) {
 	n, errno := transfer(unix.SYS_RECVFROM, s.fd-1, p, 0)
 	switch {
@@ -114,8 +115,8 @@ func (s *Socket) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Write writes once. It returns 0 and unix.EAGAIN when the socket takes nothing, or is not connected
-// yet.
+// Write writes once. It returns 0 and unix.EAGAIN when the socket takes nothing, or is not
+// connected yet.
 func (s *Socket) Write(p []byte) (int, error) {
 	n, errno := transfer(unix.SYS_SENDTO, s.fd-1, p, unix.MSG_NOSIGNAL)
 	if errno != 0 {
@@ -124,8 +125,8 @@ func (s *Socket) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// transfer makes a recv or send call without telling the Go scheduler, which pays for calls that may
-// block only.
+// transfer makes a recv or send call without telling the Go scheduler, which pays for calls that
+// may block only.
 func transfer(call uintptr, fd int32, p []byte, flags uintptr) (int, syscall.Errno) {
 	for {
 		n, _, errno := syscall.RawSyscall6(call, uintptr(fd),

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runtimeFDs are the two descriptors of the Go runtime's own poller. They must have their numbers in
-// every table: a timer that is set on a loop wakes the runtime's poller through them, and the
+// runtimeFDs are the two descriptors of the Go runtime's own poller. They must have their numbers
+// in every table: a timer that is set on a loop wakes the runtime's poller through them, and the
 // runtime ends the process when it cannot.
 var runtimeFDs = findRuntimeFDs()
 

@@ -181,7 +181,8 @@ func TestStandaloneBringsItsColours(t *testing.T) {
 	}
 }
 
-// Every colour of the drawing must be one of the theme's, or it would not follow the reader's choice.
+// Every colour of the drawing must be one of the theme's, or it would not follow the reader's
+// choice.
 func TestEveryColourIsThemed(t *testing.T) {
 	r := sample(t)
 	charts, err := resultCharts(r)

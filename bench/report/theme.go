@@ -102,7 +102,8 @@ func newThemed() *strings.Replacer {
 	for _, h := range hues {
 		pairs = append(pairs, fmt.Sprintf("#%06X", h.light), "var(--"+h.name+")")
 	}
-	// The widths of letters were measured in Liberation Sans, which has those of Arial and Helvetica.
+	// The widths of letters were measured in Liberation Sans, which has those of Arial and
+	// Helvetica.
 	pairs = append(pairs, "font-family:Liberation Sans;", "font-family:Arial,Helvetica,'Liberation Sans',sans-serif;",
 		"font-variant:normal;", "", "font-style:normal;", "", "font-weight:normal;", "")
 	return strings.NewReplacer(pairs...)

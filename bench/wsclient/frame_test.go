@@ -70,7 +70,8 @@ func FuzzDecodeFrame(f *testing.F) {
 		if used < 0 || used > len(b) || len(whole.Payload) > limit || (err != nil && used != 0) {
 			t.Fatalf("used %d of %d, payload %d, error %v", used, len(b), len(whole.Payload), err)
 		}
-		// A part never yields another answer than the whole: the same frame, the same verdict, or "more".
+		// A part never yields another answer than the whole: the same frame, the same verdict, or
+		// "more".
 		part, n, perr := DecodeFrame(b[:min(max(cut, 0), len(b))], limit)
 		if n != 0 && (n != used || part.Op != whole.Op || !bytes.Equal(part.Payload, whole.Payload)) {
 			t.Fatalf("a part gave %d bytes and %v, the whole %d and %v", n, part, used, whole)

@@ -1,4 +1,5 @@
-// Command sluice-bench makes load for WebSocket servers, ours and others', and reports what it found.
+// Command sluice-bench makes load for WebSocket servers, ours and others', and reports what it
+// found.
 //
 //	sluice-bench run URL…      one load, one report
 //	sluice-bench check URL     a smoke test of one gateway, step by step
@@ -11,7 +12,8 @@
 //	sluice-bench faults        kill, stop, delay and empty gateways and Redis under load
 //	sluice-bench version       print the version
 //
-// Exit status: 0 when all was well, 1 when the run found something wrong or could not be made, 2 when the command line is wrong.
+// Exit status: 0 when all was well, 1 when the run found something wrong or could not be made, 2
+// when the command line is wrong.
 package main
 
 import (

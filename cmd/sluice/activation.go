@@ -10,9 +10,9 @@ import (
 	"sluice/poller"
 )
 
-// activated are the listening sockets that systemd has opened for this process (sd_listen_fds(3)), by
-// the names that their units give them with FileDescriptorName=. They stand for the addresses of the
-// configuration. systemd keeps them open, so that clients wait, and are not refused, while the
+// activated are the listening sockets that systemd has opened for this process (sd_listen_fds(3)),
+// by the names that their units give them with FileDescriptorName=. They stand for the addresses of
+// the configuration. systemd keeps them open, so that clients wait, and are not refused, while the
 // service restarts.
 type activated map[string][]*os.File
 
@@ -33,8 +33,8 @@ func activate() (activated, error) {
 	return found, nil
 }
 
-// listeners are copies of the sockets of this name, one at least for each loop: the loops accept from
-// the same queue.
+// listeners are copies of the sockets of this name, one at least for each loop: the loops accept
+// from the same queue.
 func (a activated) listeners(name string, o poller.ListenOptions, loops int) (all []*poller.Listener, err error) {
 	files := a[name]
 	if len(files) == 0 {

@@ -202,7 +202,8 @@ const controlAnswers = time.Second
 // shutdown tells the services of the connections that have ended, until ctx is done.
 func (v *services) shutdown(ctx context.Context) error {
 	if v.server != nil {
-		// Who publishes just now gets the answer; who did not get that far finds the connection closed.
+		// Who publishes just now gets the answer; who did not get that far finds the connection
+		// closed.
 		answers, cancel := context.WithTimeout(ctx, controlAnswers)
 		_ = v.server.Shutdown(answers)
 		cancel()

@@ -17,9 +17,9 @@ type capacity struct {
 }
 
 // fit finds the capacity that the settings ask for, with as many loops as there are cores or as the
-// descriptors take. files may be open in one table, of which others beside the clients take reserved
-// in that of the process. split says whether so many loops can have a table each. The error says
-// what to change.
+// descriptors take. files may be open in one table, of which others beside the clients take
+// reserved in that of the process. split says whether so many loops can have a table each. The
+// error says what to change.
 func fit(cfg *config, cores int, files, reserved uint64, split func(loops int) error) (capacity, error) {
 	files = min(files, 1<<30) // unlimited must not overflow; no process holds a billion connections
 	least, most := int(cfg.Loops), int(cfg.Loops)

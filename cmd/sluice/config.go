@@ -68,7 +68,8 @@ type config struct {
 	takeoverConfig `embed:""`
 }
 
-// configGroups are the headings of --help and of the printed configuration, in the order of the fields above.
+// configGroups are the headings of --help and of the printed configuration, in the order of the
+// fields above.
 var configGroups = []struct{ key, title string }{
 	{"net", "Network"},
 	{"tls", "TLS"},
@@ -92,19 +93,21 @@ func (c *config) adminOff() bool { return c.Admin == "" || c.Admin == "off" }
 // minToken is how many characters an --admin-token has at least.
 const minToken = 16
 
-// longest is what a setting of time may be, a year: sums and multiples of times near the end of their range overflow.
+// longest is what a setting of time may be, a year: sums and multiples of times near the end of
+// their range overflow.
 const longest = 365 * 24 * time.Hour
 
-// peersTime is how much of a drain is for clients. One that does not leave must not take from the store the time for what all
-// the others sent.
+// peersTime is how much of a drain is for clients. One that does not leave must not take from the
+// store the time for what all the others sent.
 func (c *config) peersTime() time.Duration {
 	timeout := time.Duration(c.DrainTimeout)
 	return timeout - min(timeout/4, 2*time.Second)
 }
 
-// closeTimeout is how long a client may take to answer a Close: no longer than a drain can wait for the one that was told last,
-// and has vanished. It leaves room for the FIN after it (2 s) and for a loop that is late. Below a second it would cut short what
-// the store needs for the last words; a drain that leaves less time than that cuts off who is silent.
+// closeTimeout is how long a client may take to answer a Close: no longer than a drain can wait for
+// the one that was told last, and has vanished. It leaves room for the FIN after it (2 s) and for a
+// loop that is late. Below a second it would cut short what the store needs for the last words; a
+// drain that leaves less time than that cuts off who is silent.
 func (c *config) closeTimeout() time.Duration {
 	const usual, fin = 5 * time.Second, 2 * time.Second
 	room := c.peersTime() - time.Duration(c.DrainSpread) - fin

@@ -169,7 +169,8 @@ var samples = map[string][3]string{
 	"log-format":          {"text", "text", "text"},
 }
 
-// Every flag is also a variable and a key, and the flag wins over the variable over the file over the default.
+// Every flag is also a variable and a key, and the flag wins over the variable over the file over
+// the default.
 func TestPrecedence(t *testing.T) {
 	defaults, lines := effective(t, nil)
 	seen := 0
@@ -495,7 +496,8 @@ func TestStrangeVariables(t *testing.T) {
 	}
 }
 
-// A client that has vanished is let go of before the drain's time for clients is over, also when it was told last.
+// A client that has vanished is let go of before the drain's time for clients is over, also when it
+// was told last.
 func TestDrainOutlastsPeersThatDoNotAnswer(t *testing.T) {
 	for _, tc := range []struct{ timeout, spread, want time.Duration }{
 		{10 * time.Second, time.Second, 3750 * time.Millisecond},

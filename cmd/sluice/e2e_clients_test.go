@@ -54,8 +54,8 @@ func token(t *testing.T, secret, user string) string {
 	return text
 }
 
-// TestTokensAndAccessLog: who shows a token gets a session of its own, which nobody else may resume,
-// and all of it is in the access log, which can be rotated.
+// TestTokensAndAccessLog: who shows a token gets a session of its own, which nobody else may
+// resume, and all of it is in the access log, which can be rotated.
 func TestTokensAndAccessLog(t *testing.T) {
 	const secret = "a secret of at least thirty-two bytes"
 	dir := t.TempDir()

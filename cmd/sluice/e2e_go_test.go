@@ -19,12 +19,14 @@ import (
 	gorilla "github.com/gorilla/websocket"
 )
 
-// peer is a connection of one of the Go libraries. Each answers Ping and Close frames in its own way while it reads.
+// peer is a connection of one of the Go libraries. Each answers Ping and Close frames in its own
+// way while it reads.
 type peer interface {
 	send(text bool, data []byte) error
 	// read returns the next text message; after the gateway's Close a *closed.
 	read() (string, error)
-	// ping sends a Ping. Only the reader sees the Pong, so it reports whether one comes within a read.
+	// ping sends a Ping. Only the reader sees the Pong, so it reports whether one comes within a
+	// read.
 	ping(payload string) error
 	// leave sends a Close frame and expects the bye and the same code back.
 	leave(code int, bye string) error
@@ -109,7 +111,8 @@ func (p *gorillaPeer) leave(code int, bye string) error {
 }
 func (p *gorillaPeer) hangUp() { p.Conn.Close() }
 
-// coderPeer reads in a goroutine of its own, for Ping and Close of that library wait for what a reader sees.
+// coderPeer reads in a goroutine of its own, for Ping and Close of that library wait for what a
+// reader sees.
 type coderPeer struct {
 	*coder.Conn
 	ctx      context.Context
@@ -163,7 +166,8 @@ func (p *coderPeer) read() (string, error) {
 
 func (p *coderPeer) ping(string) error { return p.Ping(p.ctx) }
 
-// leave leaves it to the library to wait for the code. Whether its Close or the reader gets the bye is chance.
+// leave leaves it to the library to wait for the code. Whether its Close or the reader gets the bye
+// is chance.
 func (p *coderPeer) leave(code int, bye string) error {
 	if err := p.Close(coder.StatusCode(code), ""); err != nil {
 		return err

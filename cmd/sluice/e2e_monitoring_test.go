@@ -66,8 +66,8 @@ func expressions(t *testing.T) (exprs []string) {
 	return exprs
 }
 
-// TestMonitoring: each metric of the rules and of the dashboard is one that a gateway really has, and
-// each label value that they name, too.
+// TestMonitoring: each metric of the rules and of the dashboard is one that a gateway really has,
+// and each label value that they name, too.
 func TestMonitoring(t *testing.T) {
 	cert, key := certificate(t)
 	_, _, admin := start(t, "--tls-listen=127.0.0.1:0", "--tls-cert="+cert, "--tls-key="+key)
@@ -104,7 +104,8 @@ func TestMonitoring(t *testing.T) {
 		t.Errorf("got %s, want sluice_ready 1", grep(metrics, "sluice_ready"))
 	}
 
-	// Prometheus itself reads the expressions of the dashboard, once Grafana's variables are values.
+	// Prometheus itself reads the expressions of the dashboard, once Grafana's variables are
+	// values.
 	type rule struct {
 		Record string `yaml:"record"`
 		Expr   string `yaml:"expr"`

@@ -33,7 +33,8 @@ var benchBinary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// promoting starts a balancer, none for takeover. Whatever the colours are when the test ends is killed.
+// promoting starts a balancer, none for takeover. Whatever the colours are when the test ends is
+// killed.
 func promoting(t *testing.T, balancer string, args ...string) *promotion {
 	t.Helper()
 	for _, name := range []string{"curl", "flock"} {
@@ -65,7 +66,8 @@ func promoting(t *testing.T, balancer string, args ...string) *promotion {
 	return p
 }
 
-// killAll ends the gateways that promote.sh has started: those that run a binary below its directory.
+// killAll ends the gateways that promote.sh has started: those that run a binary below its
+// directory.
 func (p *promotion) killAll() {
 	processes, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, exe := range processes {
@@ -76,7 +78,8 @@ func (p *promotion) killAll() {
 	}
 }
 
-// balance starts the balancer with the configuration of scripts/balancers, on this test's addresses.
+// balance starts the balancer with the configuration of scripts/balancers, on this test's
+// addresses.
 func (p *promotion) balance(balancer string, replace map[string]string) {
 	p.Helper()
 	path, err := exec.LookPath(balancer)
@@ -305,7 +308,8 @@ func TestPromoteInterrupted(t *testing.T) {
 		every = n
 	}
 	p := promoting(t, "haproxy", "--session-store=redis", "--redis-url="+redisServer(t))
-	// Each of these counts itself, and one of them ends the script, which leads their process group.
+	// Each of these counts itself, and one of them ends the script, which leads their process
+	// group.
 	shims := filepath.Join(p.dir, "shims")
 	if err := os.Mkdir(shims, 0o700); err != nil {
 		t.Fatal(err)

@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
-// python finds an interpreter that has the websockets library: the first on the PATH, or the distribution's, for which
-// scripts/install-test-deps.sh installs it. That script goes on without it where apt-get cannot get it, and then so does this
-// test, but not in CI, where a skipped test would prove nothing.
+// python finds an interpreter that has the websockets library: the first on the PATH, or the
+// distribution's, for which scripts/install-test-deps.sh installs it. That script goes on without
+// it where apt-get cannot get it, and then so does this test, but not in CI, where a skipped test
+// would prove nothing.
 func python(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"python3", "/usr/bin/python3"} {

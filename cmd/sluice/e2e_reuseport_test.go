@@ -9,8 +9,8 @@ import (
 	"sluice/gateway/gatewaytest"
 )
 
-// TestReusePort: gateways that share a port on purpose. Each gets clients, and one that drains loses
-// none of the others'.
+// TestReusePort: gateways that share a port on purpose. Each gets clients, and one that drains
+// loses none of the others'.
 func TestReusePort(t *testing.T) {
 	first, listen, _ := start(t, "--reuse-port", "--loops=1", "--heartbeat=0")
 	second := launch(t, "serve", "--listen="+listen, "--reuse-port", "--loops=1", "--heartbeat=0", "--admin=127.0.0.1:0")

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// TestRunRedis stops `make run-redis` the way a terminal does: the status is the gateway's, which drained, and nothing stays behind.
+// TestRunRedis stops `make run-redis` the way a terminal does: the status is the gateway's, which
+// drained, and nothing stays behind.
 func TestRunRedis(t *testing.T) {
 	for _, name := range []string{"redis-server", "redis-cli"} {
 		program(t, name)

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestSystemdUnits: systemd accepts the units, they confine the gateway, and the gateway accepts its
-// arguments in them.
+// TestSystemdUnits: systemd accepts the units, they confine the gateway, and the gateway accepts
+// its arguments in them.
 func TestSystemdUnits(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {

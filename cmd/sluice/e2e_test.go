@@ -18,8 +18,9 @@ import (
 	"time"
 )
 
-// The gateway with the clients that people have: Node's ws and a browser here, Python's websockets in
-// e2e_python_test.go, the Go libraries in e2e_go_test.go. All of it goes through the program itself and real sockets.
+// The gateway with the clients that people have: Node's ws and a browser here, Python's websockets
+// in e2e_python_test.go, the Go libraries in e2e_go_test.go. All of it goes through the program
+// itself and real sockets.
 
 // program finds what a test starts. To be without it is a failure: a skipped test proves nothing.
 func program(t *testing.T, name string) string {
@@ -31,7 +32,8 @@ func program(t *testing.T, name string) string {
 	return path
 }
 
-// nodeModules installs the packages of testdata/node, whose versions and hashes package-lock.json fixes.
+// nodeModules installs the packages of testdata/node, whose versions and hashes package-lock.json
+// fixes.
 func nodeModules(t *testing.T) string {
 	t.Helper()
 	npm := program(t, "npm")
@@ -84,7 +86,8 @@ func TestNodeClient(t *testing.T) {
 	})
 }
 
-// drains stops a gateway under a client that says when it is connected, and judges by its exit status how it was told.
+// drains stops a gateway under a client that says when it is connected, and judges by its exit
+// status how it was told.
 func drains(t *testing.T, client func(listen string) *exec.Cmd) {
 	t.Helper()
 	p, listen, _ := start(t, "--heartbeat=0", "--drain-spread=200ms")

@@ -19,8 +19,8 @@ import (
 	"sluice/gateway/gatewaytest"
 )
 
-// TestTakeoverOfTLS: processes replace each other while clients with TLS 1.3 talk, read slowly, have
-// sent half a record, or change their keys. None of them is closed, and every message has its
+// TestTakeoverOfTLS: processes replace each other while clients with TLS 1.3 talk, read slowly,
+// have sent half a record, or change their keys. None of them is closed, and every message has its
 // number. One with TLS 1.2 is told 1001.
 func TestTakeoverOfTLS(t *testing.T) {
 	cert, key := certificate(t)

@@ -94,8 +94,8 @@ func (g *good) run(ctx context.Context, t *testing.T, listen string, all *sync.W
 	}
 }
 
-// flood opens connections from the addresses that from gives, at floodRate for floodTime, has each send
-// text, and holds the last 2,000 of them.
+// flood opens connections from the addresses that from gives, at floodRate for floodTime, has each
+// send text, and holds the last 2,000 of them.
 func flood(from func() net.IP, listen, text string) (opened, reset int64) {
 	var held [2000]net.Conn
 	var n, bad atomic.Int64
@@ -171,8 +171,9 @@ func metric(t *testing.T, admin, series string) int {
 	return 0
 }
 
-// TestFlood: attackers of one address are turned away beyond its limits, those of very many addresses
-// are served as they come; in either case good clients are served, and memory stays within a bound.
+// TestFlood: attackers of one address are turned away beyond its limits, those of very many
+// addresses are served as they come; in either case good clients are served, and memory stays
+// within a bound.
 func TestFlood(t *testing.T) {
 	request := "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"

@@ -78,8 +78,8 @@ func manifests(t *testing.T, file string) (all []manifest) {
 	}
 }
 
-// TestKubernetes: the manifests agree with the gateway that they start. That Kubernetes accepts them
-// is for scripts/validate.sh.
+// TestKubernetes: the manifests agree with the gateway that they start. That Kubernetes accepts
+// them is for scripts/validate.sh.
 func TestKubernetes(t *testing.T) {
 	pod := manifests(t, "base/gateway.yaml")[0].Spec.Template
 	c := pod.Spec.Containers[0]

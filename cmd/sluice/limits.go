@@ -15,13 +15,13 @@ import (
 	"sluice/gateway"
 )
 
-// gcPercent trades CPU for memory: most of the heap is connections that hardly change, so collecting at a quarter
-// of their growth costs little and keeps bytes per connection low. With Redis each batch makes garbage, so there the
-// runtime's own pace stands.
+// gcPercent trades CPU for memory: most of the heap is connections that hardly change, so
+// collecting at a quarter of their growth costs little and keeps bytes per connection low. With
+// Redis each batch makes garbage, so there the runtime's own pace stands.
 const gcPercent = 25
 
-// raiseFiles raises the soft limit of open files to the hard one. The Go runtime does the same at start; this
-// makes sure, and says what it got.
+// raiseFiles raises the soft limit of open files to the hard one. The Go runtime does the same at
+// start; this makes sure, and says what it got.
 func raiseFiles() (limit uint64, err error) {
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
@@ -36,8 +36,8 @@ func raiseFiles() (limit uint64, err error) {
 	return l.Cur, nil
 }
 
-// fitConns is the number of connections to allow when files may be open and loops run: asked, or with 0 all that is
-// left. Its error says what to change.
+// fitConns is the number of connections to allow when files may be open and loops run: asked, or
+// with 0 all that is left. Its error says what to change.
 func fitConns(asked, loops int, files uint64) (int, error) {
 	// An unlimited limit must not overflow an int; no process holds a billion connections.
 	files = min(files, 1<<30)
@@ -91,13 +91,16 @@ func tuneGC(store string) {
 
 // tuneProcs sets how many threads run Go code, unless the user did.
 //
-// When the loops do all the work, no more than there are loops: the Go scheduler wakes an idle thread each time a loop runs out of events,
-// and that one takes the loop over. With one loop on two cores a message costs 18 µs so, and 25 µs without (20,000 a second).
+// When the loops do all the work, no more than there are loops: the Go scheduler wakes an idle
+// thread each time a loop runs out of events, and that one takes the loop over. With one loop on
+// two cores a message costs 18 µs so, and 25 µs without (20,000 a second).
 //
-// With more loops than cores, two threads on two cores did as well as four or better, and both better than 32: see bench/README.md.
+// With more loops than cores, two threads on two cores did as well as four or better, and both
+// better than 32: see bench/README.md.
 //
-// With Redis, one more than there are loops at least: a loop that waits in epoll_wait keeps its place for up to 10 ms, in which nobody else may
-// read what Redis answers. At 10,000 messages a second on two cores, half of the acknowledgements come within 0.4 ms so, and 15 ms without.
+// With Redis, one more than there are loops at least: a loop that waits in epoll_wait keeps its
+// place for up to 10 ms, in which nobody else may read what Redis answers. At 10,000 messages a
+// second on two cores, half of the acknowledgements come within 0.4 ms so, and 15 ms without.
 func tuneProcs(loops int, store string) {
 	procs := runtime.GOMAXPROCS(0)
 	switch {

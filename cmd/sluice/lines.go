@@ -6,11 +6,12 @@ import (
 	"time"
 )
 
-// maxLines is how many bytes of log wait for a reader that does not read; what comes beyond it is lost, and counted.
+// maxLines is how many bytes of log wait for a reader that does not read; what comes beyond it is
+// lost, and counted.
 const maxLines = 256 << 10
 
-// lineQueue is an io.Writer that never blocks: a goroutine of its own writes to w. Loops log too, and neither they nor a
-// drain may wait for whoever reads standard error. Any goroutine.
+// lineQueue is an io.Writer that never blocks: a goroutine of its own writes to w. Loops log too,
+// and neither they nor a drain may wait for whoever reads standard error. Any goroutine.
 type lineQueue struct {
 	w    io.Writer
 	lost func(lines int) // called after w has taken bytes again; it may log
@@ -61,7 +62,8 @@ func (q *lineQueue) run() {
 		if len(batch) == 0 {
 			return
 		}
-		// An error means that nobody will ever read this log. There is nobody to tell, and it is no reason to stop serving.
+		// An error means that nobody will ever read this log. There is nobody to tell, and it is no
+		// reason to stop serving.
 		_, _ = q.w.Write(batch)
 		q.mu.Lock()
 		dropped := q.dropped

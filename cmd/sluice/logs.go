@@ -28,14 +28,15 @@ func newLogger(w io.Writer, level, format string, more ...slog.Handler) (*slog.L
 const (
 	throttleBurst  = 5                // lines of one message that pass in a row
 	throttleWindow = 10 * time.Second // how often a message that goes on is repeated
-	// throttleMessages bounds the memory. Messages are constants of this program, so it is never reached
-	// unless someone logs a message with data in it.
+	// throttleMessages bounds the memory. Messages are constants of this program, so it is never
+	// reached unless someone logs a message with data in it.
 	throttleMessages = 1000
 )
 
-// throttle is a slog.Handler that lets the first few of the same warning or error pass, then one in every
-// window, with the number of those kept back as "suppressed". A condition that strikes every connection
-// (no descriptors, Redis gone) must not make the disk its next victim. Any goroutine may log.
+// throttle is a slog.Handler that lets the first few of the same warning or error pass, then one in
+// every window, with the number of those kept back as "suppressed". A condition that strikes every
+// connection (no descriptors, Redis gone) must not make the disk its next victim. Any goroutine may
+// log.
 type throttle struct {
 	next  slog.Handler
 	state *throttleState // shared with the handlers that WithAttrs and WithGroup make

@@ -39,7 +39,8 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// patience is how long a test waits for something that should take milliseconds, on a machine that is busy.
+// patience is how long a test waits for something that should take milliseconds, on a machine that
+// is busy.
 const patience = time.Minute
 
 // process is a running gateway and its log.
@@ -220,7 +221,8 @@ func TestServe(t *testing.T) {
 	p.logged("start", "ready", "SIGHUP ignored: the next process needs a way to take the connections over (set --takeover)", "drain", "drained", "exit")
 }
 
-// logged checks the messages of the whole log, in order: one line for each step of life, none for a connection.
+// logged checks the messages of the whole log, in order: one line for each step of life, none for a
+// connection.
 func (p *process) logged(want ...string) {
 	p.Helper()
 	var got []string
@@ -371,7 +373,8 @@ func TestSecondGatewayOnTheSamePort(t *testing.T) {
 	}
 }
 
-// deafPort returns an address that refuses connections until the test ends: taken, so that nobody else listens there, and not listened on.
+// deafPort returns an address that refuses connections until the test ends: taken, so that nobody
+// else listens there, and not listened on.
 func deafPort(t *testing.T) string {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

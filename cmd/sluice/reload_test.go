@@ -13,8 +13,8 @@ import (
 	"sluice/gateway/gatewaytest"
 )
 
-// TestReload: SIGUSR2 puts in force what can change in a running process, and says of all else how it
-// takes effect; a configuration that is wrong changes nothing.
+// TestReload: SIGUSR2 puts in force what can change in a running process, and says of all else how
+// it takes effect; a configuration that is wrong changes nothing.
 func TestReload(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sluice.yaml")
 	write := func(text string) {

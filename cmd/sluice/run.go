@@ -45,8 +45,8 @@ const description = `A WebSocket gateway for very many mostly idle connections.
 
 Settings: a flag wins over its SLUICE_ variable, which wins over the --config file, which wins over the default.`
 
-// run is the whole program but for the operating system's side of it. takeSignals is called when there
-// is a gateway to stop. It returns the exit status.
+// run is the whole program but for the operating system's side of it. takeSignals is called when
+// there is a gateway to stop. It returns the exit status.
 func run(args, environ []string, takeSignals func() <-chan os.Signal, stdout, stderr io.Writer) int {
 	usage := func(err error) int {
 		// One line, whatever the error quotes.
@@ -138,8 +138,8 @@ func negative(arg string) bool {
 	return len(arg) > 1 && arg[0] == '-' && arg[1] >= '0' && arg[1] <= '9'
 }
 
-// findSources reads the environment and the configuration file for the command that args select, and
-// makes parser use them. It leaves mistakes in args to parser.
+// findSources reads the environment and the configuration file for the command that args select,
+// and makes parser use them. It leaves mistakes in args to parser.
 func findSources(parser *kong.Kong, args, environ []string) (*sources, error) {
 	ctx, err := kong.Trace(parser, args)
 	if err != nil || ctx.Error != nil || ctx.Selected() == nil {

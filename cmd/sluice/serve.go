@@ -204,8 +204,8 @@ func (s *server) run() (status int) {
 	}
 }
 
-// stops passes on the signals that ask for the end, two at most: no more are ever looked at. SIGUSR2
-// goes to reload, which has room for one: the settings are read after the last signal.
+// stops passes on the signals that ask for the end, two at most: no more are ever looked at.
+// SIGUSR2 goes to reload, which has room for one: the settings are read after the last signal.
 func (s *server) stops(reload chan<- struct{}) <-chan os.Signal {
 	stops := make(chan os.Signal, 2)
 	go func() {

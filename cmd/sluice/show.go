@@ -11,9 +11,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// printConfig writes the values of flags as YAML that --config reads back, each with its origin. A key, or a
-// URL with a password, is a comment unless secrets is set: fed back, a URL with a masked password would fail
-// far from here, while a missing one is an error that says what to do.
+// printConfig writes the values of flags as YAML that --config reads back, each with its origin. A
+// key, or a URL with a password, is a comment unless secrets is set: fed back, a URL with a masked
+// password would fail far from here, while a missing one is an error that says what to do.
 func printConfig(w io.Writer, flags []*kong.Flag, from originOf, secrets bool) error {
 	doc := &yaml.Node{Kind: yaml.MappingNode}
 	var group string
@@ -65,7 +65,8 @@ func (o originOf) comment(flag string) string {
 	return "environment " + p
 }
 
-// valueNode is the value of f as text; the encoder quotes what YAML would otherwise read as something else.
+// valueNode is the value of f as text; the encoder quotes what YAML would otherwise read as
+// something else.
 func valueNode(f *kong.Flag) *yaml.Node {
 	switch v := f.Target.Interface().(type) {
 	case []string:

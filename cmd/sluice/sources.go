@@ -14,8 +14,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxConfigFile bounds the configuration file, in bytes: a wrong path to something huge is an error, not
-// a process that swallows the machine.
+// maxConfigFile bounds the configuration file, in bytes: a wrong path to something huge is an
+// error, not a process that swallows the machine.
 const maxConfigFile = 1 << 20
 
 // setting is a value that does not come from the command line.
@@ -24,9 +24,9 @@ type setting struct {
 	place string // as an error names it: "SLUICE_LOOPS", or "sluice.yaml:3: loops"
 }
 
-// sources holds what the environment and the configuration file say, by flag name, the stronger of the two
-// only. It is the resolver that kong asks about flags which the command line leaves open; kong's own env
-// tags are not used since a resolver would win over them, and a file must not.
+// sources holds what the environment and the configuration file say, by flag name, the stronger of
+// the two only. It is the resolver that kong asks about flags which the command line leaves open;
+// kong's own env tags are not used since a resolver would win over them, and a file must not.
 type sources struct {
 	settings map[string]setting
 	strange  []string // SLUICE_ variables that no flag has: most likely misspelt
@@ -41,12 +41,14 @@ func (s *sources) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 	return nil, nil
 }
 
-// readSources collects and judges the settings for flags. configFlag is what --config says, if it was given.
+// readSources collects and judges the settings for flags. configFlag is what --config says, if it
+// was given.
 func readSources(flags []*kong.Flag, environ []string, configFlag string) (*sources, error) {
 	s := &sources{settings: make(map[string]setting)}
 	env := make(map[string]string)
 	for _, kv := range environ {
-		// A variable that is set and empty is what `VAR=${UNSET}` leaves behind in unit and compose files.
+		// A variable that is set and empty is what `VAR=${UNSET}` leaves behind in unit and compose
+		// files.
 		if k, v, ok := strings.Cut(kv, "="); ok && v != "" {
 			env[k] = v
 		}
@@ -75,7 +77,8 @@ func readSources(flags []*kong.Flag, environ []string, configFlag string) (*sour
 		}
 	}
 	for name := range env {
-		// Kubernetes sets SLUICE_PORT… and SLUICE_SERVICE_… in every pod beside a service of this name.
+		// Kubernetes sets SLUICE_PORT… and SLUICE_SERVICE_… in every pod beside a service of this
+		// name.
 		if strings.HasPrefix(name, "SLUICE_") && !known[name] &&
 			!strings.HasPrefix(name, "SLUICE_PORT") && !strings.HasPrefix(name, "SLUICE_SERVICE_") {
 			s.strange = append(s.strange, name)
@@ -117,7 +120,8 @@ func (s *sources) check(flags []*kong.Flag) error {
 	return nil
 }
 
-// readFile takes over the settings of a YAML file. Every error names the file, and the line if there is one.
+// readFile takes over the settings of a YAML file. Every error names the file, and the line if
+// there is one.
 func (s *sources) readFile(path string, flags map[string]*kong.Flag) error {
 	root, err := parseYAML(path)
 	if err != nil || root == nil {
@@ -196,8 +200,8 @@ func yamlError(path string, err error) error {
 	return fmt.Errorf("%s: not YAML: %s", path, text)
 }
 
-// scalar is the text of a value as it would stand on the command line; a list, where a list is wanted,
-// becomes what commas separate there.
+// scalar is the text of a value as it would stand on the command line; a list, where a list is
+// wanted, becomes what commas separate there.
 func scalar(n *yaml.Node, list bool) (string, error) {
 	switch {
 	case n.Kind == yaml.ScalarNode && n.Tag == "!!null":

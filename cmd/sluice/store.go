@@ -26,8 +26,8 @@ func (c *config) sessionKeys() (*sessions.IDKeys, error) {
 	return sessions.NewIDKeys(keys[0], keys[1:]...)
 }
 
-// openStore opens the session store that cfg asks for. A Redis that does not answer is no error: the store
-// goes on trying, and is not ready until then.
+// openStore opens the session store that cfg asks for. A Redis that does not answer is no error:
+// the store goes on trying, and is not ready until then.
 func openStore(cfg config, log *slog.Logger) (sessions.Store, error) {
 	if cfg.SessionStore == "redis" {
 		store, err := sessions.NewRedis(context.Background(), sessions.RedisConfig{

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// The types of settings. Each reads the same text from a flag, a variable or a file, and writes text that
-// it reads back as the same value.
+// The types of settings. Each reads the same text from a flag, a variable or a file, and writes
+// text that it reads back as the same value.
 
 // duration is a time that is not negative; "off" reads as 0.
 type duration time.Duration
@@ -39,8 +39,8 @@ func (d duration) String() string {
 	return s
 }
 
-// size is a number of bytes. A bare k, M or G is a power of 1024, as KiB, MiB and GiB are; KB is refused,
-// since half of the world reads it as 1000.
+// size is a number of bytes. A bare k, M or G is a power of 1024, as KiB, MiB and GiB are; KB is
+// refused, since half of the world reads it as 1000.
 type size int
 
 var sizeUnits = []struct {

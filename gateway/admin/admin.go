@@ -32,8 +32,8 @@ type Config struct {
 	// Metrics writes what /metrics shows: Server.WriteMetrics. Default: gateway.WriteMetrics, which
 	// knows no Server.
 	Metrics func(w io.Writer)
-	// Series writes the Server's own metrics, without the process': Server.WriteSeries. The page shows
-	// them; nil leaves them out.
+	// Series writes the Server's own metrics, without the process': Server.WriteSeries. The page
+	// shows them; nil leaves them out.
 	Series func(w io.Writer)
 	// Token must be shown by whoever asks for anything here, as "Authorization: Bearer TOKEN", or
 	// typed into the form that browsers get. Empty: everybody who reaches the address is let in.

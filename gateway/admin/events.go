@@ -29,8 +29,8 @@ type feed struct {
 	running bool
 }
 
-// join adds a viewer, or returns nil when there are too many. Each event replaces the last one in the
-// channel, if the viewer was too slow to take it.
+// join adds a viewer, or returns nil when there are too many. Each event replaces the last one in
+// the channel, if the viewer was too slow to take it.
 func (f *feed) join() chan []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -80,7 +80,8 @@ func (f *feed) run() {
 	}
 }
 
-// events follows the page's numbers, as server-sent events: "history" once, and a "sample" a second.
+// events follows the page's numbers, as server-sent events: "history" once, and a "sample" a
+// second.
 func (a *Admin) events(w http.ResponseWriter, r *http.Request) {
 	viewer := a.feed.join()
 	if viewer == nil {
@@ -94,8 +95,8 @@ func (a *Admin) events(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no") // nginx
 	control := http.NewResponseController(w)
-	// The server's own deadlines are for requests that end. Its read deadline would end this one too:
-	// net/http reads ahead to see whether the client is gone.
+	// The server's own deadlines are for requests that end. Its read deadline would end this one
+	// too: net/http reads ahead to see whether the client is gone.
 	_ = control.SetReadDeadline(time.Time{})
 	send := func(event []byte) bool {
 		_ = control.SetWriteDeadline(time.Now().Add(viewerTimeout))

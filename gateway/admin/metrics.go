@@ -22,7 +22,8 @@ func init() {
 	gateway.DescribeMetric("sluice_admin_denied_total", "Requests to the admin address without its token.")
 }
 
-// readings are the metrics of the process at one time: by series, and by name for those with labels.
+// readings are the metrics of the process at one time: by series, and by name for those with
+// labels.
 type readings struct {
 	series map[string]float64
 	labels map[string][]labelled

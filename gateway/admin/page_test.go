@@ -148,7 +148,8 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestEvents follows a page's numbers, and sees the goroutine that makes them end with the last page.
+// TestEvents follows a page's numbers, and sees the goroutine that makes them end with the last
+// page.
 func TestEvents(t *testing.T) {
 	a := New(Config{Series: series(5)})
 	server := httptest.NewServer(a)

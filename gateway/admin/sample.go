@@ -30,8 +30,8 @@ type sample struct {
 // freshFor is how old a sample may be to say something about the rates of now.
 const freshFor = time.Minute
 
-// sampler takes samples, and keeps the last two and a history. It does nothing by itself: a viewer or
-// a request has it look.
+// sampler takes samples, and keeps the last two and a history. It does nothing by itself: a viewer
+// or a request has it look.
 type sampler struct {
 	loops  func() []gateway.LoopSnapshot
 	series func(w io.Writer)
@@ -42,8 +42,8 @@ type sampler struct {
 	history      history
 }
 
-// look takes a sample, unless the last one is younger than most. It returns the last one and the one
-// that rates are taken against, whose time is zero when there is none.
+// look takes a sample, unless the last one is younger than most. It returns the last one and the
+// one that rates are taken against, whose time is zero when there is none.
 func (s *sampler) look(now time.Time, most time.Duration) (last, before sample) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +109,8 @@ func rate(last, before sample, name string) (perSecond float64, ok bool) {
 	return (last.readings.sum(name) - before.readings.sum(name)) / seconds, true
 }
 
-// acknowledged is how many messages have been acknowledged: those received and not waiting for Redis.
+// acknowledged is how many messages have been acknowledged: those received and not waiting for
+// Redis.
 func (s sample) acknowledged() float64 {
 	return s.readings.sum("sluice_messages_received_total") -
 		s.readings.sum("sluice_redis_pending_messages")

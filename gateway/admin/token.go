@@ -16,8 +16,8 @@ import (
 // page's form gives for it. Without a token it lets in everybody.
 type guard struct{ token string }
 
-// The cookie is EXPIRES.SIGNATURE: it holds nothing that the token could be made from, no state is kept
-// for it, and another token makes it worthless.
+// The cookie is EXPIRES.SIGNATURE: it holds nothing that the token could be made from, no state is
+// kept for it, and another token makes it worthless.
 const (
 	cookieName = "sluice_admin"
 	cookieLife = 12 * time.Hour
@@ -67,8 +67,8 @@ func (g guard) cookie(r *http.Request, now time.Time) *http.Cookie {
 	}
 }
 
-// signIn is the form behind the page: who sends the token gets the cookie. The token never stands in a
-// URL, which browsers keep and proxies log.
+// signIn is the form behind the page: who sends the token gets the cookie. The token never stands
+// in a URL, which browsers keep and proxies log.
 func (a *Admin) signIn(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 	if a.guard.token == "" || !a.guard.is(r.PostFormValue("token")) {

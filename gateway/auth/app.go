@@ -122,8 +122,8 @@ func (a *App) ForLoop(post func(fn func()) bool) gateway.Handler {
 	return l
 }
 
-// movingLoop is a loop whose connections can go on in another process. That one has them as the inner
-// application's: who they are, and until when, is the gateway's to pass on.
+// movingLoop is a loop whose connections can go on in another process. That one has them as the
+// inner application's: who they are, and until when, is the gateway's to pass on.
 type movingLoop struct {
 	*loop
 	gateway.Mover

@@ -27,8 +27,8 @@ func (s *session) subscribe(c control) {
 	if c.since == nil {
 		err = s.lane.loop.topics.Subscribe(s.conn, c.channel)
 	} else {
-		// What the client kept of an earlier connection may be anything: that is no position to recover
-		// from.
+		// What the client kept of an earlier connection may be anything: that is no position to
+		// recover from.
 		since, _ := topics.ParsePosition(*c.since)
 		err = s.lane.loop.topics.SubscribeFrom(s.conn, c.channel, since, func(r topics.Recovery) {
 			_ = s.conn.Send(ws.OpText, subscribed(c.channel, r)) // it fails when the connection is closing

@@ -64,8 +64,10 @@ func TestBucketAtItsLimit(t *testing.T) {
 	if !b.Take(rate, now+100*time.Millisecond) || b.Take(rate, now+100*time.Millisecond) {
 		t.Error("not one token after the time that one takes")
 	}
-	if later := now + time.Hour; !b.Take(rate, later) || !b.Take(rate, later) || !b.Take(rate, later) || b.Take(rate, later) {
-		t.Error("a rested bucket does not hold three")
+	for i, later := 0, now+time.Hour; i < 4; i++ {
+		if got := b.Take(rate, later); got != (i < 3) {
+			t.Errorf("token %d of a rested bucket: got %v, want three tokens", i+1, got)
+		}
 	}
 }
 

@@ -17,12 +17,12 @@
 // # Whose a connection is
 //
 // At each moment exactly one process serves a connection. The old one stops serving it before it
-// sends it, and closes its descriptor (the kernel's socket stays) after the acknowledgement. The new
-// one adopts it without serving it, writes the acknowledgement, and serves it from then on. So when
-// the new process ends or is killed on the way, the old one goes on with all that was not
+// sends it, and closes its descriptor (the kernel's socket stays) after the acknowledgement. The
+// new one adopts it without serving it, writes the acknowledgement, and serves it from then on. So
+// when the new process ends or is killed on the way, the old one goes on with all that was not
 // acknowledged; what was acknowledged ended with its owner. When the old process is killed, the new
-// one goes on with what has arrived. A new process that neither answers nor ends would leave it open
-// whose the last batches are: the old one kills it (SIGKILL) and goes on.
+// one goes on with what has arrived. A new process that neither answers nor ends would leave it
+// open whose the last batches are: the old one kills it (SIGKILL) and goes on.
 //
 // A batch is on its way for some milliseconds, and at most three are at a time: that is the pause
 // that a client sees. New clients wait longer, for all of it.

@@ -44,8 +44,9 @@ type Offer struct {
 	Begin func() Handover
 
 	// Upgrade starts the process that is to take over, and returns when taken is closed, or with an
-	// error when that process has ended before. It is asked for by Upgrade (the function, in another
-	// process) and by StartUpgrade, once at a time, on a goroutine of its own. Nil: it cannot be.
+	// error when that process has ended before. It is asked for by Upgrade (the function, in
+	// another process) and by StartUpgrade, once at a time, on a goroutine of its own. Nil: it
+	// cannot be.
 	Upgrade func(taken <-chan struct{}) error
 
 	Log *slog.Logger
@@ -78,7 +79,8 @@ func (o *Offer) StartUpgrade() error {
 	if err == nil {
 		return nil
 	}
-	// It may have ended in the middle of a takeover, or right behind it: what became of that counts.
+	// It may have ended in the middle of a takeover, or right behind it: what became of that
+	// counts.
 	o.giving.Lock()
 	defer o.giving.Unlock()
 	select {

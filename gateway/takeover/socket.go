@@ -14,7 +14,8 @@ import (
 
 // Listen opens the socket at path, for its owner only. It takes the place of whatever socket is
 // there: that is how a new process follows an old one, and how the socket of one that was killed
-// goes away. The socket is not removed when the listener is closed, for it may be another's by then.
+// goes away. The socket is not removed when the listener is closed, for it may be another's by
+// then.
 func Listen(path string) (*net.UnixListener, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
 		return nil, fmt.Errorf("takeover: %s exists and is not a socket (set --takeover)", path)
@@ -22,8 +23,8 @@ func Listen(path string) (*net.UnixListener, error) {
 	if info, err := os.Lstat(path); err == nil && !ours(info) {
 		return nil, fmt.Errorf("takeover: %s belongs to another user", path)
 	}
-	// In a directory that only we can enter until it has its mode, and then renamed over the old one:
-	// there is no moment without a socket, nor with one that anybody may write to.
+	// In a directory that only we can enter until it has its mode, and then renamed over the old
+	// one: there is no moment without a socket, nor with one that anybody may write to.
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".takeover-")
 	if err != nil {
 		return nil, fmt.Errorf("takeover: %w", err)

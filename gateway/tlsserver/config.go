@@ -15,32 +15,34 @@ type KeyPair struct{ Cert, Key string }
 
 // Config sets up a Server. Zero values are the defaults, but for Certificates.
 type Config struct {
-	// Certificates are what clients are shown; the first that fits the name they ask for (SNI) and the
-	// algorithms they know, or else the first of all. At least one.
+	// Certificates are what clients are shown; the first that fits the name they ask for (SNI) and
+	// the algorithms they know, or else the first of all. At least one.
 	Certificates []KeyPair
 
-	// MinVersion is the oldest version spoken: tls.VersionTLS12 or tls.VersionTLS13. Default TLS 1.2.
+	// MinVersion is the oldest version spoken: tls.VersionTLS12 or tls.VersionTLS13. Default TLS
+	// 1.2.
 	MinVersion uint16
 
-	// ClientCA is a file of certificates, PEM: a client must show one of its own that they vouch for.
-	// Default: clients show none.
+	// ClientCA is a file of certificates, PEM: a client must show one of its own that they vouch
+	// for. Default: clients show none.
 	ClientCA string
 
-	// TicketKeys is a file of session ticket keys, which several gateways may share so that each takes
-	// the others' tickets: a key of 32 bytes on each line, in hex or base64. The first encrypts, all
-	// decrypt. To rotate, add the new key at the end everywhere, then move it to the front. Default: a
-	// key of the process's own, replaced each day.
+	// TicketKeys is a file of session ticket keys, which several gateways may share so that each
+	// takes the others' tickets: a key of 32 bytes on each line, in hex or base64. The first
+	// encrypts, all decrypt. To rotate, add the new key at the end everywhere, then move it to the
+	// front. Default: a key of the process's own, replaced each day.
 	TicketKeys string
 
 	// Compact has TLS 1.3 connections go on with package tls13 after their handshake.
 	Compact bool
 
 	// Workers is how many handshakes are computed at a time. Too many take the processors from the
-	// loops during a flood; too few leave them idle in a storm of clients that come back. Default half
-	// of GOMAXPROCS, at least 1.
+	// loops during a flood; too few leave them idle in a storm of clients that come back. Default
+	// half of GOMAXPROCS, at least 1.
 	Workers int
 
-	// Logger gets a line for each reload, and for files that cannot be used. Default slog.Default().
+	// Logger gets a line for each reload, and for files that cannot be used. Default
+	// slog.Default().
 	Logger *slog.Logger
 
 	// Check is how often the files are looked at. Default 2 s.

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/hex"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -216,7 +215,7 @@ func TestNewRefuses(t *testing.T) {
 	} {
 		if s, err := New(cfg); err == nil {
 			s.Close()
-			t.Error(fmt.Sprintf("configuration %d was taken", i))
+			t.Errorf("configuration %d was taken", i)
 		}
 	}
 }

@@ -51,8 +51,8 @@ type pipe struct {
 	left int    // bytes of in that belong to the record being read
 	eof  bool   // nothing comes behind in
 
-	// wait returns when there is more in in, or says why there is not. nil once the handshake is over:
-	// the loop reads, and must not wait.
+	// wait returns when there is more in in, or says why there is not. nil once the handshake is
+	// over: the loop reads, and must not wait.
 	wait func() error
 }
 

@@ -64,12 +64,12 @@ type Config struct {
 	// matches has SlowClose.
 	Slow []SlowRule
 
-	// History says which topics keep messages for subscribers that come back; the first that matches
-	// holds. A topic that none matches keeps none.
+	// History says which topics keep messages for subscribers that come back; the first that
+	// matches holds. A topic that none matches keeps none.
 	History []HistoryRule
 
-	// Redis carries publications between the processes that share it, and keeps histories. Without it
-	// topics end at this process. A Hub with it is made by New and ended by Close.
+	// Redis carries publications between the processes that share it, and keeps histories. Without
+	// it topics end at this process. A Hub with it is made by New and ended by Close.
 	Redis *RedisConfig
 
 	// Sources are other Redis servers, or the same one, where something that is no Hub publishes to
@@ -77,9 +77,9 @@ type Config struct {
 	// again.
 	Sources []SourceConfig
 
-	// MaxTopics bounds the topics with subscribers or a history in this process. Beyond it Subscribe
-	// fails with ErrFull, and Publish to a topic that would be new for its history too. Default
-	// 100,000.
+	// MaxTopics bounds the topics with subscribers or a history in this process. Beyond it
+	// Subscribe fails with ErrFull, and Publish to a topic that would be new for its history too.
+	// Default 100,000.
 	MaxTopics int
 
 	// MaxPerConn bounds the topics that one connection is subscribed to (ErrTooMany). Default 100.
@@ -92,8 +92,8 @@ type Config struct {
 	MaxPayload int
 
 	// RetainMessages and RetainBytes bound what one topic keeps on one loop for subscribers whose
-	// sockets are full. What they have not taken when it is exceeded is lost to them: see SlowPolicy.
-	// Default 256 messages and 1 MiB.
+	// sockets are full. What they have not taken when it is exceeded is lost to them: see
+	// SlowPolicy. Default 256 messages and 1 MiB.
 	RetainMessages int
 	RetainBytes    int
 
@@ -101,19 +101,20 @@ type Config struct {
 	// MiB.
 	MaxRetained int
 
-	// MaxBacklog bounds the messages of one topic that are accepted and wait for their turn on a loop,
-	// and MaxPending the bytes of all topics that do, counted once for each loop. Beyond either,
-	// Publish fails with ErrBusy. Default 1,024 and 64 MiB.
+	// MaxBacklog bounds the messages of one topic that are accepted and wait for their turn on a
+	// loop, and MaxPending the bytes of all topics that do, counted once for each loop. Beyond
+	// either, Publish fails with ErrBusy. Default 1,024 and 64 MiB.
 	MaxBacklog int
 	MaxPending int
 
 	// MaxHistory bounds the bytes of all histories in this process; beyond it the history that was
-	// written to least recently is dropped whole. Default 64 MiB. Redis has its own bound (maxmemory).
+	// written to least recently is dropped whole. Default 64 MiB. Redis has its own bound
+	// (maxmemory).
 	MaxHistory int
 
-	// Gap makes the text that a subscriber is sent when messages of the topic are lost to it; missed
-	// is their number, 0 when it is not known. It is called on loops and elsewhere and must not block.
-	// Default {"type":"gap","topic":"…","missed":N}. A nil slice sends nothing.
+	// Gap makes the text that a subscriber is sent when messages of the topic are lost to it;
+	// missed is their number, 0 when it is not known. It is called on loops and elsewhere and must
+	// not block. Default {"type":"gap","topic":"…","missed":N}. A nil slice sends nothing.
 	Gap func(topic string, missed uint64) []byte
 
 	// Logger defaults to slog.Default().

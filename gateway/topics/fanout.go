@@ -17,8 +17,8 @@ type local struct {
 	entries []entry
 	log     log
 
-	// A pass sends each subscriber what came up to target. It goes through the entries from the last
-	// to the first: an entry that a removal moves is then met twice at most, and never missed.
+	// A pass sends each subscriber what came up to target. It goes through the entries from the
+	// last to the first: an entry that a removal moves is then met twice at most, and never missed.
 	target uint32
 	cursor int // the next entry of the pass, plus 1; 0: no pass is under way
 	// floor is the target of the last pass that has ended. What lies below is kept for slow

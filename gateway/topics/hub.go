@@ -226,8 +226,8 @@ func (h *Hub) deliver(name string, m *message, from *Loop) (p Position, err erro
 	return h.deliverTo(s, name, m, from, false)
 }
 
-// deliverTo is deliver when the topic's shard is locked. What was promised, because its publisher has
-// been answered, is delivered whatever waits already.
+// deliverTo is deliver when the topic's shard is locked. What was promised, because its publisher
+// has been answered, is delivered whatever waits already.
 func (h *Hub) deliverTo(
 	s *shard, name string, m *message, from *Loop, promised bool,
 ) (p Position, err error) {

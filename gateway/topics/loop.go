@@ -136,8 +136,8 @@ func (l *Loop) add(c *gateway.Conn, name string) (lo *local, e *entry, err error
 	return lo, &lo.entries[len(lo.entries)-1], nil
 }
 
-// roomFor returns list with room for one more, and when it has to be moved, for more of them. append
-// and slices.Grow would double a short list: of a million subscriptions half would be room.
+// roomFor returns list with room for one more, and when it has to be moved, for more of them.
+// append and slices.Grow would double a short list: of a million subscriptions half would be room.
 func roomFor[T any](list []T, more int) []T {
 	if len(list) < cap(list) {
 		return list

@@ -9,8 +9,8 @@ import (
 )
 
 // subscriptionBytes is what one of a loop's subscriptions costs in memory when conns connections
-// have perConn topics each, of so many topics in all. What a topic costs by itself is not in it: all
-// of them are there before.
+// have perConn topics each, of so many topics in all. What a topic costs by itself is not in it:
+// all of them are there before.
 func subscriptionBytes(t testing.TB, conns, perConn, topics int) float64 {
 	hub, err := New(Config{Logger: quiet, MaxPerConn: topics})
 	if err != nil {

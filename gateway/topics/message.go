@@ -11,8 +11,8 @@ import (
 // Message is what is published.
 type Message struct {
 	// Op is ws.OpText or ws.OpBinary; 0 is text. ws.OpClose closes each subscriber's connection in
-	// order: Payload is then the code in two bytes, big-endian, and a reason of at most 123 bytes, or
-	// empty for a Close without a code.
+	// order: Payload is then the code in two bytes, big-endian, and a reason of at most 123 bytes,
+	// or empty for a Close without a code.
 	Op ws.OpCode
 	// Payload is copied.
 	Payload []byte

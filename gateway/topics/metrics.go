@@ -32,7 +32,8 @@ var (
 	refusedPayload = metrics.NewCounter(`sluice_topic_refused_total{reason="payload"}`)
 	refusedBroker  = metrics.NewCounter(`sluice_topic_refused_total{reason="broker"}`)
 
-	// slow counts subscribers that were overtaken, and slowDropped the messages that they did not get.
+	// slow counts subscribers that were overtaken, and slowDropped the messages that they did not
+	// get.
 	slow        = byPolicy(`sluice_topic_slow_subscribers_total{policy=%q}`)
 	slowDropped = byPolicy(`sluice_topic_dropped_total{policy=%q}`)
 

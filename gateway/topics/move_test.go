@@ -151,8 +151,8 @@ func TestFreezeIsBounded(t *testing.T) {
 	c.want("live")
 }
 
-// What publishers were answered for while the Hub was frozen comes, however little may wait for loops
-// and in histories otherwise.
+// What publishers were answered for while the Hub was frozen comes, however little may wait for
+// loops and in histories otherwise.
 func TestThawKeepsPromises(t *testing.T) {
 	const times = 50
 	text := strings.Repeat("x", 1000)

@@ -22,8 +22,8 @@ import (
 // RedisConfig is how the processes that share topics reach each other. Zero values are the
 // defaults, but for URL.
 type RedisConfig struct {
-	// URL is that of the server: redis://user:password@host:port, rediss:// for TLS, more addresses by
-	// addr= for a cluster, master_set= for sentinels.
+	// URL is that of the server: redis://user:password@host:port, rediss:// for TLS, more addresses
+	// by addr= for a cluster, master_set= for sentinels.
 	URL string
 
 	// Prefix begins the names of channels and keys; processes with the same one share their topics.
@@ -38,8 +38,8 @@ type RedisConfig struct {
 	// our own: the TCP connection can be healthy and yet bring nothing. Default 1 s.
 	ProbeInterval time.Duration
 
-	// Partitions is on how many slots of a cluster the channels are; each has a connection of its own.
-	// All processes must have the same. Default 16. Without a cluster there is one.
+	// Partitions is on how many slots of a cluster the channels are; each has a connection of its
+	// own. All processes must have the same. Default 16. Without a cluster there is one.
 	Partitions int
 
 	// MaxQueue bounds the publications of a partition that wait for Redis; beyond it Publish fails

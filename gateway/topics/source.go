@@ -14,13 +14,13 @@ import (
 // SourceConfig is a Redis where something else publishes to topics. Zero values are the defaults,
 // but for URL, Prefix and Decode.
 type SourceConfig struct {
-	// URL is that of the server, as in RedisConfig. Of a cluster any server will do: publications that
-	// are not sharded reach them all.
+	// URL is that of the server, as in RedisConfig. Of a cluster any server will do: publications
+	// that are not sharded reach them all.
 	URL string
 	// Prefix begins the names of channels; what follows is the topic.
 	Prefix string
-	// Decode reads a publication, whose memory the payload may share. ok is false when it is nothing
-	// for clients. It is called by one goroutine at a time, and must not block.
+	// Decode reads a publication, whose memory the payload may share. ok is false when it is
+	// nothing for clients. It is called by one goroutine at a time, and must not block.
 	Decode func(text string) (m Message, ok bool, err error)
 	// Deadline and ProbeInterval are as in RedisConfig. The probe is published too, in a channel of
 	// this process' own below Prefix.

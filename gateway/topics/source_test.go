@@ -58,7 +58,8 @@ func TestSource(t *testing.T) {
 	onA.want("", long, "last")
 	onB.want("", long, "last")
 
-	// Both kinds of publications have one order, and where there is no broker they are in the history.
+	// Both kinds of publications have one order, and where there is no broker they are in the
+	// history.
 	redis.cli("publish", "asgi__group__kept", "!one")
 	onA.want("one")
 	onB.want("one")
