@@ -54,7 +54,7 @@ func (w *worker) carry() {
 	}
 	batch := o.sockets
 	o.sockets, o.passing = nil, true
-	go func() {
+	w.server.carriers.Go(func() {
 		left := w.server.spread(w, batch)
 		if w.loop.Do(func() { w.carried(left) }) {
 			return
@@ -65,7 +65,7 @@ func (w *worker) carry() {
 			}
 		}
 		w.server.lost(len(left))
-	}()
+	})
 }
 
 // carried ends a carry. left are sockets that found no room.

@@ -26,11 +26,12 @@ type Server struct {
 	debug      bool
 	metrics    *serverMetrics
 
-	addr    netip.AddrPort
-	tlsAddr netip.AddrPort
-	workers []*worker
-	loops   sync.WaitGroup
-	failed  chan error // a loop's epoll_wait failed
+	addr     netip.AddrPort
+	tlsAddr  netip.AddrPort
+	workers  []*worker
+	loops    sync.WaitGroup
+	carriers sync.WaitGroup // of sockets on their way to another loop; they end with the loops
+	failed   chan error     // a loop's epoll_wait failed
 
 	conns     atomic.Int64 // sockets held, in whatever state
 	passing   atomic.Int64 // those of them that are on their way from a loop to another
@@ -292,6 +293,7 @@ func (s *Server) Close() error {
 		}
 	})
 	s.loops.Wait()
+	s.carriers.Wait()
 	s.accepting.Store(0)
 	s.checkEmpty() // a Drain may be waiting, or come later
 	return nil

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"sluice/gateway/gatewaytest"
+
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
 )
@@ -157,17 +159,6 @@ func TestSIGUSR1WithoutAccessLog(t *testing.T) {
 	}
 }
 
-// freePort is a port that nobody listens on at the moment.
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // TestHAProxyNamesTheClient in each of the ways in which it can.
 func TestHAProxyNamesTheClient(t *testing.T) {
 	haproxy, err := exec.LookPath("haproxy")
@@ -184,7 +175,7 @@ func TestHAProxyNamesTheClient(t *testing.T) {
 		{"xff", "http", "", "option forwardfor", "--forwarded-header=x-forwarded-for"},
 		{"rfc7239", "http", "", "http-request add-header Forwarded for=%[src]:%[src_port]", "--forwarded-header=forwarded"},
 	} {
-		file, frontend := filepath.Join(dir, w.name), freePort(t)
+		file, frontend := filepath.Join(dir, w.name), freeAddress(t)
 		_, listen, _ := start(t, "--app=echo", "--heartbeat=0", "--trusted-proxies=127.0.0.1", "--access-log="+file, w.flag)
 		config += fmt.Sprintf("listen %s\n mode %s\n bind %s\n %s\n server gateway %s %s\n", w.name, w.mode, frontend, w.option, listen, w.server)
 		ways = append(ways, way{w.name, frontend, file})
@@ -247,4 +238,10 @@ func TestCompressionWithPeers(t *testing.T) {
 		page.next(t, "compressed", `{"extensions": "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
 			"echoes": [true, true, true, true, true]}`)
 	})
+}
+
+// freeAddress is one that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", gatewaytest.FreePort(t))
 }

@@ -45,8 +45,8 @@ func promoting(t *testing.T, balancer string, args ...string) *promotion {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	p := &promotion{T: t, dir: dir, public: freePort(t)}
-	blue, green := freePort(t), freePort(t)
+	p := &promotion{T: t, dir: dir, public: freeAddress(t)}
+	blue, green := freeAddress(t), freeAddress(t)
 	args = append(args, "--heartbeat=0", "--drain-spread=100ms", "--loops=1", "--drain-timeout=20s")
 	p.env = []string{
 		"PROMOTE_SWITCH=" + balancer, "PROMOTE_DIR=" + dir, "PROMOTE_WAIT=30",

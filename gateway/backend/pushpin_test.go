@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"sluice/gateway/gatewaytest"
+
 	"github.com/gobwas/ws"
 )
 
@@ -68,8 +70,8 @@ func startPushpin(t *testing.T, b *service) (proxy, bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := proxy{fmt.Sprintf("127.0.0.1:%d", freePort(t)),
-		fmt.Sprintf("http://127.0.0.1:%d", freePort(t))}
+	p := proxy{fmt.Sprintf("127.0.0.1:%d", gatewaytest.FreePort(t)),
+		fmt.Sprintf("http://127.0.0.1:%d", gatewaytest.FreePort(t))}
 	text := strings.NewReplacer("/tmp/sluice-pushpin", dir, "127.0.0.1:7999", p.address, "5561",
 		p.control[strings.LastIndexByte(p.control, ':')+1:]).Replace(string(conf))
 	if err := os.WriteFile(filepath.Join(dir, "pushpin.conf"), []byte(text), 0o600); err != nil {
@@ -116,15 +118,6 @@ func startPushpin(t *testing.T, b *service) (proxy, bool) {
 		}
 	}
 	return p, false
-}
-
-func freePort(t *testing.T) int {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
 }
 
 // script is the service: what it does is in the path, and in the messages.

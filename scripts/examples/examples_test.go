@@ -11,10 +11,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"sluice/gateway/gatewaytest"
 
 	"github.com/coder/websocket"
 )
@@ -266,15 +269,7 @@ func listens(port string) bool {
 	return err == nil
 }
 
-func freePort(t *testing.T) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
-}
+func freePort(t *testing.T) string { return strconv.Itoa(gatewaytest.FreePort(t)) }
 
 func installed(programs ...string) func() error {
 	return func() error {
