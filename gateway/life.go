@@ -213,8 +213,12 @@ func (c *Conn) RemoteAddr() netip.AddrPort {
 	return peerOf(c.fd.SysFD())
 }
 
-// Subject is whom the client's certificate names, as RFC 2253 writes it; empty unless clients must
-// show one (TLS with a client CA).
+// TLS reports whether the client speaks TLS to this gateway, and not to a proxy in front of it.
+func (c *Conn) TLS() bool { return c.flags&layered != 0 }
+
+// Subject is whom the client's certificate names, as RFC 4514 writes it: at most
+// tlsserver.MaxSubject bytes, none of which is a control character. Empty unless clients must show
+// a certificate (TLS with a client CA).
 func (c *Conn) Subject() string {
 	if c.rare == nil {
 		return ""

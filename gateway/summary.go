@@ -11,6 +11,7 @@ import (
 type Summary struct {
 	Client    netip.AddrPort // see Conn.RemoteAddr
 	User      string         // see Conn.SetUser
+	Subject   string         // see Conn.Subject
 	Session   string         // see Conn.SetSession
 	Path      string         // as sent, without the query
 	RequestID string
@@ -101,7 +102,7 @@ func (c *Conn) tellEnded() {
 	if remote := c.rare.remote; remote.IsValid() {
 		s.Client = remote
 	}
-	s.User = c.rare.user
+	s.User, s.Subject = c.rare.user, c.rare.subject
 	s.Ended, s.Duration = time.Now(), c.w.loop.Now()-s.at
 	c.w.cfg.Ended(&s.Summary)
 	c.rare.summary = nil

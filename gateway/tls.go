@@ -170,9 +170,7 @@ func (t *tlsHandshake) fail(c *Conn, why tlsResult) {
 
 // finished goes on with another transport.
 func (t *tlsHandshake) finished(c *Conn) {
-	if certs := t.h.State().PeerCertificates; len(certs) > 0 {
-		c.rare.subject = certs[0].Subject.String()
-	}
+	c.rare.subject = tlsserver.Subject(t.h.State())
 	rest := append(t.h.Rest(), t.in...)
 	layer, ok := t.h.Layer()
 	if ok {

@@ -207,6 +207,8 @@ func TestPrecedence(t *testing.T) {
 				also = []string{"SLUICE_TLS_LISTEN=:8443", "SLUICE_TLS_KEY=x"}
 			case f.Name == "tls-key":
 				also = []string{"SLUICE_TLS_LISTEN=:8443", "SLUICE_TLS_CERT=x"}
+			case f.Name == "tls-client-ca", f.Name == "tls-ticket-keys":
+				also = []string{"SLUICE_TLS_LISTEN=:8443", "SLUICE_TLS_CERT=x", "SLUICE_TLS_KEY=x"}
 			case f.Name == "auth-algorithm":
 				also = []string{"SLUICE_AUTH_JWKS_URL=https://x", "SLUICE_AUTH_ISSUER=x", "SLUICE_AUTH_AUDIENCE=x"}
 			case f.Name == "auth-jwks-url":
@@ -372,6 +374,12 @@ func TestUsageErrors(t *testing.T) {
 		{"trusted proxies", "trusted-proxies: [10.0.0.0/8, 10.0.0.1/8]\n", nil, []string{"serve"}, `FILE:1: trusted-proxies: "10.0.0.1/8" is not a range of addresses: bits are set behind the first 8 (10.0.0.0/8?)`},
 		{"TLS without an address", "", nil, []string{"serve", "--tls-cert=x"},
 			`--tls-cert: there is no address with TLS: set --tls-listen`},
+		{"a key without an address", "", []string{"SLUICE_TLS_KEY=x"}, []string{"serve"},
+			`SLUICE_TLS_KEY: there is no address with TLS: set --tls-listen`},
+		{"client CA without an address", "tls-client-ca: x\n", nil, []string{"serve"},
+			`FILE:1: tls-client-ca: there is no address with TLS: set --tls-listen`},
+		{"ticket keys without an address", "", nil, []string{"serve", "--tls-ticket-keys=x"},
+			`--tls-ticket-keys: there is no address with TLS: set --tls-listen`},
 		{"TLS without a certificate", "", nil, []string{"serve", "--tls-listen=:8443"},
 			`--tls-cert: 0 certificates and 0 keys: want one key for each certificate, and one ` +
 				`certificate at least`},

@@ -25,8 +25,16 @@ type tlsConfig struct {
 // checkTLS judges the settings above, but for the files.
 func (c *config) checkTLS(wrong func(flag, format string, args ...any) error) error {
 	if c.TLSListen == "" {
-		if len(c.TLSCert) > 0 {
-			return wrong("tls-cert", "there is no address with TLS: set --tls-listen")
+		for _, f := range []struct {
+			name string
+			set  bool
+		}{
+			{"tls-cert", len(c.TLSCert) > 0}, {"tls-key", len(c.TLSKey) > 0},
+			{"tls-client-ca", c.TLSClientCA != ""}, {"tls-ticket-keys", c.TLSTicketKeys != ""},
+		} {
+			if f.set {
+				return wrong(f.name, "there is no address with TLS: set --tls-listen")
+			}
 		}
 		return nil
 	}

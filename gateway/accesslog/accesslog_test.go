@@ -23,13 +23,14 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var sample = gateway.Summary{
-	Client: netip.MustParseAddrPort("192.0.2.1:4711"), User: "alice", Session: "123e4567-e89b-42d3-a456-426614174000",
-	Path: "/ws/chat/", RequestID: "abc", Code: 1000, MessagesReceived: 3, MessagesSent: 4, BytesReceived: 312, BytesSent: 655,
+	Client: netip.MustParseAddrPort("192.0.2.1:4711"), User: "alice", Subject: "CN=alice,O=x",
+	Session: "123e4567-e89b-42d3-a456-426614174000",
+	Path:    "/ws/chat/", RequestID: "abc", Code: 1000, MessagesReceived: 3, MessagesSent: 4, BytesReceived: 312, BytesSent: 655,
 	Ended: time.Date(2026, 11, 25, 20, 15, 2, 123e6, time.UTC), Duration: 12345 * time.Millisecond,
 }
 
 func TestFormats(t *testing.T) {
-	const wantJSON = `{"time":"2026-11-25T20:15:02.123Z","client":"192.0.2.1:4711","user":"alice","session":"123e4567-e89b-42d3-a456-426614174000",` +
+	const wantJSON = `{"time":"2026-11-25T20:15:02.123Z","client":"192.0.2.1:4711","user":"alice","subject":"CN=alice,O=x","session":"123e4567-e89b-42d3-a456-426614174000",` +
 		`"path":"/ws/chat/","request_id":"abc","code":1000,"messages_in":3,"messages_out":4,"bytes_in":312,"bytes_out":655,"seconds":12.345}` + "\n"
 	if got := string(appendJSON(nil, &sample)); got != wantJSON {
 		t.Errorf("JSON: got %s, want %s", got, wantJSON)

@@ -9,9 +9,9 @@ import (
 
 // appendJSON appends one line:
 //
-//	{"time":"2026-11-25T20:15:02.123Z","client":"192.0.2.1:4711","user":"alice","session":"…",
-//	 "path":"/ws/chat/","request_id":"…","code":1000,"messages_in":3,"messages_out":4,
-//	 "bytes_in":312,"bytes_out":655,"seconds":12.345}
+//	{"time":"2026-11-25T20:15:02.123Z","client":"192.0.2.1:4711","user":"alice",
+//	 "subject":"CN=alice","session":"…","path":"/ws/chat/","request_id":"…","code":1000,
+//	 "messages_in":3,"messages_out":4,"bytes_in":312,"bytes_out":655,"seconds":12.345}
 //
 // The query is not in it: it may hold a token.
 func appendJSON(b []byte, s *gateway.Summary) []byte {
@@ -21,7 +21,8 @@ func appendJSON(b []byte, s *gateway.Summary) []byte {
 	b = s.Client.AppendTo(b)
 	b = append(b, '"')
 	for _, f := range []struct{ name, value string }{
-		{"user", s.User}, {"session", s.Session}, {"path", s.Path}, {"request_id", s.RequestID},
+		{"user", s.User}, {"subject", s.Subject}, {"session", s.Session}, {"path", s.Path},
+		{"request_id", s.RequestID},
 	} {
 		if f.value != "" {
 			b = append(append(append(b, `,"`...), f.name...), `":`...)

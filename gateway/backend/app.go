@@ -183,12 +183,19 @@ func handshakeHead(c *gateway.Conn, r *gateway.Request, rt *route) head {
 			lines = append(lines, n, string(value))
 		}
 	}
-	lines = append(lines, "Sec-Websocket-Extensions", "grip", "X-Forwarded-Proto", "http")
+	scheme := "http"
+	if c.TLS() {
+		scheme = "https"
+	}
+	lines = append(lines, "Sec-Websocket-Extensions", "grip", "X-Forwarded-Proto", scheme)
 	if address := c.RemoteAddr(); address.IsValid() {
 		lines = append(lines, "X-Forwarded-For", address.Addr().String())
 	}
 	if user := c.User(); user != "" {
 		lines = append(lines, "X-Forwarded-User", user)
+	}
+	if subject := c.Subject(); subject != "" {
+		lines = append(lines, "X-Ssl-Client-Dn", subject)
 	}
 	if len(r.Host) > 0 {
 		lines = append(lines, "X-Forwarded-Host", string(r.Host))

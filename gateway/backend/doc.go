@@ -47,9 +47,11 @@
 //   - Host is the backend's own, and the client's is X-Forwarded-Host: a client must not choose
 //     among a backend's virtual hosts. Pushpin passes the client's on.
 //   - X-Forwarded-For is the client's address and nothing that the client says of itself, and
-//     X-Forwarded-User is there only when somebody has proved who the client is (Conn.User).
-//     Neither do its Meta-, Grip- and Webhook- headers pass, nor any with an underscore, which CGI
-//     reads as a hyphen.
+//     X-Forwarded-User is there only when somebody has proved who the client is (Conn.User), and
+//     X-SSL-Client-DN only when a certificate has (Conn.Subject). Neither do its Meta-, Grip- and
+//     Webhook- headers pass, nor any with an underscore, which CGI reads as a hyphen.
+//   - X-Forwarded-Proto is https for a client that speaks TLS to this gateway. What a proxy in
+//     front has been spoken to with the gateway cannot know.
 //   - --backend-url http://host/ws/ serves the paths below /ws/, each under its own name: what is
 //     at hand when a service has its WebSockets below one path. A route whose pattern differs from
 //     its URL's path exchanges one for the other.

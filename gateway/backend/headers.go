@@ -24,7 +24,8 @@ var withheld = headerNames("Connection", "Keep-Alive", "Proxy-Connection",
 	"Idempotency-Key", "X-Idempotency-Key", // net/http would repeat a request that has one
 	"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Host",
 	"X-Forwarded-Port",
-	"X-Forwarded-User", "X-Real-Ip")
+	"X-Forwarded-User", "X-Real-Ip",
+	"X-Ssl-Client-Dn", "X-Forwarded-Client-Cert", "Client-Cert", "Client-Cert-Chain") // RFC 9440
 
 // private are the backend's headers that are for the gateway or for the hop between them.
 var private = headerNames("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate",

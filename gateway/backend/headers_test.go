@@ -18,7 +18,8 @@ func TestPassOn(t *testing.T) {
 	for _, name := range []string{"Connection", "Upgrade", "Te", "Keep-Alive", "Proxy-Authorization",
 		"Host", "Accept", "Accept-Encoding", "Content-Type", "Content-Length", "Expect",
 		"Connection-Id", "Meta-User", "Grip-Sig", "Webhook-Id", "Set-Meta-X", "Meta_user", "X_Y",
-		"X-Forwarded-For", "Forwarded", "X-Real-Ip", "X-Forwarded-User", "Sec-Websocket-Extensions",
+		"X-Forwarded-For", "Forwarded", "X-Real-Ip", "X-Forwarded-User", "X-Ssl-Client-Dn",
+		"X-Forwarded-Client-Cert", "Client-Cert", "Client-Cert-Chain", "X-Ssl_Client-Dn", "Sec-Websocket-Extensions",
 		"Sec-Websocket-Key", "X-Hop"} {
 		if passOn(name, []string{"Upgrade", "x-hop"}) {
 			t.Errorf("a client's %s reaches the backend", name)

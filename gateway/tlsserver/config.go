@@ -92,6 +92,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.ClientCA != "" {
 		s.base.ClientAuth = tls.RequireAndVerifyClientCert
+		s.base.VerifyConnection = checkSubject
 	}
 	var err error
 	if s.files, err = s.read(); err != nil {

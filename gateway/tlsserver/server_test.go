@@ -205,9 +205,7 @@ func connect(t *testing.T, s *Server, cfg *tls.Config) (o outcome) {
 		defer conn.Close()
 		h, rest, err := handshake(s, conn)
 		if err == nil {
-			if certs := h.State().PeerCertificates; len(certs) > 0 {
-				o.subject = certs[0].Subject.String()
-			}
+			o.subject = Subject(h.State())
 			o.compact, err = echo(h, conn, rest)
 		}
 		o.server = err
