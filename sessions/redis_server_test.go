@@ -3,7 +3,9 @@ package sessions
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -50,7 +52,8 @@ func (r *redisServer) start() {
 	r.command(append(args, r.args...)...)
 }
 
-// command runs redis-server with just these arguments, and waits until it listens.
+// command runs redis-server with just these arguments, and waits until it serves. That it accepts
+// connections is not enough: it may not listen on its other socket yet.
 func (r *redisServer) command(args ...string) {
 	r.t.Helper()
 	bin, err := exec.LookPath("redis-server")
@@ -67,12 +70,17 @@ func (r *redisServer) command(args ...string) {
 	for end := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
 		c, err := net.Dial("tcp", r.addr())
 		if err == nil {
+			_ = c.SetDeadline(end)
+			_, _ = c.Write([]byte("PING\r\n"))
+			_, err = c.Read(make([]byte, 1))
 			_ = c.Close()
-			return
+			if err == nil || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) { // TLS ends it
+				return
+			}
 		}
 		if time.Now().After(end) {
 			r.kill() // its log is whole then
-			r.t.Fatalf("redis-server does not accept connections: %v; it says\n%s", err, r.log)
+			r.t.Fatalf("redis-server does not serve: %v; it says\n%s", err, r.log)
 		}
 	}
 }
