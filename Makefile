@@ -14,7 +14,7 @@ FUZZTIME ?= 30s
 BUILD = CGO_ENABLED=0 $(GO) build -trimpath
 LINT = $(shell command -v golangci-lint 2>/dev/null || echo '$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0')
 
-.PHONY: build run run-redis test test-deps vet race lint fuzz bench soak faults clean help
+.PHONY: build run run-redis test test-deps vet race lint fuzz tls bench soak faults clean help
 
 build: ## Build all commands into ./bin
 	$(BUILD) -o bin/ ./cmd/...
@@ -52,6 +52,12 @@ lint: ## golangci-lint: an installed one, or else built once through the module 
 
 fuzz: ## Run every fuzz target for FUZZTIME (30s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+tls: test-deps ## The proof of the TLS record layer: peers, a million records a suite, fuzzing for FUZZTIME
+	$(GO) test -count=1 -run TLS ./gateway ./cmd/sluice
+	SLUICE_TLS_RECORDS=1000000 $(GO) test -count=1 ./gateway/tls13 ./gateway/tlsserver
+	$(GO) test -run '^$$' -fuzz '^FuzzAgainstCryptoTLS$$' -fuzztime $(FUZZTIME) ./gateway/tls13
+	$(GO) test -run '^$$' -fuzz '^FuzzOpen$$' -fuzztime $(FUZZTIME) ./gateway/tls13
 
 bench: build ## Compare with goroutine-per-connection servers; writes bench/comparison.{md,svg} (kept), .json and .html
 	bin/sluice-bench compare --out bench/comparison $(ARGS)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Installs what the tests start and is missing, with apt-get (as root or through a sudo that asks for no
 # password). A test that finds its program missing fails, so this is not optional, but for what
-# Python's programs, the balancers, shellcheck and the comparison with Pushpin are needed for: where
-# apt-get cannot get them, the test says so and skips.
+# Python's programs, the balancers, GnuTLS, shellcheck and the comparison with Pushpin are needed
+# for: where apt-get cannot get them, the test says so and skips.
 set -eu -o pipefail
 
 # command:Debian package; gcc and the C library's headers are for the race detector.
 wanted=(redis-server:redis-server redis-cli:redis-tools chromium:chromium node:nodejs npm:npm gcc:gcc promtool:prometheus
-	curl:curl)
+	curl:curl openssl:openssl)
 
 missing() {
 	local w
@@ -26,6 +26,7 @@ optional_missing() {
 	websockets || echo python3-websockets
 	command -v pushpin >/dev/null 2>&1 || echo pushpin
 	local program
+	command -v gnutls-cli >/dev/null 2>&1 || echo gnutls-bin
 	for program in haproxy nginx socat shellcheck; do
 		command -v $program >/dev/null 2>&1 || echo $program
 	done

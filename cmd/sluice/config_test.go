@@ -115,7 +115,7 @@ var samples = map[string][3]string{
 	"tls-min-version":   {"1.3", "1.3", "1.3"},
 	"tls-client-ca":     {"a.pem", "b.pem", "c.pem"},
 	"tls-ticket-keys":   {"a.keys", "b.keys", "c.keys"},
-	"tls-records":       {"compact", "compact", "compact"},
+	"tls-records":       {"std", "std", "std"},
 	"proxy-protocol":    {"true", "true", "true"},
 	"forwarded-header":  {"forwarded", "none", "forwarded"},
 	"allow":             {"10.0.0.0/8", "192.0.2.1,2001:db8::/32", "127.0.0.1"},

@@ -127,7 +127,8 @@ type report struct {
 	body string
 }
 
-// servePage serves testdata/browser/file. gateway is asked for when the page is loaded.
+// servePage serves testdata/browser/file. gateway is asked for when the page is loaded: an address,
+// or a URL.
 func servePage(t *testing.T, file string, gateway func() string) *pages {
 	p := &pages{reports: make(chan report, 16)}
 	mux := http.NewServeMux()
@@ -136,7 +137,11 @@ func servePage(t *testing.T, file string, gateway func() string) *pages {
 	})
 	mux.HandleFunc("GET /gateway.js", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/javascript")
-		fmt.Fprintf(w, "const gateway = %q\n", "ws://"+gateway())
+		url := gateway()
+		if !strings.Contains(url, "://") {
+			url = "ws://" + url
+		}
+		fmt.Fprintf(w, "const gateway = %q\n", url)
 	})
 	mux.HandleFunc("POST /report/{name}", func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -166,7 +171,7 @@ func (p *pages) next(t *testing.T, name, want string) {
 }
 
 // browse opens a page in headless Chromium until the test ends.
-func browse(t *testing.T, url string) {
+func browse(t *testing.T, url string, more ...string) {
 	t.Helper()
 	profile, err := os.MkdirTemp("", "sluice-test-browser") // not t.TempDir, which fails the test when a process still writes there
 	if err != nil {
@@ -179,7 +184,7 @@ func browse(t *testing.T, url string) {
 		// Without it headless Chromium prints a page and ends.
 		"--remote-debugging-port=0", "--user-data-dir=" + profile,
 	}
-	cmd := exec.Command(program(t, "chromium"), append(args, url)...)
+	cmd := exec.Command(program(t, "chromium"), append(append(args, more...), url)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its children go with it
 	var log strings.Builder
 	cmd.Stderr = &log

@@ -19,7 +19,7 @@ type tlsConfig struct {
 	TLSMinVersion string   `group:"tls" name:"tls-min-version" enum:"1.2,1.3" default:"1.2" placeholder:"VERSION" help:"Oldest version spoken: 1.2 or 1.3."`
 	TLSClientCA   string   `group:"tls" name:"tls-client-ca" placeholder:"FILE" help:"Certificates that must vouch for the clients' own, which they have to show."`
 	TLSTicketKeys string   `group:"tls" name:"tls-ticket-keys" placeholder:"FILE" help:"Keys of session tickets, 32 bytes on a line in hex or base64, for gateways that share them; the first encrypts. One of this process's own by default."`
-	TLSRecords    string   `group:"tls" name:"tls-records" enum:"std,compact" default:"std" placeholder:"NAME" help:"What carries TLS 1.3 after its handshake: std (crypto/tls) or compact (a record layer with less memory)."`
+	TLSRecords    string   `group:"tls" name:"tls-records" enum:"compact,std" default:"compact" placeholder:"NAME" help:"What carries TLS 1.3 after its handshake: compact (a record layer with less memory) or std (crypto/tls)."`
 }
 
 // checkTLS judges the settings above, but for the files.

@@ -78,6 +78,20 @@ const scenarios = {
     await once(plain, 'close')
   },
 
+  // With --app echo, over wss://, one connection after the other: the second resumes the TLS session.
+  async tls() {
+    for (let round = 0; round < 2; round++) {
+      const ws = new WebSocket(`${gateway}/ws/chat/`, { servername: 'a.test', checkServerIdentity: () => undefined })
+      await once(ws, 'open')
+      const sizes = Array.from({ length: 200 }, (_, i) => i * 300)
+      const got = []
+      ws.on('message', data => { if (got.push(data.length) === sizes.length) ws.close(1000) })
+      for (const size of sizes) ws.send('x'.repeat(size))
+      assert.equal((await once(ws, 'close'))[0], 1000)
+      assert.deepEqual(got, sizes)
+    }
+  },
+
   async count() {
     const c = await new Client().open()
     const id = c.headers['x-session-id']
