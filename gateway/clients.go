@@ -184,7 +184,7 @@ func (c *Conn) count(ip netip.Addr, handshake bool) barrier {
 		return why
 	}
 	if a.counts != nil {
-		c.makeRare().counted = ip
+		c.makeRare().at().counted = ip
 	}
 	if handshake && a.unfinished.Limited() {
 		c.flags |= unfinished
@@ -210,15 +210,15 @@ func (c *Conn) recount() {
 	}
 	ip := c.RemoteAddr().Addr()
 	if ip.IsValid() && !a.trusted.Contains(ip) && a.counts.Add(ip) {
-		c.makeRare().counted = ip
+		c.makeRare().at().counted = ip
 	}
 }
 
 // uncount gives back what count has taken.
 func (c *Conn) uncount() {
-	if r := c.rare; r != nil && r.counted.IsValid() {
-		c.w.admission.counts.Remove(r.counted)
-		r.counted = netip.Addr{}
+	if ip := c.rare.where().counted; ip.IsValid() {
+		c.w.admission.counts.Remove(ip)
+		c.rare.addresses.counted = netip.Addr{}
 	}
 }
 

@@ -52,17 +52,59 @@ type Conn struct {
 
 // rare is what would cost every connection memory and few need.
 type rare struct {
-	remote   netip.AddrPort // SetRemoteAddr; not valid when it has not been called
-	counted  netip.Addr     // by which admission counts the connection; not valid when it does not
-	user     string         // SetUser
-	protocol string         // SetProtocol, until Accept
-	ending   *ending        // EndAfter
-	summary  *begun         // of a connection that will be in the access log
-	messages client.Bucket  // Clients.MessageRate
+	addresses *addresses    // see at
+	names     *names        // see by
+	ending    *ending       // EndAfter
+	summary   *begun        // of a connection that will be in the access log
+	messages  client.Bucket // Clients.MessageRate
 
 	transport   transport     // with the flag layered
 	recordSince time.Duration // when the first byte came of a record that is not whole; 0: none
-	subject     string        // of the certificate that the client has shown
+}
+
+// Addresses and names are apart from rare: every connection with TLS has a rare, few have these.
+
+type addresses struct {
+	remote  netip.AddrPort // SetRemoteAddr; not valid when it has not been called
+	counted netip.Addr     // by which admission counts the connection; not valid when it does not
+}
+
+type names struct {
+	user     string // SetUser
+	protocol string // SetProtocol, until Accept
+	subject  string // of the certificate that the client has shown
+}
+
+// at has addresses for writing.
+func (r *rare) at() *addresses {
+	if r.addresses == nil {
+		r.addresses = new(addresses)
+	}
+	return r.addresses
+}
+
+// by has names for writing.
+func (r *rare) by() *names {
+	if r.names == nil {
+		r.names = new(names)
+	}
+	return r.names
+}
+
+// where is what at has, or nothing; r may be nil, as in who.
+func (r *rare) where() addresses {
+	if r == nil || r.addresses == nil {
+		return addresses{}
+	}
+	return *r.addresses
+}
+
+// who is what by has, or nothing.
+func (r *rare) who() names {
+	if r == nil || r.names == nil {
+		return names{}
+	}
+	return *r.names
 }
 
 func (c *Conn) makeRare() *rare {

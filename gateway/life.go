@@ -207,8 +207,8 @@ func (c *Conn) PeerClose() (code ws.StatusCode, reason []byte) {
 // RemoteAddr is the address of the client: what SetRemoteAddr was given, or else the socket's peer,
 // who may be a proxy. It is not valid when the socket is closed and SetRemoteAddr was not called.
 func (c *Conn) RemoteAddr() netip.AddrPort {
-	if c.rare != nil && c.rare.remote.IsValid() {
-		return c.rare.remote
+	if remote := c.rare.where().remote; remote.IsValid() {
+		return remote
 	}
 	return peerOf(c.fd.SysFD())
 }
@@ -220,18 +220,15 @@ func (c *Conn) TLS() bool { return c.flags&layered != 0 }
 // tlsserver.MaxSubject bytes, none of which is a control character. Empty unless clients must show
 // a certificate (TLS with a client CA).
 func (c *Conn) Subject() string {
-	if c.rare == nil {
-		return ""
-	}
-	return c.rare.subject
+	return c.rare.who().subject
 }
 
 // SetRemoteAddr says who the client is, where something between it and the gateway knows better
 // than the socket: a proxy's header, or PROXY protocol. An address that is not valid takes that
 // back.
 func (c *Conn) SetRemoteAddr(addr netip.AddrPort) {
-	if addr.IsValid() || c.rare != nil {
-		c.makeRare().remote = addr
+	if addr.IsValid() || c.rare.where().remote.IsValid() {
+		c.makeRare().at().remote = addr
 	}
 }
 

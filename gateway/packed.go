@@ -97,10 +97,10 @@ func (c *Conn) pack() []byte {
 	p.field(packFlags)
 	p.b = msgp.AppendInt(p.b, int(c.flags&packedFlags))
 	if r := c.rare; r != nil {
-		if r.remote.IsValid() {
-			p.string(packRemote, r.remote.String())
+		if remote := r.where().remote; remote.IsValid() {
+			p.string(packRemote, remote.String())
 		}
-		p.string(packUser, r.user)
+		p.string(packUser, r.who().user)
 		if r.ending != nil {
 			p.field(packEnding)
 			p.b = msgp.AppendInt64(msgp.AppendArrayHeader(p.b, 3), int64(r.ending.at-now))
@@ -110,7 +110,7 @@ func (c *Conn) pack() []byte {
 			p.field(packSummary)
 			p.b = s.pack(p.b, now)
 		}
-		p.string(packSubject, r.subject)
+		p.string(packSubject, r.who().subject)
 	}
 	if c.flags&handled != 0 {
 		p.bytes(packHandler, c.w.handler.(Mover).Pack(c, nil))
@@ -237,14 +237,14 @@ func (c *Conn) unpack(state []byte) (handler []byte, err error) {
 			c.flags |= connFlags(u.int()) & packedFlags
 		case packRemote:
 			if addr, err := netip.ParseAddrPort(u.string()); err == nil {
-				c.makeRare().remote = addr
+				c.makeRare().at().remote = addr
 			} else {
 				u.fail()
 			}
 		case packUser:
-			c.makeRare().user = u.string()
+			c.makeRare().by().user = u.string()
 		case packSubject:
-			c.makeRare().subject = u.string()
+			c.makeRare().by().subject = u.string()
 		case packEnding:
 			u.array(3)
 			e := &ending{at: now + u.duration(0), code: ws.StatusCode(u.int()), reason: u.string()}

@@ -99,10 +99,11 @@ func (c *Conn) tellEnded() {
 	if s.Code = c.closeCode; s.Code == 0 {
 		s.Code = 1006 // RFC 6455, section 7.1.5
 	}
-	if remote := c.rare.remote; remote.IsValid() {
+	if remote := c.rare.where().remote; remote.IsValid() {
 		s.Client = remote
 	}
-	s.User, s.Subject = c.rare.user, c.rare.subject
+	who := c.rare.who()
+	s.User, s.Subject = who.user, who.subject
 	s.Ended, s.Duration = time.Now(), c.w.loop.Now()-s.at
 	c.w.cfg.Ended(&s.Summary)
 	c.rare.summary = nil

@@ -170,7 +170,9 @@ func (t *tlsHandshake) fail(c *Conn, why tlsResult) {
 
 // finished goes on with another transport.
 func (t *tlsHandshake) finished(c *Conn) {
-	c.rare.subject = tlsserver.Subject(t.h.State())
+	if subject := tlsserver.Subject(t.h.State()); subject != "" {
+		c.rare.by().subject = subject
+	}
 	rest := append(t.h.Rest(), t.in...)
 	layer, ok := t.h.Layer()
 	if ok {

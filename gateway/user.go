@@ -12,24 +12,21 @@ import (
 // SetUser says who the client is, where something has proved that: see package auth. It is in the
 // access log and is what User returns.
 func (c *Conn) SetUser(user string) {
-	if user != "" || c.rare != nil {
-		c.makeRare().user = user
+	if user != "" || c.User() != "" {
+		c.makeRare().by().user = user
 	}
 }
 
 // User is who the client is, "" when that is not known.
 func (c *Conn) User() string {
-	if c.rare == nil {
-		return ""
-	}
-	return c.rare.user
+	return c.rare.who().user
 }
 
 // SetProtocol names the subprotocol for Accept to answer with, unless Accept's own headers have
 // one. It must be one that the client has offered.
 func (c *Conn) SetProtocol(name string) {
-	if name != "" || c.rare != nil {
-		c.makeRare().protocol = name
+	if name != "" || c.rare.who().protocol != "" {
+		c.makeRare().by().protocol = name
 	}
 }
 
@@ -37,7 +34,8 @@ const protocolHeader = "Sec-WebSocket-Protocol: "
 
 // appendProtocol appends the header for SetProtocol's name to the 101 response.
 func (c *Conn) appendProtocol(b []byte, headers string) []byte {
-	if c.rare == nil || c.rare.protocol == "" {
+	protocol := c.rare.who().protocol
+	if protocol == "" {
 		return b
 	}
 	for rest, more := []byte(headers), true; more; {
@@ -47,8 +45,8 @@ func (c *Conn) appendProtocol(b []byte, headers string) []byte {
 			return b
 		}
 	}
-	b = append(append(append(b, protocolHeader...), c.rare.protocol...), "\r\n"...)
-	c.rare.protocol = "" // it is said once
+	b = append(append(append(b, protocolHeader...), protocol...), "\r\n"...)
+	c.rare.names.protocol = "" // it is said once
 	return b
 }
 
