@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"io"
@@ -63,11 +65,11 @@ func (g *good) take(t *testing.T) (n int, p50, p99 time.Duration) {
 }
 
 // run has one good client after the other connect, and talk until ctx ends.
-func (g *good) run(ctx context.Context, t *testing.T, listen string, all *sync.WaitGroup) {
+func (g *good) run(ctx context.Context, t *testing.T, url string, all *sync.WaitGroup) {
 	t.Helper()
 	for i := range *floodGood {
-		dialer := websocket.Dialer{NetDial: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(i))}}).Dial, HandshakeTimeout: patience}
-		c, _, err := dialer.Dial("ws://"+listen+"/ws", nil)
+		dialer := websocket.Dialer{NetDial: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(i))}}).Dial, HandshakeTimeout: patience, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+		c, _, err := dialer.Dial(url+"/ws", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,12 +173,30 @@ func metric(t *testing.T, admin, series string) int {
 	return 0
 }
 
+// clientHello is what crypto/tls begins a handshake with.
+func clientHello() string {
+	var hello onlyWrites
+	_ = tls.Client(&hello, &tls.Config{InsecureSkipVerify: true}).Handshake() // there is no answer
+	return hello.String()
+}
+
+// onlyWrites keeps what is written, and has nothing to read.
+type onlyWrites struct {
+	net.Conn
+	bytes.Buffer
+}
+
+func (o *onlyWrites) Write(p []byte) (int, error) { return o.Buffer.Write(p) }
+func (*onlyWrites) Read([]byte) (int, error)      { return 0, io.EOF }
+func (*onlyWrites) Close() error                  { return nil }
+
 // TestFlood: attackers of one address are turned away beyond its limits, those of very many
 // addresses are served as they come; in either case good clients are served, and memory stays
 // within a bound.
 func TestFlood(t *testing.T) {
 	request := "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+	cert, key := certificate(t)
 	one := func() net.IP { return net.IPv4(127, 0, 2, 1) }
 	many := func() net.IP {
 		n := rand.Uint32()
@@ -187,20 +207,34 @@ func TestFlood(t *testing.T) {
 		from       func() net.IP
 		limit      string // that is set
 		barred     string // how what is beyond it is counted, "" for none
+		secure     bool   // the address with TLS is flooded, and good clients speak it
 	}{
-		{"garbage TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 400), one, "--unfinished-per-ip=10", "unfinished"},
-		{"half a request", request[:60], one, "--unfinished-per-ip=10", "unfinished"},
-		{"nothing at all", "", one, "--unfinished-per-ip=10", "unfinished"},
-		{"handshakes and nothing more", request, one, "--conn-rate-per-ip=100", "conn_rate"},
-		{"half a request, of very many addresses", request[:60], many, "--unfinished-per-ip=10", ""},
-		{"handshakes of very many addresses", request, many, "--conn-rate-per-ip=100", ""},
+		{"garbage TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 400), one, "--unfinished-per-ip=10", "unfinished", false},
+		{"half a request", request[:60], one, "--unfinished-per-ip=10", "unfinished", false},
+		{"nothing at all", "", one, "--unfinished-per-ip=10", "unfinished", false},
+		{"handshakes and nothing more", request, one, "--conn-rate-per-ip=100", "conn_rate", false},
+		{"half a request, of very many addresses", request[:60], many, "--unfinished-per-ip=10", "", false},
+		{"handshakes of very many addresses", request, many, "--conn-rate-per-ip=100", "", false},
+		{"garbage to TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 600), one, "--unfinished-per-ip=10", "unfinished", true},
+		{"garbage to TLS, of very many addresses", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 600), many, "--unfinished-per-ip=10", "", true},
+		{"half TLS handshakes", clientHello(), one, "--unfinished-per-ip=10", "unfinished", true},
+		{"half TLS handshakes, of very many addresses", clientHello(), many, "--unfinished-per-ip=10", "", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			p, listen, admin := start(t, "--app=echo", "--heartbeat=0", "--handshake-timeout=1s", test.limit)
+			args := []string{"--app=echo", "--heartbeat=0", "--handshake-timeout=1s", test.limit}
+			var p *process
+			var listen, admin string
+			url := "ws://"
+			if test.secure {
+				p, listen, admin = startTLS(t, "compact", cert, key, args...)
+				url = "wss://"
+			} else {
+				p, listen, admin = start(t, args...)
+			}
 			ctx, stop := context.WithCancel(t.Context())
 			var g good
 			var all sync.WaitGroup
-			g.run(ctx, t, listen, &all)
+			g.run(ctx, t, url+listen, &all)
 			time.Sleep(*floodTime)
 			_, quiet50, quiet99 := g.take(t)
 			before := resident(t, p.cmd.Process.Pid)
