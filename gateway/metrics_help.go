@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"strings"
 )
 
 // metricHelp is the HELP text of each metric, those of the packages below and above included: here
@@ -81,24 +83,58 @@ var metricHelp = map[string]string{
 	"sluice_topic_retained_bytes":             "Published messages held in rings.",
 	"sluice_topic_history_bytes":              "Published messages held as history.",
 	"sluice_topic_recoveries_total":           "Subscribers that came back and asked from an offset, by result.",
+	"sluice_topic_gaps_total":                 "Times that a topic's subscribers were told of a gap.",
+	"sluice_topic_missed_total":               "Messages of the broker that this process knows it missed.",
+	"sluice_broker_up":                        "0 while a connection to the broker is down.",
+	"sluice_broker_lost_total":                "Connections to the broker that were lost.",
+	"sluice_broker_probes_lost_total":         "Probes of the broker's connections that did not come back.",
+	"sluice_broker_errors_total":              "What the broker refused or could not be read, by reason.",
+}
+
+// notNamedWell are metrics of the library whose names Prometheus reserves for parts of histograms.
+var notNamedWell = map[string]bool{
+	"go_cgo_calls_count": true, "go_cpu_count": true, "go_gc_forced_count": true,
+}
+
+// helpOf is the HELP text of a metric, "" when there is none.
+func helpOf(name string) string {
+	switch help := metricHelp[name]; {
+	case help != "":
+		return help
+	case strings.HasPrefix(name, "go_"):
+		return "What the Go runtime says: see runtime/metrics and runtime.MemStats."
+	case strings.HasPrefix(name, "process_"):
+		return "What the kernel says of the process: see proc(5)."
+	}
+	return ""
 }
 
 // DescribeMetric sets the HELP text of a metric that an application adds. Before the first
 // WriteMetrics, from an init function for instance.
 func DescribeMetric(name, help string) { metricHelp[name] = help }
 
-// helpWriter completes the HELP lines that the metrics library writes without their text.
+// helpWriter completes the HELP lines that the metrics library writes without their text, and mends
+// what promtool finds in the library's own metrics. Each Write has whole lines.
 type helpWriter struct{ w io.Writer }
 
 func (h helpWriter) Write(p []byte) (int, error) {
 	out := make([]byte, 0, len(p)+len(p)/4)
 	for line := range bytes.Lines(p) {
-		if rest, ok := bytes.CutPrefix(line, []byte("# HELP ")); ok {
-			name := bytes.TrimSuffix(rest, []byte("\n"))
-			if help := metricHelp[string(name)]; help != "" {
-				out = append(append(append(append(append(out, "# HELP "...), name...), ' '), help...), '\n')
+		words := bytes.Fields(line)
+		switch {
+		case len(words) == 0 || notNamedWell[string(words[0])]:
+			continue
+		case len(words) < 3 || words[0][0] != '#':
+		case notNamedWell[string(words[2])]:
+			continue
+		case string(words[1]) == "HELP" && len(words) == 3:
+			if help := helpOf(string(words[2])); help != "" {
+				out = fmt.Appendf(out, "# HELP %s %s\n", words[2], help)
 				continue
 			}
+		case string(words[1]) == "TYPE" && bytes.HasSuffix(words[2], []byte("_total")):
+			out = fmt.Appendf(out, "# TYPE %s counter\n", words[2])
+			continue
 		}
 		out = append(out, line...)
 	}

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"os/exec"
@@ -30,17 +29,8 @@ func TestMetricsPleasePromtool(t *testing.T) {
 	cmd := exec.CommandContext(context.Background(), tool, "check", "metrics")
 	cmd.Stdin = strings.NewReader(text)
 	out, err := cmd.CombinedOutput()
-	var ours []string
-	for _, line := range strings.Split(string(out), "\n") {
-		if strings.HasPrefix(line, "sluice_") {
-			ours = append(ours, line)
-		}
-	}
-	if len(ours) > 0 {
-		t.Errorf("promtool check metrics: %v\n%s", err, strings.Join(ours, "\n"))
-	}
-	if bytes.Contains(out, []byte("error while")) {
-		t.Errorf("promtool cannot read the metrics: %s", out)
+	if err != nil || len(out) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
 	}
 }
 

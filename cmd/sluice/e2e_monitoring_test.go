@@ -124,6 +124,11 @@ func TestMonitoring(t *testing.T) {
 		t.Fatal(err)
 	}
 	promtool := program(t, "promtool")
+	check := exec.Command(promtool, "check", "metrics")
+	check.Stdin = strings.NewReader(metrics)
+	if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
 	monitoring := filepath.Join("..", "..", "scripts", "monitoring")
 	for _, args := range [][]string{
 		{"check", "rules", panels},

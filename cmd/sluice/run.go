@@ -199,7 +199,7 @@ func helpText(v *kong.Value) string {
 		return v.Help
 	}
 	text := v.Help
-	if v.HasDefault {
+	if v.Default != "" {
 		text += " Default " + v.Default + "."
 	}
 	return text + " [$" + strings.Join(variables(v.Name), ", $") + "]"

@@ -104,6 +104,9 @@ func serve(cfg config, from originOf, set *inForce, signals <-chan os.Signal, st
 	for _, name := range from.strange {
 		log.Warn("unknown environment variable", "name", name, "known", "see sluice serve --help")
 	}
+	if cfg.RedisURL != "" && cfg.SessionStore != "redis" && cfg.App == "count" {
+		log.Warn("sessions are kept in memory, though Redis is named", "set", "--session-store redis")
+	}
 	s.logStart()
 	status := s.run()
 	log.Info("exit", "status", status)
