@@ -47,3 +47,24 @@ func TestRedisCountsAndResumes(t *testing.T) {
 		}
 	}
 }
+
+// The total that a connection ends with is the session's, whoever counted: in this process or in
+// another one.
+func TestRedisEndsWithTheSessionsTotal(t *testing.T) {
+	r := startRedis(t)
+	here, there := newTestRedis(t, steady(r.url())), newTestRedis(t, steady(r.url()))
+	for _, s := range []*Redis{here, there} {
+		id := NewID()
+		spoke, silent := newTestLoop(t, here).join(t, id, false), newTestLoop(t, here).join(t, id, true)
+		spoke.add(1)
+		spoke.acked(1)
+		other := newTestLoop(t, s).join(t, id, true)
+		other.add(9)
+		other.acked(9)
+		for _, m := range []*member{spoke, silent} {
+			if total, err := m.leave(); total != 10 || err != nil {
+				t.Errorf("Detached with %d, %v, after another connection was told 10", total, err)
+			}
+		}
+	}
+}
