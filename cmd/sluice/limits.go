@@ -11,8 +11,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"sluice/gateway"
 )
 
 // gcPercent trades CPU for memory: most of the heap is connections that hardly change, so
@@ -34,27 +32,6 @@ func raiseFiles() (limit uint64, err error) {
 		}
 	}
 	return l.Cur, nil
-}
-
-// fitConns is the number of connections to allow when files may be open and loops run: asked, or
-// with 0 all that is left. Its error says what to change.
-func fitConns(asked, loops int, files uint64) (int, error) {
-	// An unlimited limit must not overflow an int; no process holds a billion connections.
-	files = min(files, 1<<30)
-	reserved := gateway.ReservedDescriptors(loops)
-	if files <= uint64(reserved) {
-		return 0, fmt.Errorf("the limit of %d open files leaves none for connections: raise `ulimit -n` (LimitNOFILE= in a unit file) well above %d",
-			files, reserved)
-	}
-	most := gateway.MaxConnsFor(int(files), loops)
-	if asked > most {
-		return 0, fmt.Errorf("%d connections do not fit into the limit of %d open files: lower --max-conns to at most %d, or raise `ulimit -n` (LimitNOFILE= in a unit file) to %d",
-			asked, files, most, asked+reserved)
-	}
-	if asked == 0 {
-		return most, nil
-	}
-	return asked, nil
 }
 
 // defaultBuffered is what connections may hold in all: a quarter of the memory that the process may
