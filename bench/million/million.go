@@ -110,7 +110,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		r.fail("%v", err)
 		return r, nil
 	}
-	defer g.Stop(0)
+	defer func() { _ = g.Stop(0) }()
 	r.Command = g.command
 	o.Log(fmt.Sprintf("gateway: process %d on %s", g.PID(), g.addr))
 	if r.Load, err = load.Run(ctx, r.spec(o, g)); err != nil {
@@ -145,7 +145,7 @@ func startGateway(ctx context.Context, sluice string, o Options) (*gateway, erro
 		return nil, fmt.Errorf("start the gateway: %w", err)
 	}
 	if err := g.AwaitHealth(ctx, g.addr, startWithin); err != nil {
-		g.Stop(0)
+		_ = g.Stop(0)
 		return nil, fmt.Errorf("start the gateway: %w", err)
 	}
 	return g, nil

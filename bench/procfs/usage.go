@@ -147,9 +147,9 @@ func FDLimit(pid int) int {
 	return 0
 }
 
-// cpuSeconds is user and system time of one process so far, its ended threads included. The process'
-// CPU clock (clock_getcpuclockid(3)) has nanoseconds; /proc/PID/stat, for kernels that keep the clock
-// to themselves, has ticks of 10 ms.
+// cpuSeconds is user and system time of one process so far, its ended threads included. The
+// process' CPU clock (clock_getcpuclockid(3)) has nanoseconds; /proc/PID/stat, for kernels that
+// keep the clock to themselves, has ticks of 10 ms.
 func cpuSeconds(pid int) (float64, error) {
 	const cpuClockSched, pidMax = 2, 1 << 22
 	var t unix.Timespec

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// FreePort is a port of 127.0.0.1 that nobody listens on. It is below those that the kernel gives to
-// clients, or one of them could have it before the server that it is for.
+// FreePort is a port of 127.0.0.1 that nobody listens on. It is below those that the kernel gives
+// to clients, or one of them could have it before the server that it is for.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
