@@ -158,12 +158,14 @@ func (r *fixture) master() (master, replica *redisServer) {
 
 // promoted waits until a server is master, and as a member of a cluster has its slots.
 func (r *fixture) promoted(s *redisServer) error {
-	return eventually("the replica is master", patience, func() bool {
-		if r.store.topology == cluster && !r.store.servers[1].says("CLUSTER", s.addr+"@", "NODES") {
-			return false
-		}
-		return s.says("ROLE", "master")
-	})
+	return eventually("the replica is master", patience, func() bool { return r.isMaster(s) })
+}
+
+func (r *fixture) isMaster(s *redisServer) bool {
+	if r.store.topology == cluster && !r.store.servers[1].says("CLUSTER", s.addr+"@", "NODES") {
+		return false
+	}
+	return s.says("ROLE", "master")
 }
 
 // sentinelFailover has Sentinel promote the replica while the master goes on taking writes: these
@@ -194,10 +196,12 @@ func (r *fixture) written(s *redisServer) error {
 	})
 }
 
-// clusterFailover has the replica take the master's place in order, and back.
+// clusterFailover has the replica take the master's place in order, and back. Not once more: Redis
+// 7.0 counts a server's votes from its last election when it is asked again within seconds, and it
+// is master for a moment, by an old epoch, and forgets what it confirmed.
 func clusterFailover(r *fixture) error {
 	n := 0
-	return r.repeat(3, func() error {
+	return r.repeat(2, func() error {
 		master, replica := r.master()
 		if n++; n%2 == 0 {
 			master, replica = replica, master
@@ -206,15 +210,21 @@ func clusterFailover(r *fixture) error {
 		if err != nil {
 			return err
 		}
-		if _, err := replica.do("CLUSTER", "FAILOVER"); err != nil {
-			return err
-		}
-		return r.promoted(replica)
+		return eventually("the replica is master", patience, func() bool {
+			_, err := replica.do("CLUSTER", "FAILOVER") // it gives up after five seconds
+			for end := time.Now().Add(6 * time.Second); err == nil && time.Now().Before(end); {
+				if r.isMaster(replica) {
+					return true
+				}
+				err = r.wait(10 * time.Millisecond)
+			}
+			return r.isMaster(replica)
+		})
 	})
 }
 
 // laggingReplica cuts the replica off from its master, has the load go on for a while, and kills
-// the master.
+// the master. Where commits wait for a replica it comes back as one: nothing could be acknowledged.
 func laggingReplica(r *fixture) error {
 	return r.repeat(1, func() error {
 		master, replica := r.master()
@@ -231,6 +241,18 @@ func laggingReplica(r *fixture) error {
 			master.kill()
 			if err := r.promoted(replica); err != nil {
 				return err
+			}
+			if r.plan.waits {
+				if err := master.start(); err != nil {
+					return err
+				}
+				err := eventually("the old master follows", patience, func() bool {
+					_, err := master.do("REPLICAOF", "127.0.0.1", replica.port()) // it refuses while it loads
+					return err == nil
+				})
+				if err != nil {
+					return err
+				}
 			}
 			return r.written(replica)
 		})
