@@ -95,8 +95,9 @@
 //
 // # Redis: batches, resumes, outages
 //
-// A session's committer is chosen by its id. While a batch is in flight the next one gathers; its
-// acknowledgements return to each loop in one post. A batch is one DoMulti, or up to four at once
+// A session's committer is chosen by its id. While a batch is in flight the next one gathers, and
+// for CommitInterval where Redis is faster, unless it is full or the one before was a single
+// commit; its acknowledgements return to each loop in one post. A batch is one DoMulti, or up to four at once
 // from 65 commits on. Each of those travels on one of four connections, which rueidis draws (two
 // may have the same): Redis takes 16 KiB, some 70 commits, from each before it syncs its file and
 // answers. With appendfsync always that is worth a factor of two. rueidis repeats nothing by

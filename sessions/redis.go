@@ -36,6 +36,10 @@ type RedisConfig struct {
 	// told: what was acknowledged survives the failover to one of them. Default 0. With fewer
 	// replicas than that nothing is acknowledged, and the store is not Ready.
 	WaitReplicas int
+	// CommitInterval is the least time between two batches of commits, so that messages gather
+	// while Redis is fast. A full batch, and one that follows a single commit, goes at once.
+	// Default 0: as soon as Redis has answered. Too long and each acknowledgement waits.
+	CommitInterval time.Duration
 	// PendingPerConn bounds the unacknowledged messages of a connection. Default 256. Too small
 	// and a fast client waits for Redis after each few messages; too large and one client fills
 	// its loop's bound.
@@ -76,7 +80,7 @@ func (cfg RedisConfig) withDefaults() (RedisConfig, error) {
 	case cfg.Durability != "warn" && cfg.Durability != "strict":
 		return cfg, fmt.Errorf("redis durability %q: want strict or warn (set --redis-durability)", cfg.Durability)
 	case cfg.PendingPerConn < 0 || cfg.PendingPerLoop < 0 || cfg.Deadline < 0 || cfg.DetachDeadline < 0 ||
-		cfg.WaitReplicas < 0:
+		cfg.WaitReplicas < 0 || cfg.CommitInterval < 0:
 		return cfg, errors.New("redis store: a number or deadline is negative")
 	case cfg.TTL < time.Second:
 		return cfg, fmt.Errorf("session TTL %v: want at least 1s with Redis (set --session-ttl)", cfg.TTL)

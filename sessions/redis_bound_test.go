@@ -81,6 +81,44 @@ func TestRedisQueueForgets(t *testing.T) {
 	}
 }
 
+// A batch gathers for the interval, unless it is full, the one before was a single commit, or the
+// store is closed.
+func TestRedisBatchesGather(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		before int // commits of the last batch
+		queued int
+		closed bool
+		taken  int
+	}{
+		{"first", 0, 1, false, 1},
+		{"after one", 1, 1, false, 1},
+		{"after two", 2, 1, false, 0},
+		{"one less than full", 2, maxBatch - 1, false, 0},
+		{"full", 2, maxBatch, false, maxBatch},
+		{"more than full", 2, maxBatch + 1, false, maxBatch},
+		{"closed", 2, 1, true, 1},
+		{"nothing", 2, 0, false, 0},
+	} {
+		c := newCommitter(&Redis{cfg: RedisConfig{CommitInterval: time.Hour}})
+		c.began, c.size, c.closed = time.Now().Add(-time.Minute), tc.before, tc.closed
+		for range tc.queued {
+			c.enqueue(&writer{committer: c})
+		}
+		batch, wait := c.gather(nil)
+		if len(batch) != tc.taken {
+			t.Errorf("%s: %d commits taken, want %d", tc.name, len(batch), tc.taken)
+		}
+		if len(batch) == 0 && (wait <= 0 || wait > 59*time.Minute) {
+			t.Errorf("%s: waits %v, want until the interval is over", tc.name, wait)
+		}
+		c.began = time.Now().Add(-time.Hour)
+		if batch, _ := c.gather(nil); len(batch) != tc.queued-tc.taken {
+			t.Errorf("%s: %d commits taken after the interval, want %d", tc.name, len(batch), tc.queued-tc.taken)
+		}
+	}
+}
+
 // TestMetricsHaveNoClientLabels: the names, and that labels have the values that are written here
 // and no others, but for a histogram's buckets.
 func TestMetricsHaveNoClientLabels(t *testing.T) {

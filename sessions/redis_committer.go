@@ -34,12 +34,15 @@ type committer struct {
 	ended      bool
 
 	dirty, asked chan struct{} // wake the committer, the resolver
+	full         chan struct{} // wakes the committer that lets a batch gather
 	idle         chan struct{} // closed when, after close, nothing is left to commit
 
 	// The committer's:
 	failures int
 	failing  bool
 	refused  []rejected
+	began    time.Time // of the last batch
+	size     int       // of the last batch
 	out      outgoing
 	sending  sending
 	owners   map[uint16]string // of a cluster's slots, as far as known; with WaitReplicas
@@ -61,7 +64,8 @@ type rejected struct {
 func newCommitter(s *Redis) *committer {
 	return &committer{
 		store: s, writers: map[writerKey]*writer{},
-		dirty: make(chan struct{}, 1), asked: make(chan struct{}, 1), idle: make(chan struct{}),
+		dirty: make(chan struct{}, 1), asked: make(chan struct{}, 1), full: make(chan struct{}, 1),
+		idle: make(chan struct{}),
 	}
 }
 
@@ -87,7 +91,12 @@ func (c *committer) enqueue(w *writer) {
 	}
 	w.queued = true
 	c.queue = append(c.queue, w)
-	wake(c.dirty)
+	switch len(c.queue) { // the committer looks at the queue again while there is something in it
+	case 1:
+		wake(c.dirty)
+	case maxBatch:
+		wake(c.full)
+	}
 }
 
 func wake(c chan struct{}) {
@@ -115,13 +124,27 @@ func (c *committer) commitForever() {
 			return
 		}
 		timer.Reset(wait)
+		dirty := c.dirty
+		if c.gathers() > 0 {
+			dirty = c.full
+		}
 		select {
-		case <-c.dirty:
+		case <-dirty:
 		case <-timer.C:
 		case <-c.store.ctx.Done():
 			return
 		}
 	}
+}
+
+// gathers is how long the next batch is still to gather, if it is not full before. One that
+// follows a single commit goes at once: a client that waits for each answer is not slowed down.
+// The committer's.
+func (c *committer) gathers() time.Duration {
+	if c.size < 2 || c.store.cfg.CommitInterval <= 0 {
+		return 0
+	}
+	return c.store.cfg.CommitInterval - time.Since(c.began)
 }
 
 // gather takes the next batch. With an empty one it says how long to wait for more; 0 means for
@@ -138,13 +161,19 @@ func (c *committer) gather(batch []*writer) ([]*writer, time.Duration) {
 			return batch, wait
 		}
 	}
-	n := min(len(c.queue), maxBatch)
+	n, gathers := min(len(c.queue), maxBatch), c.gathers()
 	if n == 0 {
+		if gathers > 0 {
+			wait = min(wait, gathers)
+		}
 		if c.closed && !slices.ContainsFunc(c.parked, func(w *writer) bool { return w.unconfirmed() > 0 }) {
 			c.end()
 			return batch, 0
 		}
 		return batch, wait
+	}
+	if gathers > 0 && n < maxBatch && !c.closed {
+		return batch, gathers
 	}
 	batch = append(batch, c.queue[:n]...)
 	clear(c.queue[:n]) // an outage makes it long: those that left since must not stay in memory
@@ -158,9 +187,9 @@ func (c *committer) gather(batch []*writer) ([]*writer, time.Duration) {
 
 // commit sends one batch and hands the answers to the loops.
 func (c *committer) commit(batch []*writer) {
-	began := time.Now()
+	c.began, c.size = time.Now(), len(batch)
 	answers, errs := c.send(batch)
-	redisCommitSeconds.Update(time.Since(began).Seconds())
+	redisCommitSeconds.Update(time.Since(c.began).Seconds())
 	redisBatchSize.Update(float64(len(batch)))
 	var firstErr error
 	out := &c.out
@@ -264,6 +293,7 @@ func (c *committer) close() {
 	c.closed = true
 	c.mu.Unlock()
 	wake(c.dirty)
+	wake(c.full)
 	wake(c.asked)
 }
 

@@ -51,11 +51,12 @@ type config struct {
 	SessionKey     []string `group:"sessions" placeholder:"KEY" help:"Makes ids that clients cannot invent; ids of other keys, and without one, are refused. The first makes them, all check them, so that keys can be changed. 32 bytes or more each: text, base64:… or whsec_…, the same on all gateways."`
 	MaxSessions    count    `group:"sessions" default:"1000000" placeholder:"N" help:"Sessions held in memory; beyond it the one idle for longest is forgotten."`
 
-	RedisURL          string `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://user:password@host:port/db, or rediss:// for TLS. A variable keeps the password out of the process list."`
-	RedisClientCache  bool   `group:"redis" default:"true" negatable:"" help:"Keep counts of idle sessions in this process by Redis client-side caching."`
-	RedisDurability   string `group:"redis" enum:"strict,warn" default:"warn" placeholder:"NAME" help:"When Redis may lose what it acknowledged (no appendonly, no fsync, or eviction): strict is never ready, warn logs it once."`
-	RedisWaitReplicas count  `group:"redis" default:"0" placeholder:"N" help:"Replicas that must have received a count before it is acknowledged, so that a failover to one of them loses none."`
-	RedisKeyPrefix    string `group:"redis" default:"sluice:session:" placeholder:"TEXT" help:"What the keys of sessions begin with; gateways with the same prefix share their sessions."`
+	RedisURL            string   `group:"redis" name:"redis-url" placeholder:"URL" help:"redis://user:password@host:port/db, or rediss:// for TLS. A variable keeps the password out of the process list."`
+	RedisClientCache    bool     `group:"redis" default:"true" negatable:"" help:"Keep counts of idle sessions in this process by Redis client-side caching."`
+	RedisDurability     string   `group:"redis" enum:"strict,warn" default:"warn" placeholder:"NAME" help:"When Redis may lose what it acknowledged (no appendonly, no fsync, or eviction): strict is never ready, warn logs it once."`
+	RedisWaitReplicas   count    `group:"redis" default:"0" placeholder:"N" help:"Replicas that must have received a count before it is acknowledged, so that a failover to one of them loses none."`
+	RedisCommitInterval duration `group:"redis" default:"1ms" placeholder:"TIME" help:"Least time between two batches of counts, so that messages gather while Redis is fast; 0 to send as soon as it has answered."`
+	RedisKeyPrefix      string   `group:"redis" default:"sluice:session:" placeholder:"TEXT" help:"What the keys of sessions begin with; gateways with the same prefix share their sessions."`
 
 	DrainDelay   duration `group:"stop" default:"0s" placeholder:"TIME" help:"How long to go on accepting, with readiness off, before a drain: for load balancers to notice."`
 	DrainTimeout duration `group:"stop" default:"10s" placeholder:"TIME" help:"How long a drain may take before what is left is cut off."`
@@ -152,6 +153,9 @@ func (c *config) check(name func(flag string) string) error {
 	}
 	if time.Duration(c.DrainDelay) > longest {
 		return wrong("drain-delay", "%v is too long (want %v or less)", c.DrainDelay, duration(longest))
+	}
+	if most := time.Second; time.Duration(c.RedisCommitInterval) > most {
+		return wrong("redis-commit-interval", "%v is too long (want %v or less)", c.RedisCommitInterval, most)
 	}
 	for _, d := range []struct {
 		flag      string

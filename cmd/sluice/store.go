@@ -37,7 +37,8 @@ func openStore(cfg config, log *slog.Logger) (sessions.Store, error) {
 			ClientCache: cfg.RedisClientCache,
 			Durability:  cfg.RedisDurability,
 
-			WaitReplicas: int(cfg.RedisWaitReplicas),
+			WaitReplicas:   int(cfg.RedisWaitReplicas),
+			CommitInterval: time.Duration(cfg.RedisCommitInterval),
 
 			Logger: log,
 		})
