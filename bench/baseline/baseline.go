@@ -26,6 +26,7 @@ package baseline
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -48,6 +49,8 @@ type Options struct {
 	MaxMessage int64            // bytes in one message; 0 is 64 KiB
 	SessionTTL time.Duration    // how long a session without a connection is kept; 0 is 1 h
 	Ready      func(a net.Addr) // called once, when the listener is open; may be nil
+	// TLS, when set, is what gorilla serves over; Serve refuses it for others.
+	TLS *tls.Config
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -101,6 +104,9 @@ func Serve(ctx context.Context, name, addr string, o Options) error {
 	if err != nil {
 		return err
 	}
+	if o.TLS != nil && (name != "gorilla" || o.App == Topics) {
+		return fmt.Errorf("baseline %s, app %s: TLS is for gorilla with another app only", name, o.App)
+	}
 	if o.App == Topics {
 		return serveTopics(ctx, name, addr, o)
 	}
@@ -122,6 +128,9 @@ func Serve(ctx context.Context, name, addr string, o Options) error {
 	defer endSweep()
 	go s.sweep(sweeping)
 	o.Ready(ln.Addr())
+	if o.TLS != nil {
+		ln = tls.NewListener(ln, o.TLS)
+	}
 	err = serve(s, ln)
 	s.sayGoodbye()
 	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {

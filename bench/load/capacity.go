@@ -156,7 +156,7 @@ func (c *CapacitySpec) step(ctx context.Context, r *run, conns int) (step *Capac
 	step.CPU = ratio(busyNow-busy, allNow-all)
 	step.Available = procfs.Available()
 	if r.spec.ServerPID != 0 {
-		if step.Server, err = procfs.Sample(r.spec.ServerPID); err != nil {
+		if step.Server, err = procfs.Sample(r.spec.measured()...); err != nil {
 			step.Server = procfs.Usage{} // it has ended, which the losses say
 		}
 	}

@@ -77,7 +77,7 @@ func newCrew(ctx context.Context, s *Spec) (*crew, error) {
 		}
 		c.targets = append(c.targets, t)
 		c.secure = append(c.secure, &tls.Config{ServerName: t.URL.Hostname(),
-			InsecureSkipVerify: s.Insecure, MinVersion: tls.VersionTLS12})
+			InsecureSkipVerify: s.Insecure, MinVersion: tls.VersionTLS12, CurvePreferences: s.Curves})
 	}
 	var err error
 	if c.template, err = newTemplate(s); err != nil {

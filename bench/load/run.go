@@ -95,7 +95,7 @@ func newRun(ctx context.Context, spec Spec) (*run, error) {
 		restore: func() { debug.SetGCPercent(percent) }}
 	r.result = &Result{Spec: spec, Started: time.Now(), Machine: procfs.Describe(), Failures: []string{}}
 	if spec.ServerPID != 0 {
-		u, err := procfs.Sample(spec.ServerPID)
+		u, err := procfs.Sample(spec.measured()...)
 		if err != nil {
 			r.end()
 			return nil, err
@@ -430,7 +430,7 @@ func (r *run) measure(ctx context.Context, phase string) error {
 				return err
 			}
 		}
-		u, err := procfs.Sample(r.spec.ServerPID)
+		u, err := procfs.Sample(r.spec.measured()...)
 		beats := r.crew.sum().Beats
 		switch {
 		case err != nil:

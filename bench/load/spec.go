@@ -2,6 +2,7 @@ package load
 
 import (
 	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -89,6 +90,9 @@ type Spec struct {
 	HeartbeatEvery time.Duration `json:"heartbeat_every_ns"`
 
 	ServerPID int `json:"server_pid"` // process to measure, with its children; 0: none
+	// MorePIDs are measured with ServerPID as if they were one process, such as a proxy and what is
+	// behind it.
+	MorePIDs []int `json:"more_pids,omitempty"`
 
 	// Sources are local addresses to connect from; default: as many of 127.0.0.0/8 as loopback
 	// targets need, else the kernel's choice.
@@ -96,6 +100,8 @@ type Spec struct {
 	Headers     http.Header `json:"headers,omitempty"`
 	Subprotocol string      `json:"subprotocol,omitempty"`
 	Insecure    bool        `json:"insecure,omitempty"` // wss: do not check the certificate
+	// Curves are the key exchanges that wss offers; default: those of crypto/tls.
+	Curves []tls.CurveID `json:"curves,omitempty"`
 
 	SLO      []Objective `json:"slo,omitempty"`       // latencies that make the run fail
 	NoVerify bool        `json:"no_verify,omitempty"` // do not check counts, payloads and totals
@@ -236,3 +242,6 @@ func (s *Spec) check() error {
 	_, err := newTemplate(s)
 	return err
 }
+
+// measured is the processes whose use is counted as the server's.
+func (s *Spec) measured() []int { return append([]int{s.ServerPID}, s.MorePIDs...) }

@@ -44,7 +44,7 @@ func (r *run) tick(now time.Time) {
 	p.ToolCP = ratio((tool - t.tool).Seconds(), since)
 	t.beats, t.dialNS, t.attempts, t.tool = n.Beats, n.DialNS, n.Attempts, tool
 	if r.spec.ServerPID != 0 {
-		if u, err := procfs.SampleCPU(r.spec.ServerPID); err == nil {
+		if u, err := procfs.SampleCPU(r.spec.measured()...); err == nil {
 			p.ServerCP = ratio(max(u.CPUSeconds-t.server.CPUSeconds, 0), since)
 			p.ServerMB = float64(u.RSS) / (1 << 20)
 			t.server = u

@@ -59,7 +59,7 @@ func (r *run) usageNow() phaseStart {
 	u := phaseStart{at: time.Now(), tool: processCPU(), server: r.usage.server}
 	u.busy, u.all = procfs.CPUTimes()
 	if r.spec.ServerPID != 0 {
-		if s, err := procfs.SampleCPU(r.spec.ServerPID); err == nil {
+		if s, err := procfs.SampleCPU(r.spec.measured()...); err == nil {
 			u.server = s.CPUSeconds
 		}
 	}

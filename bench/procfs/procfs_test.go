@@ -39,6 +39,17 @@ func TestUsageOfThisProcess(t *testing.T) {
 	if err == nil {
 		t.Errorf("a process that does not exist used %+v", u)
 	}
+	if _, err := Sample(os.Getpid(), 1<<30); err == nil {
+		t.Error("of two processes one does not exist, and nothing is said")
+	}
+	one, err := SampleCPU(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := SampleCPU(os.Getpid(), os.Getpid())
+	if err != nil || two.Processes < 2 || two.CPUSeconds < 2*one.CPUSeconds {
+		t.Errorf("counted twice: %+v after %+v (%v)", two, one, err)
+	}
 	if got := kilobytes([]byte("Rss:   12 kB\nName: x\nPss: 3 kB\nbad kB\n")); got["Rss"] != 12<<10 || got["Pss"] != 3<<10 || len(got) != 2 {
 		t.Errorf("got %v", got)
 	}

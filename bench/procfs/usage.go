@@ -38,15 +38,16 @@ type Usage struct {
 	At time.Time `json:"-"` // when it was sampled
 }
 
-// Sample measures pid and its descendants. It fails when pid does not exist or may not be read.
-func Sample(pid int) (Usage, error) {
-	u, err := SampleCPU(pid)
+// Sample measures the processes of these ids and their descendants, as one. It fails when one of
+// them does not exist or may not be read.
+func Sample(pids ...int) (Usage, error) {
+	u, err := SampleCPU(pids...)
 	if err != nil {
 		return u, err
 	}
 	u.At = time.Now()
 	u.RSS = 0
-	for _, p := range Family(pid) {
+	for _, p := range families(pids) {
 		m := smaps(p)
 		u.RSS += m["Rss"]
 		u.PSS += m["Pss"]
@@ -63,14 +64,14 @@ func Sample(pid int) (Usage, error) {
 }
 
 // SampleCPU is the cheap part of Sample: CPU time and RSS.
-func SampleCPU(pid int) (Usage, error) {
+func SampleCPU(pids ...int) (Usage, error) {
 	var u Usage
-	for i, p := range Family(pid) {
+	for _, p := range families(pids) {
 		s, err := cpuSeconds(p)
 		if err != nil {
-			if i == 0 {
+			if slices.Contains(pids, p) {
 				return u, fmt.Errorf("measure process %d: %w "+
-					"(is --server-pid right, and is the process yours?)", pid, err)
+					"(is --server-pid right, and is the process yours?)", p, err)
 			}
 			continue // a child that has just ended
 		}
@@ -97,6 +98,13 @@ func Family(pid int) []int {
 				}
 			}
 		}
+	}
+	return all
+}
+
+func families(pids []int) (all []int) {
+	for _, pid := range pids {
+		all = append(all, Family(pid)...)
 	}
 	return all
 }

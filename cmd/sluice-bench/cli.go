@@ -27,6 +27,7 @@ type cli struct {
 	Baseline baselineCmd `cmd:"" help:"Serve the same service with one goroutine per connection, to compare with."`
 	Service  serviceCmd  `cmd:"" help:"Serve plain HTTP for sluice serve --app backend: echo what clients say, subscribe them to ?topic=."`
 	Compare  compareCmd  `cmd:"" help:"Measure sluice and all baselines under the same load."`
+	TLS      tlsCmd      `cmd:"" name:"tls" help:"Measure what TLS costs: sluice, gorilla over crypto/tls, nginx and haproxy before a plain sluice."`
 	Faults   faultsCmd   `cmd:"" help:"Kill, stop, delay and empty gateways and Redis under load, and count what was lost or doubled."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }

@@ -9,6 +9,7 @@
 //	sluice-bench baseline NAME a goroutine-per-connection server to compare with
 //	sluice-bench service       a service to put behind a gateway
 //	sluice-bench compare       sluice and all baselines under the same load
+//	sluice-bench tls           what TLS costs, by sluice, gorilla, nginx and haproxy
 //	sluice-bench faults        kill, stop, delay and empty gateways and Redis under load
 //	sluice-bench version       print the version
 //
