@@ -37,11 +37,13 @@ vet: ## go vet
 	$(GO) vet ./...
 
 # Both builds are tested: with -race netpoll finds the operator of an event by another way than without.
+# These packages' tests start programs, which are built without it in either case: once is enough.
+ONCE = /(cmd/sluice|bench/compare|bench/million|bench/terminate|scripts/examples)$$
 test: test-deps vet ## Everything that must pass: vet, tests with the race detector, tests without
 	@echo "== go test -race"
 	$(GO) test -race -timeout 10m ./...
 	@echo "== go test"
-	$(GO) test -timeout 10m ./...
+	$(GO) test -timeout 10m $$($(GO) list ./... | grep -vE '$(ONCE)')
 	@echo "== all tests passed"
 
 race: ## Tests with the race detector only

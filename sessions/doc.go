@@ -97,14 +97,14 @@
 //
 // A session's committer is chosen by its id. While a batch is in flight the next one gathers, and
 // for CommitInterval where Redis is faster, unless it is full or the one before was a single
-// commit; its acknowledgements return to each loop in one post. A batch is one DoMulti, or up to four at once
-// from 65 commits on. Each of those travels on one of four connections, which rueidis draws (two
-// may have the same): Redis takes 16 KiB, some 70 commits, from each before it syncs its file and
-// answers. With appendfsync always that is worth a factor of two. rueidis repeats nothing by
-// itself. A batch has one deadline; what was not taken is repeated after 10 ms to 1 s, drawn at
-// random, and less and less often while some of it is not taken, since all of a batch wait for
-// its slowest. Pending messages are bounded per connection and per loop (Full); connections that
-// leave in an outage leave their counts in that bound.
+// commit; its acknowledgements return to each loop in one post. A batch is one DoMulti, or up to
+// four at once from 65 commits on. Each of those travels on one of four connections, which rueidis
+// draws (two may have the same): Redis takes 16 KiB, some 70 commits, from each before it syncs its
+// file and answers. With appendfsync always that is worth a factor of two. rueidis repeats nothing
+// by itself. A batch has one deadline; what was not taken is repeated after 10 ms to 1 s, drawn at
+// random, and less and less often while some of it is not taken, since all of a batch wait for its
+// slowest. Pending messages are bounded per connection and per loop (Full); connections that leave
+// in an outage leave their counts in that bound.
 //
 // A resume reads the hash through rueidis' client-side cache. Invalidations travel alone, so a
 // cached count may be older than an acknowledgement from another process, or this one. Hence the
