@@ -237,7 +237,7 @@ func (t *tlsCompactLayer) open(c *Conn, b []byte) {
 	raw, owned := t.join(c, b)
 	rest := raw
 	for c.state != closed && c.state != broken {
-		data, n, err := t.layer.Open(&c.w.tlsKeys, rest)
+		data, n, err := t.layer.Open(&c.w.tlsKeys.Keys, rest)
 		rest = rest[n:]
 		if len(data) > 0 {
 			c.processWith(data)
@@ -257,7 +257,7 @@ func (t *tlsCompactLayer) open(c *Conn, b []byte) {
 // ended handles what Open said of a peer that sends nothing more.
 func (t *tlsCompactLayer) ended(c *Conn, err error) {
 	if alert, ok := err.(tls13.Alert); ok {
-		c.tlsBroken(t.layer.SealAlert(&c.w.tlsKeys, nil, alert))
+		c.tlsBroken(t.layer.SealAlert(&c.w.tlsKeys.Keys, nil, alert))
 		return
 	}
 	switch err.(type) {
@@ -284,15 +284,16 @@ func (c *Conn) tlsBroken(alert []byte) {
 
 // seal, finish and release implement transport.
 func (t *tlsCompactLayer) seal(c *Conn, dst, b []byte) []byte {
-	return t.layer.Seal(&c.w.tlsKeys, dst, b)
+	return t.layer.Seal(&c.w.tlsKeys.Keys, dst, b)
 }
 
 func (t *tlsCompactLayer) finish(c *Conn, dst []byte) []byte {
-	return t.layer.SealAlert(&c.w.tlsKeys, dst, tls13.CloseNotify)
+	return t.layer.SealAlert(&c.w.tlsKeys.Keys, dst, tls13.CloseNotify)
 }
 
 func (t *tlsCompactLayer) release(c *Conn) {
-	t.layer.Wipe(&c.w.tlsKeys)
+	t.layer.Wipe(&c.w.tlsKeys.Keys)
+	c.w.tlsKeys.settle()
 	t.drop(c)
 }
 

@@ -12,7 +12,6 @@ import (
 
 	"sluice/gateway/client"
 	"sluice/gateway/deflate"
-	"sluice/gateway/tls13"
 	"sluice/poller"
 )
 
@@ -63,9 +62,9 @@ type worker struct {
 
 	messageRate client.Rate
 
-	tlsHandshakes list.List  // *Conn, those under way, in the order in which they began
-	tlsKeys       tls13.Keys // of the compact record layer
-	tlsPlain      []byte     // what crypto/tls has decrypted
+	tlsHandshakes list.List // *Conn, those under way, in the order in which they began
+	tlsKeys       tlsKeys   // of the compact record layer
+	tlsPlain      []byte    // what crypto/tls has decrypted
 
 	codec      deflate.Codec
 	plain      []byte // the message in hand,
@@ -92,6 +91,7 @@ func newWorker(s *Server, loop *poller.Loop, app App) *worker {
 	w.messageRate = client.PerSecond(rate, rate)
 	w.handler = app.ForLoop(loop.Post)
 	w.share = max(s.cfg.MaxBuffered/s.cfg.Loops, 4*max(s.cfg.MaxMessage, s.cfg.MaxQueue))
+	w.tlsKeys.init(loop, s.cfg.Loops)
 	loop.OnRound(w.shed)
 	loop.OnRound(w.carry)
 	loop.OnRound(func() {

@@ -6,11 +6,12 @@ import (
 )
 
 // Keys are the AEADs that the connections of one loop have at hand. They belong to the loop. A zero
-// Keys holds DefaultKeys.
+// Keys holds DefaultKeys, until their connections end or Trim drops them.
 type Keys struct {
 	// Max bounds the AEADs held; each takes up to 1.3 KB. With too few, one is built for every
 	// message (2 to 3 µs and as much garbage). A busy connection needs two. At most 65,535;
-	// default DefaultKeys.
+	// default DefaultKeys. More than that are held only while connections need theirs again soon
+	// after others have taken the place: many handshakes, or heartbeats, do not fill it.
 	Max int
 
 	// RekeyAfter is how many records one key protects before it is replaced. RFC 8446, section 5.5:
@@ -19,6 +20,9 @@ type Keys struct {
 	RekeyAfter uint64
 
 	entries []entry
+	held    int    // entries with an AEAD
+	limit   int    // what held may grow to now
+	turn    uint8  // calls of Trim + 1, modulo 255 and never 0, but for a zero Keys
 	newest  uint16 // 0: none; else one more than an index of entries, as all links here
 	oldest  uint16
 	free    uint16
@@ -27,7 +31,7 @@ type Keys struct {
 	header [headerSize]byte
 }
 
-// DefaultKeys is what a loop holds unless Keys.Max says otherwise: 512, up to 0.7 MB.
+// DefaultKeys is what a loop holds at most unless Keys.Max says otherwise: 512, up to 0.7 MB.
 const DefaultKeys = 512
 
 const defaultRekeyAfter = 1 << 23
@@ -45,6 +49,7 @@ type entry struct {
 	iv    [ivSize]byte
 	newer uint16
 	older uint16 // for a free one, the next free one
+	turn  uint8  // of Keys, when it was last used
 	aead  cipher.AEAD
 }
 
@@ -75,12 +80,14 @@ func (k *Keys) entry(l *Layer, d direction) *entry {
 				k.unlink(slot)
 				k.link(slot)
 			}
+			e.turn = k.turn
 			return e
 		}
 	}
-	slot = k.take()
+	slot = k.take(l.built[d])
 	e := &k.entries[slot-1]
-	e.owner, e.dir = l, d
+	e.owner, e.dir, e.turn = l, d, k.turn
+	l.built[d] = k.turn
 	e.aead = l.suite.aead(l.secret(d), &e.iv)
 	l.slot[d] = slot
 	k.link(slot)
@@ -88,25 +95,56 @@ func (k *Keys) entry(l *Layer, d direction) *entry {
 }
 
 // take finds a place: a free one, a new one, or that of the AEAD that was used least recently.
-func (k *Keys) take() (slot uint16) {
-	limit := k.Max
-	if limit == 0 {
-		limit = DefaultKeys
+// built says when this AEAD was built before.
+func (k *Keys) take(built uint8) (slot uint16) {
+	if k.turn == 0 {
+		k.turn, k.limit = 1, k.least()
 	}
-	switch {
-	case k.free != 0:
-		slot = k.free
+	if k.held >= k.limit {
+		recently := built != 0 && (built == k.turn || built == k.turn-1)
+		if recently && k.limit < min(k.Max, math.MaxUint16) {
+			k.limit++
+		} else {
+			k.release(k.oldest)
+		}
+	}
+	if slot = k.free; slot != 0 {
 		k.free = k.entries[slot-1].older
-	case len(k.entries) < min(max(limit, 1), math.MaxUint16):
+	} else {
 		k.entries = append(k.entries, entry{})
 		slot = uint16(len(k.entries))
-	default:
-		slot = k.oldest
-		e := &k.entries[slot-1]
-		e.owner.slot[e.dir] = 0
-		k.unlink(slot)
 	}
+	k.held++
 	return slot
+}
+
+// least is what Keys hold however seldom they are used.
+func (k *Keys) least() int {
+	if k.Max <= 0 {
+		return DefaultKeys
+	}
+	return min(k.Max, DefaultKeys)
+}
+
+// Held is the number of AEADs held.
+func (k *Keys) Held() int { return k.held }
+
+// Trim drops the AEADs that were not used since the last call, so that connections which have gone
+// quiet give theirs back. It costs the time of what it drops.
+func (k *Keys) Trim() {
+	for k.oldest != 0 {
+		if k.entries[k.oldest-1].turn == k.turn {
+			break
+		}
+		k.release(k.oldest)
+	}
+	if k.turn++; k.turn == 0 {
+		k.turn = 1
+	}
+	k.limit = max(k.held, k.least())
+	if k.held == 0 {
+		k.entries, k.free = nil, 0
+	}
 }
 
 // drop lets go of l's AEAD in one direction: its key was replaced, or the connection has ended.
@@ -116,13 +154,19 @@ func (k *Keys) drop(l *Layer, d direction) {
 	if slot == 0 || int(slot) > len(k.entries) {
 		return
 	}
-	e := &k.entries[slot-1]
-	if e.owner != l || e.dir != d {
-		return
+	if e := &k.entries[slot-1]; e.owner == l && e.dir == d {
+		k.release(slot)
 	}
+}
+
+// release gives the place of an AEAD back.
+func (k *Keys) release(slot uint16) {
+	e := &k.entries[slot-1]
+	e.owner.slot[e.dir] = 0
 	k.unlink(slot)
 	*e = entry{older: k.free}
 	k.free = slot
+	k.held--
 }
 
 func (k *Keys) link(slot uint16) {

@@ -62,6 +62,7 @@ func checkKeys(t *testing.T, k *Keys) {
 			t.Fatal("the list goes round in circles")
 		}
 	}
+	held := seen
 	if k.oldest != before {
 		t.Fatalf("oldest is %d, want %d", k.oldest, before)
 	}
@@ -74,6 +75,121 @@ func checkKeys(t *testing.T, k *Keys) {
 	if seen != len(k.entries) {
 		t.Fatalf("%d of %d entries are on a list", seen, len(k.entries))
 	}
+	if k.held != held {
+		t.Fatalf("%d AEADs held, %d on the list", k.held, held)
+	}
+}
+
+// TestKeysTrim: what was not used between two calls of Trim goes, what was stays, and connections
+// whose AEADs went build new ones.
+func TestKeysTrim(t *testing.T) {
+	keys := &Keys{Max: 64}
+	var mk Keys
+	var layers, mirrors []*Layer
+	for i := range 8 {
+		p := connect1(t, suites[i%len(suites)])
+		layers, mirrors = append(layers, p.layer), append(mirrors, p.mirror(t))
+	}
+	echo := func(i int) {
+		t.Helper()
+		data, _, err := layers[i].Open(keys, mirrors[i].Seal(&mk, nil, []byte("in")))
+		if string(data) != "in" || err != nil {
+			t.Fatalf("got %q, %v", data, err)
+		}
+		data, _, err = mirrors[i].Open(&mk, layers[i].Seal(keys, nil, []byte("out")))
+		if string(data) != "out" || err != nil {
+			t.Fatalf("got %q, %v", data, err)
+		}
+		checkKeys(t, keys)
+	}
+	trim := func(want int) {
+		t.Helper()
+		keys.Trim()
+		if got := keys.Held(); got != want {
+			t.Fatalf("%d AEADs held, want %d", got, want)
+		}
+		checkKeys(t, keys)
+	}
+	for i := range layers {
+		echo(i)
+	}
+	trim(16) // all were used
+	for _, i := range []int{5, 2, 7} {
+		echo(i)
+	}
+	trim(6)
+	echo(2)
+	echo(0)
+	trim(4)
+	trim(0)
+	if keys.entries != nil {
+		t.Error("places are kept, want none")
+	}
+	trim(0)
+	for i := range layers {
+		echo(i)
+	}
+	trim(16)
+}
+
+// TestKeysGrow: many connections that speak once share the least; those that speak again soon after
+// their AEADs went to others get places of their own, up to Max; and a quiet time takes them back.
+func TestKeysGrow(t *testing.T) {
+	const conns, most = 2 * DefaultKeys, 3 * DefaultKeys
+	keys := &Keys{Max: most}
+	layers := make([]*Layer, conns)
+	for i := range layers {
+		l, err := New(AES128GCM, make([]byte, 32), make([]byte, 32), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		layers[i] = &l
+	}
+	speak := func(layers []*Layer) {
+		for _, l := range layers {
+			l.Seal(keys, nil, []byte("out"))
+		}
+		checkKeys(t, keys)
+	}
+	check := func(when string, want int) {
+		t.Helper()
+		if got := keys.Held(); got != want {
+			t.Errorf("%s: %d AEADs held, want %d", when, got, want)
+		}
+	}
+	speak(layers)
+	check("each spoke once", DefaultKeys)
+	keys.Trim()
+	keys.Trim()
+	check("after a quiet time", 0)
+	keys.Trim()
+	for range 3 {
+		speak(layers)
+		keys.Trim()
+		keys.Trim()
+		keys.Trim()
+	}
+	check("spoke seldom", 0)
+	for range 3 {
+		speak(layers)
+	}
+	check("spoke again and again", conns)
+	for range 3 {
+		speak(layers)
+		keys.Trim()
+	}
+	check("as many are busy", conns)
+	speak(layers[:10])
+	keys.Trim()
+	check("few are busy", 10)
+	speak(layers)
+	check("others spoke once", DefaultKeys)
+
+	keys.Max = conns - 1
+	for range 4 {
+		speak(layers)
+	}
+	check("the bound", conns-1)
 }
 
 func BenchmarkEcho(b *testing.B) {

@@ -13,6 +13,7 @@ import (
 type Layer struct {
 	half    [2]half
 	slot    [2]uint16 // where Keys has the AEAD; 0: nowhere
+	built   [2]uint8  // when that AEAD, or the last, was built: see Keys.turn; 0: never
 	suite   suite
 	flags   flags
 	useless uint8 // records in a row that carried nothing
