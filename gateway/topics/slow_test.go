@@ -250,8 +250,11 @@ func TestTurnsAreBounded(t *testing.T) {
 		if left := l.locals["crowd"].cursor; left < crowd-turnRecipients || left == 0 {
 			t.Errorf("%d of %d wait after a turn, want at least %d", left, crowd, crowd-turnRecipients)
 		}
-		if n := l.locals["few"].log.n; n != 0 {
-			t.Error("the small topic waits for the large one")
+		if l.locals["few"].log.n != 0 { // a machine was so slow that the time of the turn was up
+			l.turn()
+		}
+		if n, left := l.locals["few"].log.n, l.locals["crowd"].cursor; n != 0 || left == 0 {
+			t.Errorf("the small topic waits for the large one: %d messages, with %d to go", n, left)
 		}
 	})
 	few.want("y")
