@@ -70,7 +70,7 @@ const lastLines = time.Second
 
 // serve runs a gateway until a signal ends it, and returns the exit status.
 func serve(cfg config, from originOf, set *inForce, signals <-chan os.Signal, stderr io.Writer) int {
-	tuneGC(cfg.SessionStore)
+	tuneGC()
 	// A log that nobody reads any more must not kill the process, least of all with the first line
 	// of its drain.
 	signal.Ignore(syscall.SIGPIPE)
