@@ -199,6 +199,31 @@ func TestUnreadBytesInTheKernel(t *testing.T) {
 	c.Close()
 }
 
+// The kernel is asked about unacknowledged bytes only when enough were written that they may matter.
+func TestUnackedIsAnUpperBound(t *testing.T) {
+	s := serve(t, Config{Loops: 1, Heartbeat: time.Hour}, Echo{})
+	c := open101(t, s, "/ws")
+	for range 40 {
+		if _, err := c.Write(text(strings.Repeat("x", 300))); err != nil {
+			t.Fatal(err)
+		}
+		c.next()
+		onLoops(s, func(w *worker) {
+			conn := w.conns[0]
+			before := conn.unacked
+			if n := conn.fd.Unacked(); int(before) < n {
+				t.Errorf("%d bytes are not acknowledged, and at most %d should be", n, before)
+			}
+			conn.watchUnread()
+			if asked := conn.unacked < before; asked != (before > unreadSlack) {
+				t.Errorf("asked with %d bytes: %v", before, asked)
+			}
+		})
+	}
+	c.Close()
+	await(t, "it is gone", func() bool { return s.Connections() == 0 })
+}
+
 // A Pong that a Ping of ours asked for is under no limit; one that nobody asked for is.
 func TestPongsAskedForAreFree(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: time.Hour, MaxControl: 1}, Echo{})

@@ -47,7 +47,8 @@ type Conn struct {
 	controls  uint8  // Ping and Pong frames of this second
 	state     state  // changed by setState only
 	flags     connFlags
-	owed      uint8 // Pongs that our own Pings asked for and that have not come
+	owed      uint8  // Pongs that our own Pings asked for and that have not come
+	unacked   uint16 // at least the bytes that the peer's kernel has not acknowledged; see wrote
 }
 
 // rare is what would cost every connection memory and few need.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -209,6 +210,7 @@ func (u *unpacker) array(n uint32) {
 func (c *Conn) unpack(state []byte) (handler []byte, err error) {
 	u := unpacker{b: state}
 	now := c.w.loop.Now()
+	c.unacked = math.MaxUint16 // what was written before is known to the kernel only
 	for n := unpack(&u, msgp.ReadMapHeaderBytes); n > 0 && u.err == nil; n-- {
 		switch key := u.int(); key {
 		case packState:
