@@ -110,7 +110,7 @@ var samples = map[string][3]string{
 
 	"trusted-proxies":   {"10.0.0.0/8", "192.0.2.1,2001:db8::/32", "127.0.0.1"},
 	"tls-listen":        {"127.0.0.1:8443", "127.0.0.1:8444", ":8445"},
-	"tls-cert":          {"a.pem", "b.pem", "c.pem"},
+	"tls-cert":          {`a\,1.pem`, `b\,2.pem`, "c.pem"},
 	"tls-key":           {"a.key", "b.key", "c.key"},
 	"tls-min-version":   {"1.3", "1.3", "1.3"},
 	"tls-client-ca":     {"a.pem", "b.pem", "c.pem"},

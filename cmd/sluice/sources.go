@@ -211,12 +211,12 @@ func scalar(n *yaml.Node, list bool) (string, error) {
 	case n.Kind == yaml.SequenceNode && list:
 		var items []string
 		for _, item := range n.Content {
-			if item.Kind != yaml.ScalarNode || item.Tag == "!!null" || strings.Contains(item.Value, ",") {
+			if item.Kind != yaml.ScalarNode || item.Tag == "!!null" {
 				return "", fmt.Errorf("item %d of the list is not a plain value", len(items)+1)
 			}
 			items = append(items, item.Value)
 		}
-		return strings.Join(items, ","), nil
+		return kong.JoinEscaped(items, ','), nil
 	case list:
 		return "", errors.New("want a list or a single value")
 	}

@@ -14,7 +14,7 @@ import (
 // tlsConfig is the settings of the address that speaks TLS.
 type tlsConfig struct {
 	TLSListen     string   `group:"tls" name:"tls-listen" placeholder:"ADDRESS" help:"Address for WebSocket clients with TLS, beside --listen."`
-	TLSCert       []string `group:"tls" name:"tls-cert" sep:"," placeholder:"FILE" help:"Certificate in PEM, the chain behind it; again for other names. Read anew when it changes."`
+	TLSCert       []string `group:"tls" name:"tls-cert" sep:"," placeholder:"FILE" help:"Certificate in PEM, the chain behind it; again for other names. A comma in a path is written as \\,. Read anew when it changes."`
 	TLSKey        []string `group:"tls" name:"tls-key" sep:"," placeholder:"FILE" help:"Key of the certificate in the same place."`
 	TLSMinVersion string   `group:"tls" name:"tls-min-version" enum:"1.2,1.3" default:"1.2" placeholder:"VERSION" help:"Oldest version spoken: 1.2 or 1.3."`
 	TLSClientCA   string   `group:"tls" name:"tls-client-ca" placeholder:"FILE" help:"Certificates that must vouch for the clients' own, which they have to show."`
