@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Replaces a gateway ROUNDS times under load, by `sluice upgrade`, and prints what the clients saw:
+# each count is checked, nobody may be closed, and the greatest latency bounds the longest pause.
+#   CONNS=100000 RATE=10000 ROUNDS=10 TLS=1 REDIS=redis://… scripts/prove-takeover.sh
+# With TLS a certificate is made for it. Without REDIS sessions are in memory.
+set -eu -o pipefail
+cd "$(dirname "$0")/.."
+: "${CONNS:=20000}" "${RATE:=10000}" "${ROUNDS:=10}" "${TLS:=}" "${REDIS:=}" "${PAUSE:=4}" "${RAMP:=auto}"
+
+dir=$(mktemp -d)
+load=
+newest() { sed -n 's/.*"msg":"start".*"pid":\([0-9]*\).*/\1/p' "$dir/log" 2>/dev/null | tail -1; }
+finish() {
+	[ -z "$load" ] || kill "$load" 2>/dev/null || true
+	pid=$(newest)
+	[ -z "$pid" ] || kill "$pid" 2>/dev/null || true
+	wait
+	rm -rf "$dir"
+}
+trap finish EXIT
+
+bin=${SLUICE:-bin/sluice} bench=${SLUICE_BENCH:-bin/sluice-bench}
+args=(serve --listen 127.0.0.1:18000 --admin 127.0.0.1:18001 --takeover "$dir/sock"
+	--max-conns "$CONNS" --heartbeat 30s --log-level info)
+url=ws://127.0.0.1:18000/ws/chat/ client=()
+if [ -n "$TLS" ]; then
+	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+		-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$dir/key" -out "$dir/cert" 2>/dev/null
+	args+=(--tls-listen 127.0.0.1:18443 --tls-cert "$dir/cert" --tls-key "$dir/key")
+	url=wss://127.0.0.1:18443/ws/chat/ client=(--insecure)
+fi
+[ -z "$REDIS" ] || args+=(--session-store redis --redis-url "$REDIS")
+
+metric() { curl -s http://127.0.0.1:18001/metrics | awk -v name="$1" '$1 == name { print $2 }'; }
+value() { metric "$1" | awk '{ printf "%d", $1 }'; }
+serving() { # waits until the process of the admin address has all connections
+	for _ in $(seq 600); do
+		[ "$(value sluice_connections)" = "$CONNS" ] && return
+		sleep 0.1
+	done
+	echo "prove-takeover: $(value sluice_connections) of $CONNS connections" >&2
+	return 1
+}
+
+"$bin" "${args[@]}" >"$dir/log" 2>&1 &
+until curl -sf http://127.0.0.1:18001/readyz >/dev/null; do sleep 0.1; done
+
+"$bench" run "$url" "${client[@]}" -c "$CONNS" --ramp "$RAMP" -r "$RATE" --hold 2s \
+	-d "$((ROUNDS * (PAUSE + 4) + 5))s" --timeout 30s -q >"$dir/report" 2>&1 &
+load=$!
+for _ in $(seq 1200); do
+	[ "$(value sluice_connections)" = "$CONNS" ] && break
+	sleep 0.5
+done
+serving
+sleep 4
+echo "open: $CONNS connections; descriptors $(value process_open_fds)"
+for i in $(seq "$ROUNDS"); do
+	before=$(date +%s%N)
+	"$bin" upgrade --takeover "$dir/sock" >"$dir/upgrade" 2>&1 || { cat "$dir/upgrade" >&2; exit 1; }
+	after=$(date +%s%N)
+	serving
+	echo "takeover $i: $(((after - before) / 1000000)) ms; $(value process_open_fds) descriptors," \
+		"$(($(value process_resident_memory_bytes) >> 20)) MiB; $(tail -1 "$dir/upgrade")"
+	sleep "$PAUSE"
+done
+status=0
+wait "$load" || status=$?
+load=
+cat "$dir/report"
+exit "$status"
