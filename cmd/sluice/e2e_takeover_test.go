@@ -236,12 +236,26 @@ func redisServer(t *testing.T) string {
 // What it had acknowledged ends with it; all else goes on in the process before, in order, and the
 // next attempt works.
 func TestTakeoverKilled(t *testing.T) {
-	const clients = 2000
-	p, listen, _ := start(t, "--takeover="+filepath.Join(t.TempDir(), "t.sock"), "--heartbeat=0", "--loops=2")
+	takeover := "--takeover=" + filepath.Join(t.TempDir(), "t.sock")
+	p, listen, _ := start(t, takeover, "--heartbeat=0", "--loops=2")
+	testTakeoverKilled(t, p, 2000, func() *gatewaytest.Client {
+		c, _ := session(t, listen, "", 0)
+		return c
+	})
+}
+
+// TestTakeoverOfTLSKilled: likewise, of connections whose secrets and sequence numbers travel.
+func TestTakeoverOfTLSKilled(t *testing.T) {
+	cert, key := certificate(t)
+	p, listen, _ := startTLS(t, "compact", cert, key, "--app=count", "--welcome=false", "--loops=2",
+		"--takeover="+filepath.Join(t.TempDir(), "t.sock"))
+	testTakeoverKilled(t, p, 500, func() *gatewaytest.Client { return dialTLS(t, listen) })
+}
+
+func testTakeoverKilled(t *testing.T, p *process, clients int, open func() *gatewaytest.Client) {
 	var alive []*gatewaytest.Client
 	for range clients {
-		c, _ := session(t, listen, "", 0)
-		alive = append(alive, c)
+		alive = append(alive, open())
 	}
 	count := 0 // of each that is alive
 	for range 5 {
@@ -268,8 +282,7 @@ func TestTakeoverKilled(t *testing.T) {
 			t.Fatalf("%d of %d go on, want all but the %d that were acknowledged", len(still), len(alive), given)
 		}
 		alive = still
-		c, _ := session(t, listen, "", 0) // it accepts again
-		c.Close()
+		open().Close() // it accepts again
 	}
 	p.signal(syscall.SIGHUP)
 	p.next()
