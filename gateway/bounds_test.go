@@ -199,7 +199,7 @@ func TestUnreadBytesInTheKernel(t *testing.T) {
 	c.Close()
 }
 
-// The kernel is asked about unacknowledged bytes only when enough were written that they may matter.
+// The kernel is asked about unacknowledged bytes only when enough were written to matter.
 func TestUnackedIsAnUpperBound(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: time.Hour}, Echo{})
 	c := open101(t, s, "/ws")
