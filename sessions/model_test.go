@@ -339,7 +339,7 @@ func (w *world) play(loses bool) {
 			if old.w.unconfirmed() > 0 || old.answer != nil {
 				w.t.Skip()
 			}
-			retired := old.instance
+			retired := old.w.instance // not that of the process, where another connection moved before
 			old.instance = start().instance
 			state := old.w.pack(true)
 			p, err := parsePacked(state.append(nil))
