@@ -127,12 +127,15 @@
 //
 // # Redis: URLs
 //
-//	redis://host:6379/0                                    one server, database 0
-//	redis://user:password@host                             with credentials; redis://:password@host for the default user
-//	rediss://host                                          TLS; ?ca=FILE adds a certificate to trust, ?skip_verify=true trusts any
-//	redis://h1:7000?addr=h2:7001&addr=h3:7002              Redis Cluster, found from any of these (one that answers is enough)
-//	redis://h1:26379?addr=h2:26379&master_set=NAME         Sentinel; with &sentinel_user=…&sentinel_password=… if they want one
-//	unix:///run/redis.sock                                 a Unix socket
+//	redis://host:6379/0                             one server, database 0
+//	redis://user:password@host                      with credentials
+//	redis://:password@host                          of the default user
+//	rediss://host                                   TLS; ?ca=FILE adds a certificate to trust,
+//	                                                ?skip_verify=true trusts any
+//	redis://h1:7000?addr=h2:7001&addr=h3:7002       Redis Cluster, found from any of these
+//	redis://h1:26379?addr=h2:26379&master_set=NAME  Sentinel; if they want credentials, with
+//	                                                &sentinel_user=…&sentinel_password=…
+//	unix:///run/redis.sock                          a Unix socket
 //
 // Further parameters: db, client_name, dial_timeout (a duration; default: RedisConfig.Deadline).
 //
@@ -142,7 +145,7 @@
 //	+client|tracking +client|caching +multi +exec +pttl      with the client-side cache
 //	+wait +role                                              with WaitReplicas
 //	+asking                                                  and on a cluster
-//	+config|get                                              to look at its durability; strict insists on it
+//	+config|get                                              to see its durability; strict insists on it
 //	+cluster|slots +cluster|shards                           on a cluster
 //	+cluster|info +cluster|nodes                             on a cluster with the client-side cache
 //	+role                                                    behind Sentinel

@@ -12,21 +12,21 @@ import (
 // serveCoder is coder/websocket with one goroutine for each connection; the
 // library serialises writers itself, so a heartbeat needs no lock.
 func serveCoder(s *service, ln net.Listener) error {
-	return httpServer(s.mux(func(w http.ResponseWriter, r *http.Request, t *seat) {
+	return httpServer(s.mux(func(w http.ResponseWriter, r *http.Request, t *slot) {
 		w.Header().Set("X-Session-Id", t.id.String())
 		ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
 		if err != nil { // Accept has answered
 			t.leave(nil)
 			return
 		}
-		c := &coderConn{seat: t, ws: ws}
+		c := &coderConn{slot: t, ws: ws}
 		t.open(c)
 		go c.serve()
 	})).Serve(ln)
 }
 
 type coderConn struct {
-	*seat
+	*slot
 	ws *websocket.Conn
 }
 

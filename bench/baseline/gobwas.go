@@ -20,7 +20,7 @@ import (
 func serveGobwas(s *service, ln net.Listener) error {
 	return acceptEach(ln, func(nc net.Conn) {
 		if t := gobwasUpgrade(s, nc); t != nil {
-			c := &gobwasConn{seat: t, nc: nc}
+			c := &gobwasConn{slot: t, nc: nc}
 			t.open(c)
 			go c.serve() // on a fresh stack: the handshake has grown this one
 			return
@@ -46,8 +46,8 @@ func acceptEach(ln net.Listener, handle func(net.Conn)) error {
 }
 
 // gobwasUpgrade returns nil when the request was answered otherwise.
-func gobwasUpgrade(s *service, nc net.Conn) *seat {
-	var t *seat
+func gobwasUpgrade(s *service, nc net.Conn) *slot {
+	var t *slot
 	up := ws.Upgrader{
 		OnRequest: func(uri []byte) (err error) {
 			t, err = s.route(string(uri))
@@ -67,10 +67,10 @@ func gobwasUpgrade(s *service, nc net.Conn) *seat {
 	return t
 }
 
-// route finds the seat that uri asks for. Plain requests are answered by
+// route finds the slot that uri asks for. Plain requests are answered by
 // rejecting the upgrade with the answer, which is this library's way to say
 // anything but 101.
-func (s *service) route(uri string) (*seat, error) {
+func (s *service) route(uri string) (*slot, error) {
 	answer := func(status int, body string) error {
 		return ws.RejectConnectionError(ws.RejectionStatus(status), ws.RejectionReason(body))
 	}
@@ -100,7 +100,7 @@ func (s *service) route(uri string) (*seat, error) {
 }
 
 type gobwasConn struct {
-	*seat
+	*slot
 	nc net.Conn
 	mu sync.Mutex // frames must not be mixed
 }

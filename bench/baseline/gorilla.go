@@ -14,13 +14,13 @@ import (
 // writes, and a channel in between.
 func serveGorilla(s *service, ln net.Listener) error {
 	up := gorillaUpgrader()
-	return httpServer(s.mux(func(w http.ResponseWriter, r *http.Request, t *seat) {
+	return httpServer(s.mux(func(w http.ResponseWriter, r *http.Request, t *slot) {
 		ws, err := up.Upgrade(w, r, http.Header{"X-Session-Id": {t.id.String()}})
 		if err != nil { // Upgrade has answered
 			t.leave(nil)
 			return
 		}
-		c := &gorillaConn{seat: t, ws: ws, send: make(chan gorillaFrame, 8), gone: make(chan struct{})}
+		c := &gorillaConn{slot: t, ws: ws, send: make(chan gorillaFrame, 8), gone: make(chan struct{})}
 		t.open(c)
 		go c.writePump()
 		go c.readPump()
@@ -43,7 +43,7 @@ type gorillaFrame struct {
 }
 
 type gorillaConn struct {
-	*seat
+	*slot
 	ws   *websocket.Conn
 	send chan gorillaFrame // from readPump and goAway to writePump
 	gone chan struct{}     // closed when readPump ends

@@ -55,7 +55,7 @@ func gwsUpgrade(s *service, up *gws.Upgrader, nc net.Conn) (*gwsSeat, bool) {
 		return nil, false
 	}
 	c := ws.Session().(*gwsSeat)
-	c.seat, c.ws = t, ws
+	c.slot, c.ws = t, ws
 	t.open(c)
 	return c, true
 }
@@ -73,10 +73,10 @@ func (s *service) answerPlain(nc net.Conn, path string) {
 	fmt.Fprintf(nc, "HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", status, len(body), body)
 }
 
-// gwsSeat is the connection's session storage and nothing but the seat: the
+// gwsSeat is the connection's session storage and nothing but the slot: the
 // default one is a map with a lock for each connection.
 type gwsSeat struct {
-	*seat
+	*slot
 	ws   *gws.Conn
 	stop func()
 }

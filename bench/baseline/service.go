@@ -40,9 +40,9 @@ func newService(o Options) *service {
 	return &service{Options: o, sessions: make(map[uuid.UUID]*session), peers: make(map[peer]struct{})}
 }
 
-// seat is a connection's place in a session. Its methods are for the goroutine
+// slot is a connection's place in a session. Its methods are for the goroutine
 // that reads the connection, but for heartbeat, which any goroutine may call.
-type seat struct {
+type slot struct {
 	svc     *service
 	session *session
 	id      uuid.UUID
@@ -53,10 +53,10 @@ type seat struct {
 // errBadSession is what a malformed session_id gets, with status 400.
 const errBadSession = "session_id must be a UUID of 36 characters; leave it out to start a new session\n"
 
-// enter takes a seat for a handshake that asked for session query, or for a new
+// enter takes a slot for a handshake that asked for session query, or for a new
 // session when query is "". It is false when query is not a UUID.
-func (s *service) enter(query string) (*seat, bool) {
-	t := &seat{svc: s}
+func (s *service) enter(query string) (*slot, bool) {
+	t := &slot{svc: s}
 	if query == "" {
 		t.id = uuid.New()
 	} else {
@@ -78,15 +78,15 @@ func (s *service) enter(query string) (*seat, bool) {
 }
 
 // open makes p one of the connections that are told goodbye.
-func (t *seat) open(p peer) {
+func (t *slot) open(p peer) {
 	t.svc.mu.Lock()
 	defer t.svc.mu.Unlock()
 	t.svc.peers[p] = struct{}{}
 }
 
-// leave gives the seat back; p may be nil when open was not reached. A session
+// leave gives the slot back; p may be nil when open was not reached. A session
 // that never counted is forgotten at once, as Sluice does.
-func (t *seat) leave(p peer) {
+func (t *slot) leave(p peer) {
 	s := t.svc
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,7 +103,7 @@ func (t *seat) leave(p peer) {
 }
 
 // welcome is the first frame of the counting service, and nil for echo.
-func (t *seat) welcome() []byte {
+func (t *slot) welcome() []byte {
 	if t.svc.App != Count {
 		return nil
 	}
@@ -116,14 +116,14 @@ func (t *seat) welcome() []byte {
 }
 
 // count adds one message and returns the reply, valid until the next call.
-func (t *seat) count() []byte {
+func (t *slot) count() []byte {
 	b := append(t.scratch[:0], `{"count":`...)
 	b = strconv.AppendUint(b, t.session.total.Add(1), 10)
 	return append(b, '}')
 }
 
 // heartbeat is the frame that goes with a Ping.
-func (t *seat) heartbeat() []byte {
+func (t *slot) heartbeat() []byte {
 	b := append(make([]byte, 0, 40), `{"ts":"`...)
 	b = time.Now().UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z07:00")
 	return append(b, `"}`...)
@@ -188,7 +188,7 @@ func (s *service) sayGoodbye() {
 func isChat(path string) bool { return path == "/ws/chat/" || path == "/ws" || path == "/ws/chat" }
 
 // mux is the HTTP side for the libraries that sit on net/http.
-func (s *service) mux(chat func(w http.ResponseWriter, r *http.Request, t *seat)) http.Handler {
+func (s *service) mux(chat func(w http.ResponseWriter, r *http.Request, t *slot)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case isChat(r.URL.Path):
