@@ -80,24 +80,55 @@ func TestMessageTimeoutStartsAnew(t *testing.T) {
 	})
 }
 
-// One connection's turn ends after some thousand frames, whatever is behind them.
+// One connection's turn ends after some thousand frames, whatever is behind them: later when it is
+// the only one with so many.
 func TestTurnIsBounded(t *testing.T) {
-	s := serve(t, Config{Loops: 1, Heartbeat: -1}, Echo{})
-	c := open101(t, s, "/ws")
-	go io.Copy(io.Discard, c.Conn)
-	c.Write(bytes.Repeat(frame(true, ws.OpBinary, ""), 60_000))
-	most := uint(0)
-	for range 1000 {
-		var before, after uint
-		onLoops(s, func(w *worker) {
-			before = w.frameCount
-			w.conns[0].readable()
-			after = w.frameCount
+	const short, long = turnMessages + firstRead/6, aloneFactor * (turnMessages + firstRead/6)
+	for _, tt := range []struct {
+		clients     int
+		least, most uint
+	}{{1, short + 1, long}, {2, turnMessages, short}} {
+		s := serve(t, Config{Loops: 1, Heartbeat: -1}, Echo{})
+		clients := make([]*wire, tt.clients)
+		for i := range clients {
+			clients[i] = open101(t, s, "/ws")
+			go io.Copy(io.Discard, clients[i].Conn)
+		}
+		longest := uint(0)
+		onLoops(s, func(w *worker) { // one round
+			for _, c := range clients {
+				c.Write(bytes.Repeat(frame(true, ws.OpBinary, ""), 12_000))
+			}
+			w.longTurns = longTurns{last: tt.clients}
+			for _, c := range w.conns {
+				before := w.frameCount
+				c.readable()
+				longest = max(longest, w.frameCount-before)
+			}
 		})
-		most = max(most, after-before)
+		if longest < tt.least || longest > tt.most {
+			t.Errorf("of %d connections one took %d frames in a turn, want %d to %d",
+				tt.clients, longest, tt.least, tt.most)
+		}
 	}
-	if most > turnMessages+firstRead/6 {
-		t.Errorf("one turn took %d frames, want at most %d", most, turnMessages+firstRead/6)
+}
+
+// Two connections that have much to say both get short turns from the second round on, and the
+// second one in the first.
+func TestOnlyOneTurnIsLong(t *testing.T) {
+	for _, tt := range []struct {
+		turns longTurns
+		alone bool
+	}{
+		{longTurns{now: 0, last: 0}, true},
+		{longTurns{now: 0, last: 1}, true},
+		{longTurns{now: 1, last: 0}, false},
+		{longTurns{now: 1, last: 1}, false},
+		{longTurns{now: 0, last: 2}, false},
+	} {
+		if alone := tt.turns.alone(); alone != tt.alone {
+			t.Errorf("%+v: alone %v, want %v", tt.turns, alone, tt.alone)
+		}
 	}
 }
 

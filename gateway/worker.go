@@ -59,6 +59,7 @@ type worker struct {
 	share      int             // bytes that the connections may hold in Buffers together
 	stalls     map[*Conn]stall // peers that do not read, while the kernel takes what they are sent
 	frameCount uint            // frames decoded, of all connections
+	longTurns  longTurns
 
 	messageRate client.Rate
 
@@ -95,6 +96,7 @@ func newWorker(s *Server, loop *poller.Loop, app App) *worker {
 	loop.OnRound(w.shed)
 	loop.OnRound(w.carry)
 	loop.OnRound(func() {
+		w.longTurns = longTurns{last: w.longTurns.now}
 		w.totals.conns, w.totals.buffered = len(w.conns), loop.Buffers.Held()
 		w.published.publish(w.totals)
 	})
