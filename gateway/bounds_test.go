@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+	"golang.org/x/sys/unix"
 )
 
 // A message may take MessageTimeout from its first byte to its last, however its bytes trickle in.
@@ -189,34 +190,56 @@ func TestBufferedBoundToTheByte(t *testing.T) {
 	checkQuiet(t, s)
 }
 
-// A client that reads nothing is found at a heartbeat, although the kernel still takes its replies.
+// A client that reads nothing is found, with heartbeats and without, although the kernel still takes
+// its replies; one that reads slowly is spared TCP_USER_TIMEOUT.
 func TestUnreadBytesInTheKernel(t *testing.T) {
-	s := serve(t, Config{Loops: 1, Heartbeat: time.Hour, StallTimeout: time.Hour}, flood{})
+	s := serve(t, Config{Loops: 1, Heartbeat: -1, StallTimeout: time.Hour}, flood{})
 	stalls := counting(s, `sluice_slow_consumers_total{reason="stall"}`)
 	c := dialNarrow(t, s)
 	onLoops(s, func(w *worker) {
 		conn := w.conns[0]
+		userTimeout := func() int {
+			ms, err := unix.GetsockoptInt(conn.fd.SysFD(), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
+			if err != nil {
+				t.Error(err)
+			}
+			return ms
+		}
 		for conn.fd.Unacked() <= unreadSlack && conn.out == nil {
 			conn.Send(ws.OpBinary, make([]byte, 500))
 		}
 		conn.dropOutput() // only the kernel holds anything
-		conn.heartbeat()
 		if conn.flags&watched == 0 {
 			t.Fatalf("not watched with %d bytes unacknowledged", conn.fd.Unacked())
 		}
-		st := w.stalls[conn]
-		w.stalls[conn] = stall{w.loop.Now() - time.Hour + time.Millisecond, st.acked}
-		conn.expire()
+		expireWith := func(ago time.Duration, acked uint64) {
+			w.stalls[conn] = stall{w.loop.Now() - ago, acked, w.stalls[conn].reads}
+			conn.expire()
+		}
+		expireWith(time.Hour-time.Millisecond, conn.fd.Acked())
 		if conn.state == broken {
 			t.Error("cut off a millisecond before StallTimeout")
 		}
-		w.stalls[conn] = stall{w.loop.Now() - time.Hour, st.acked - 1}
-		conn.expire()
+		expireWith(time.Hour, 0)
+		if conn.state == broken {
+			t.Error("cut off though nobody had asked how much it has acknowledged")
+		}
+		if at := w.stalls[conn]; at.acked != conn.fd.Acked() || userTimeout() == 0 {
+			t.Errorf("%+v at the first look, TCP_USER_TIMEOUT %d ms; want %d acknowledged, a timeout",
+				at, userTimeout(), conn.fd.Acked())
+		}
+		expireWith(time.Hour, conn.fd.Acked()-1)
 		if conn.state == broken {
 			t.Error("cut off though the peer has acknowledged bytes since")
 		}
-		w.stalls[conn] = stall{w.loop.Now() - time.Hour, conn.fd.Acked()}
-		conn.expire()
+		if ms := userTimeout(); ms != 0 {
+			t.Errorf("TCP_USER_TIMEOUT of one that reads: %d ms, want none", ms)
+		}
+		expireWith(3*time.Hour-time.Millisecond, conn.fd.Acked())
+		if conn.state == broken {
+			t.Error("one that was seen to read was cut off before three times StallTimeout")
+		}
+		expireWith(3*time.Hour, conn.fd.Acked())
 	})
 	await(t, "it is gone", func() bool { return s.Connections() == 0 })
 	if stalls() != 1 {
@@ -245,9 +268,18 @@ func TestUnackedIsAnUpperBound(t *testing.T) {
 			if n := conn.fd.Unacked(); int(before) < n {
 				t.Errorf("%d bytes are not acknowledged, and at most %d should be", n, before)
 			}
+			if watches := conn.flags&watched != 0; watches != (before > unreadSlack) {
+				t.Errorf("watched with %d bytes: %v", before, watches)
+			}
 			conn.watchUnread()
-			if asked := conn.unacked < before; asked != (before > unreadSlack) {
-				t.Errorf("asked with %d bytes: %v", before, asked)
+			if conn.unacked != before {
+				t.Errorf("asked with %d bytes, though few or watched", before)
+			}
+			if conn.flags&watched != 0 {
+				conn.judgeUnread()
+				if conn.unacked > unreadSlack || conn.flags&watched != 0 {
+					t.Errorf("%d bytes and flags %b after the look", conn.unacked, conn.flags)
+				}
 			}
 		})
 	}

@@ -198,11 +198,17 @@ func (c *Conn) writeWire(b []byte) {
 }
 
 // wrote counts n bytes that the socket took. As long as too few were written to matter, watchUnread
-// need not ask the kernel how many wait: an eighth of what a heartbeat costs.
+// need not ask the kernel how many wait: an eighth of what a heartbeat costs. When they may matter
+// the peer is watched: the kernel's own clock (see FD.Patient) may not wait for a heartbeat.
 func (c *Conn) wrote(n int) {
 	c.w.totals.bytesSent += n
 	c.rare.sent(n)
+	few := c.unacked <= unreadSlack
 	c.unacked = uint16(min(int(c.unacked)+n, math.MaxUint16))
+	if few && c.unacked > unreadSlack && c.flags&watched == 0 {
+		c.watch(stall{since: c.w.loop.Now()})
+		c.rearm()
+	}
 }
 
 // queue keeps b until the socket takes it. The bound is on what waits already, so that one reply of
@@ -288,13 +294,20 @@ func (c *Conn) judgeQueue() {
 
 // judgeUnread ends a peer that takes nothing of what the kernel has for it.
 func (c *Conn) judgeUnread() {
-	switch acked := c.fd.Acked(); {
-	case c.fd.Unacked() <= unreadSlack:
+	n := c.fd.Unacked()
+	if n <= unreadSlack {
+		c.unacked = uint16(n)
 		c.unwatch()
-	case acked <= c.w.stalls[c].acked:
+		return
+	}
+	acked, last := c.fd.Acked(), c.w.stalls[c]
+	if last.acked != 0 && acked <= last.acked {
 		c.dropSlowConsumer(slowStall)
-	default:
-		c.w.stalls[c] = stall{c.w.loop.Now(), acked}
+		return
+	}
+	reads := last.acked != 0
+	c.w.stalls[c] = stall{c.w.loop.Now(), acked, reads}
+	if reads {
 		c.fd.Patient()
 	}
 }
@@ -303,17 +316,22 @@ func (c *Conn) judgeUnread() {
 // when half of its buffer, or a whole segment, is free: 64 KiB on loopback, which takes it 21 s at
 // 3,000 bytes a second. So one that was seen to read has three times as long to show it again.
 func (c *Conn) stallDue() time.Duration {
-	timeout := c.w.cfg.StallTimeout
-	if c.out.reads {
-		timeout *= 3
-	}
-	return c.out.since + timeout
+	return c.out.since + c.stallTimeout(c.out.reads)
 }
 
-// stall is what was known of a peer when it was first seen not to read.
+func (c *Conn) stallTimeout(reads bool) time.Duration {
+	if reads {
+		return 3 * c.w.cfg.StallTimeout
+	}
+	return c.w.cfg.StallTimeout
+}
+
+// stall is what was known of a peer when bytes for it began to wait in the kernel, or when it was
+// last seen to take some.
 type stall struct {
 	since time.Duration
-	acked uint64
+	acked uint64 // FD.Acked at that time; 0: not asked yet
+	reads bool   // it was seen to take some: see stallDue
 }
 
 // unreadSlack is how many bytes may wait in the kernel without a look at whether the peer reads:
@@ -321,7 +339,8 @@ type stall struct {
 const unreadSlack = 4 << 10
 
 // watchUnread looks for a peer that does not read, though the kernel's buffers still take what it
-// is sent. It runs at heartbeats; only who is found holds anything.
+// is sent. It runs at heartbeats, for those whom wrote did not have watched: after a queue, or
+// written to by another process.
 func (c *Conn) watchUnread() {
 	if c.out != nil || c.flags&watched != 0 || c.unacked <= unreadSlack {
 		return
@@ -330,11 +349,15 @@ func (c *Conn) watchUnread() {
 		c.unacked = uint16(n)
 		return
 	}
+	c.watch(stall{since: c.w.loop.Now(), acked: c.fd.Acked()})
+}
+
+func (c *Conn) watch(s stall) {
 	if c.w.stalls == nil {
 		c.w.stalls = make(map[*Conn]stall)
 	}
 	c.flags |= watched
-	c.w.stalls[c] = stall{c.w.loop.Now(), c.fd.Acked()}
+	c.w.stalls[c] = s
 }
 
 func (c *Conn) unwatch() {

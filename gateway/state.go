@@ -142,7 +142,8 @@ func (c *Conn) nextDeadline() (at time.Duration, why dueReason) {
 		d.or(c.stallDue(), dueStall)
 	}
 	if c.flags&watched != 0 {
-		d.or(c.w.stalls[c].since+cfg.StallTimeout, dueUnread)
+		s := c.w.stalls[c]
+		d.or(s.since+c.stallTimeout(s.reads), dueUnread)
 	}
 	if c.flags&hungUp != 0 {
 		d.or(c.nextLook(), dueLook)
