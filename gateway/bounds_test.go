@@ -190,8 +190,8 @@ func TestBufferedBoundToTheByte(t *testing.T) {
 	checkQuiet(t, s)
 }
 
-// A client that reads nothing is found, with heartbeats and without, although the kernel still takes
-// its replies; one that reads slowly is spared TCP_USER_TIMEOUT.
+// A client that reads nothing is found, with heartbeats and without, although the kernel still
+// takes its replies; one that reads slowly is spared TCP_USER_TIMEOUT.
 func TestUnreadBytesInTheKernel(t *testing.T) {
 	s := serve(t, Config{Loops: 1, Heartbeat: -1, StallTimeout: time.Hour}, flood{})
 	stalls := counting(s, `sluice_slow_consumers_total{reason="stall"}`)

@@ -108,7 +108,7 @@ type Config struct {
 
 	// StallTimeout is how long a client may acknowledge (in TCP) none of the bytes that wait for it
 	// before it is cut off; one that was seen to read has three times as long, as a slow reader's
-	// kernel acknowledges in bursts. Up to 4 KiB may wait in the kernel without a look. Default 10 s.
+	// kernel acknowledges in bursts. Up to 4 KiB may wait in the kernel unseen. Default 10 s.
 	StallTimeout time.Duration
 
 	// SocketBuffer is the kernel's buffer in each direction of one connection, in bytes; the
