@@ -205,6 +205,21 @@ func TestProxy(t *testing.T) {
 	if b, err := answer(c); b != 6 || err != nil {
 		t.Errorf("passing again: got %d, %v", b, err)
 	}
+
+	<-got
+	p.bar("127.0.0.2")
+	say(c, 7)
+	if b, err := answer(c); b != 7 || err != nil {
+		t.Errorf("another address is barred: got %d, %v", b, err)
+	}
+	p.bar("127.0.0.1")
+	if _, err := answer(c); err == nil {
+		t.Error("barred: an open connection was not cut")
+	}
+	c = dial()
+	if _, err := answer(c); err == nil {
+		t.Error("barred: a new connection was not cut")
+	}
 }
 
 // TestServiceFaults is the short form of Services.

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,9 @@ var losses = []fault{
 	{name: "Sentinel failover, asked for, with WAIT", topology: sentinel, waits: true, do: sentinelFailover},
 	{name: "Sentinel failover to a replica that lags, with WAIT", topology: sentinel, waits: true, do: laggingReplica},
 	{name: "Cluster failover, asked for", topology: cluster, do: clusterFailover},
+	{name: "Cluster, the master in a minority", effect: heals, topology: cluster, do: minority},
+	{name: "Cluster, the master in a minority, with WAIT", effect: retries, topology: cluster, waits: true, do: minority},
+	{name: "Cluster, the master in a minority, nobody connected", topology: cluster, do: minorityAtRest},
 	{name: "slot migration", topology: cluster, do: moveSlots},
 }
 
@@ -228,10 +232,7 @@ func clusterFailover(r *fixture) error {
 func laggingReplica(r *fixture) error {
 	return r.repeat(1, func() error {
 		master, replica := r.master()
-		if _, err := master.do("ACL", "SETUSER", "default", "-psync", "-sync"); err != nil {
-			return err
-		}
-		if _, err := master.do("CLIENT", "KILL", "TYPE", "replica"); err != nil {
+		if err := master.dropReplicas(); err != nil {
 			return err
 		}
 		if err := r.wait(time.Second); err != nil {
@@ -257,6 +258,109 @@ func laggingReplica(r *fixture) error {
 			return r.written(replica)
 		})
 	})
+}
+
+// dropReplicas cuts a master's replicas off, until feedReplicas.
+func (r *redisServer) dropReplicas() error {
+	if _, err := r.do("ACL", "SETUSER", "default", "-psync", "-sync"); err != nil {
+		return err
+	}
+	_, err := r.do("CLIENT", "KILL", "TYPE", "replica")
+	return err
+}
+
+func (r *redisServer) feedReplicas() error {
+	_, err := r.do("ACL", "SETUSER", "default", "+psync", "+sync")
+	return err
+}
+
+// minority cuts the first master off from all other servers, though not from the gateways. For a
+// while it goes on taking writes, which are lost; then it refuses, and its replica has its place.
+func minority(r *fixture) error {
+	return r.repeat(1, func() error {
+		err := r.loses(func() error {
+			if err := r.isolate(); err != nil {
+				return err
+			}
+			_, replica := r.master()
+			return r.written(replica)
+		})
+		if err != nil {
+			return err
+		}
+		if err := r.part(1); err != nil {
+			return err
+		}
+		return r.reunite()
+	})
+}
+
+// minorityAtRest does the same while nobody is connected, so that nothing is lost. Then all come
+// back to one gateway, which hears of the new master. The others were asked for all sessions a
+// moment before: they still have what the old one told them, and it answers.
+func minorityAtRest(r *fixture) error {
+	return r.repeat(1, func() error {
+		if err := r.tell(order{Do: "away", Share: 1}); err != nil {
+			return err
+		}
+		totals, err := r.store.totals()
+		if err != nil {
+			return err
+		}
+		last := r.gateways[len(r.gateways)-1]
+		for _, g := range r.gateways[:len(r.gateways)-1] {
+			for id := range totals {
+				if err := g.visit(id); err != nil {
+					return err
+				}
+			}
+		}
+		if err := r.isolate(); err != nil {
+			return err
+		}
+		for _, o := range []order{{Do: "targets", Targets: []string{last.addr}}, {Do: "back"}} {
+			if err := r.tell(o); err != nil {
+				return err
+			}
+		}
+		if err := r.wait(300 * time.Millisecond); err != nil { // the others look around every few seconds
+			return err
+		}
+		if err := r.retarget(); err != nil {
+			return err
+		}
+		if err := r.part(1); err != nil {
+			return err
+		}
+		return r.reunite()
+	})
+}
+
+// isolate cuts the first master off until another has its place.
+func (r *fixture) isolate() error {
+	master, replica := r.master()
+	if err := master.dropReplicas(); err != nil {
+		return err
+	}
+	if err := r.store.split(0, true); err != nil {
+		return err
+	}
+	return r.promoted(replica)
+}
+
+// reunite has it follow the new one.
+func (r *fixture) reunite() error {
+	master, replica := r.master()
+	if !master.says("ROLE", "master") || !master.says("CLUSTER", "cluster_state:fail", "INFO") {
+		return errors.New("the old master is not in a minority")
+	}
+	if err := master.feedReplicas(); err != nil {
+		return err
+	}
+	if err := r.store.split(0, false); err != nil {
+		return err
+	}
+	return replica.followed(2)
 }
 
 // moveSlots moves the slots of all sessions from the first master to the second, and back, one

@@ -17,7 +17,8 @@ const (
 	refusing          // connections are refused, and those that were open are cut
 )
 
-// proxy stands between a gateway and Redis. All methods may be called by any goroutine.
+// proxy stands between a gateway and Redis, or before the bus of a server of a Cluster. All methods
+// may be called by any goroutine.
 type proxy struct {
 	addr, target string
 
@@ -25,6 +26,7 @@ type proxy struct {
 	changed *sync.Cond
 	ln      net.Listener
 	flow    flow
+	barred  string        // an IP address whose connections are cut; empty for none
 	delay   time.Duration // added to each direction's half of the round trip
 	pipes   map[*pipe]struct{}
 	closed  bool
@@ -94,6 +96,31 @@ func (p *proxy) set(f flow, delay time.Duration) error {
 	return nil
 }
 
+// bar cuts what comes from an IP address, until another one is given.
+func (p *proxy) bar(ip string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.barred = ip
+	for c := range p.pipes {
+		if c.barred() {
+			c.cut()
+		}
+	}
+}
+
+// barred must be called with the proxy's lock held.
+func (c *pipe) barred() bool {
+	a, ok := c.near.RemoteAddr().(*net.TCPAddr)
+	return ok && a.IP.String() == c.p.barred
+}
+
+// aim gives the target to a proxy that was started without.
+func (p *proxy) aim(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+}
+
 func (p *proxy) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,14 +138,15 @@ func (p *proxy) serve(near net.Conn) {
 	for p.flow == blackHole && !p.closed {
 		p.changed.Wait()
 	}
+	target := p.target
 	p.mu.Unlock()
 	var err error
-	if c.far, err = net.DialTimeout("tcp", p.target, 5*time.Second); err != nil {
+	if c.far, err = net.DialTimeout("tcp", target, 5*time.Second); err != nil {
 		near.Close()
 		return
 	}
 	p.mu.Lock()
-	if p.closed || p.flow == refusing {
+	if p.closed || p.flow == refusing || c.barred() {
 		c.cut()
 		p.mu.Unlock()
 		return

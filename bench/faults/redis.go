@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -106,8 +107,10 @@ func (r *redisServer) list(args ...string) ([]string, error) {
 	return l, nil
 }
 
-func (r *redisServer) port() string {
-	_, port, _ := net.SplitHostPort(r.addr)
+func (r *redisServer) port() string { return portOf(r.addr) }
+
+func portOf(addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
 	return port
 }
 
@@ -127,7 +130,7 @@ type topology int
 const (
 	standalone topology = iota // one server, behind a proxy for each gateway
 	sentinel                   // a master, its replica, and a Sentinel
-	cluster                    // three masters, the first of which has a replica
+	cluster                    // three masters with a replica each; the first has one more
 )
 
 // clusterSlots is Redis' own number; the masters have equal shares of it.
@@ -137,7 +140,8 @@ const clusterSlots, clusterMasters = 16384, 3
 type deployment struct {
 	topology topology
 	url      string
-	servers  []*redisServer // masters first
+	servers  []*redisServer // masters first; the last is the replica that takes over
+	buses    []*proxy       // of a Cluster: one before the bus of each server, of the same number
 	sentinel *process
 }
 
@@ -167,6 +171,9 @@ func (d *deployment) stop() {
 	}
 	for _, r := range d.servers {
 		r.stop()
+	}
+	for _, p := range d.buses {
+		p.close()
 	}
 }
 
@@ -225,8 +232,14 @@ func (d *deployment) askSentinel(args ...string) (string, error) {
 
 func (d *deployment) startCluster(dir string) error {
 	const slots, masters = clusterSlots, clusterMasters
-	for range masters + 1 {
-		if err := d.add(dir, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"); err != nil {
+	follows := []int{1, 2, 0, 0} // the master of each replica
+	members := masters + len(follows)
+	for i := range members {
+		stays := "yes" // the last one takes over, and nobody else: no run needs to ask who did
+		if i == members-1 {
+			stays = "no"
+		}
+		if err := d.addMember(dir, "--cluster-replica-no-failover", stays); err != nil {
 			return err
 		}
 	}
@@ -239,34 +252,83 @@ func (d *deployment) startCluster(dir string) error {
 			return err
 		}
 	}
-	for _, r := range d.servers[1:] {
-		if _, err := d.servers[0].do("CLUSTER", "MEET", "127.0.0.1", r.port()); err != nil {
+	for i, r := range d.servers[1:] {
+		if _, err := d.servers[0].do("CLUSTER", "MEET", "127.0.0.1", r.port(), portOf(d.buses[i+1].addr)); err != nil {
 			return err
 		}
 	}
-	replica := d.servers[masters]
-	id, err := d.servers[0].do("CLUSTER", "MYID")
-	if err != nil {
-		return err
+	for i, master := range follows {
+		id, err := d.servers[master].do("CLUSTER", "MYID")
+		if err != nil {
+			return err
+		}
+		err = eventually("the replica hears of its master", patience, func() bool {
+			_, err := d.servers[masters+i].do("CLUSTER", "REPLICATE", id)
+			return err == nil
+		})
+		if err != nil {
+			return err
+		}
 	}
-	err = eventually("the replica hears of its master", patience, func() bool {
-		_, err := replica.do("CLUSTER", "REPLICATE", id)
-		return err == nil
-	})
-	if err != nil {
-		return err
-	}
-	if err := eventually("the replica follows", patience, func() bool { return d.servers[0].says("INFO", "state=online", "replication") }); err != nil {
-		return err
+	for i, n := range []int{2, 1, 1} {
+		if err := d.servers[i].followed(n); err != nil {
+			return err
+		}
 	}
 	d.url = "redis://" + d.servers[0].addr + "?addr=" + d.servers[1].addr + "&addr=" + d.servers[2].addr
 	return eventually("the cluster is complete", patience, func() bool {
 		for _, r := range d.servers {
-			if !r.says("CLUSTER", "cluster_state:ok", "INFO") || !r.says("CLUSTER", "cluster_known_nodes:4", "INFO") {
+			known := fmt.Sprintf("cluster_known_nodes:%d\r", members)
+			if !r.says("CLUSTER", "cluster_state:ok", "INFO") || !r.says("CLUSTER", known, "INFO") {
 				return false
 			}
 		}
 		return true
+	})
+}
+
+// addMember starts a server of a Cluster. What it says to the others on the bus comes from an
+// address of its own and passes through their proxies, so that it can be cut off from them alone.
+func (d *deployment) addMember(dir string, args ...string) error {
+	bus, err := startProxy("")
+	if err != nil {
+		return err
+	}
+	d.buses = append(d.buses, bus)
+	err = d.add(dir, append([]string{"--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
+		"--cluster-migration-barrier", "9", // replicas stay with the first master
+		"--bind-source-addr", busSource(len(d.servers)), "--protected-mode", "no", // that lets 127.0.0.1 in only
+		"--cluster-announce-ip", "127.0.0.1", "--cluster-announce-bus-port", portOf(bus.addr)}, args...)...)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.Atoi(d.servers[len(d.servers)-1].port())
+	bus.aim(fmt.Sprintf("127.0.0.1:%d", port+10_000)) // Redis' own choice
+	return err
+}
+
+// busSource is the address from which server i of a Cluster calls others.
+func busSource(i int) string { return fmt.Sprintf("127.0.0.%d", 10+i) }
+
+// split cuts server i off from the bus of all others, or, without cut, joins them again.
+func (d *deployment) split(i int, cut bool) error {
+	f, source := passing, ""
+	if cut {
+		f, source = refusing, busSource(i)
+	}
+	for k, bus := range d.buses {
+		if k != i {
+			bus.bar(source)
+		}
+	}
+	return d.buses[i].set(f, 0)
+}
+
+// followed waits until n replicas follow a server.
+func (r *redisServer) followed(n int) error {
+	return eventually("the replicas follow", patience, func() bool {
+		out, err := r.do("INFO", "replication")
+		return err == nil && strings.Count(out, "state=online") >= n
 	})
 }
 

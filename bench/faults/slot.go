@@ -265,6 +265,18 @@ func (l *wire) abort(hard bool) {
 	_ = l.conn.Close()
 }
 
+// visit resumes a session and leaves without a message.
+func (g *gatewayProcess) visit(id string) error {
+	conn, response, err := websocket.DefaultDialer.Dial("ws://"+g.addr+"/ws/chat/?session_id="+id, nil)
+	if err != nil {
+		return fmt.Errorf("visit session %s: %w", id, err)
+	}
+	defer response.Body.Close()
+	defer conn.Close()
+	_, _, err = conn.ReadMessage()
+	return err
+}
+
 // newUUID is a version 4 UUID.
 func newUUID() string {
 	var b [16]byte
