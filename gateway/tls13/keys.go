@@ -21,7 +21,8 @@ type Keys struct {
 
 	entries []entry
 	held    int    // entries with an AEAD
-	limit   int    // what held may grow to now
+	limit   int    // what held may grow to now; it may be above that after Trim
+	wanted  int    // entries that were found in this turn, after others had been used
 	turn    uint8  // calls of Trim + 1, modulo 255 and never 0, but for a zero Keys
 	newest  uint16 // 0: none; else one more than an index of entries, as all links here
 	oldest  uint16
@@ -50,6 +51,7 @@ type entry struct {
 	newer uint16
 	older uint16 // for a free one, the next free one
 	turn  uint8  // of Keys, when it was last used
+	found uint8  // of Keys, when it was last counted in wanted
 	aead  cipher.AEAD
 }
 
@@ -79,6 +81,10 @@ func (k *Keys) entry(l *Layer, d direction) *entry {
 			if slot != k.newest {
 				k.unlink(slot)
 				k.link(slot)
+				if e.found != k.turn {
+					e.found = k.turn
+					k.wanted++
+				}
 			}
 			e.turn = k.turn
 			return e
@@ -102,10 +108,13 @@ func (k *Keys) take(built uint8) (slot uint16) {
 	}
 	if k.held >= k.limit {
 		recently := built != 0 && (built == k.turn || built == k.turn-1)
-		if recently && k.limit < min(k.Max, math.MaxUint16) {
-			k.limit++
+		if recently && k.held < min(k.Max, math.MaxUint16) {
+			k.limit = k.held + 1
 		} else {
 			k.release(k.oldest)
+			if k.held >= k.limit { // see Trim
+				k.release(k.oldest)
+			}
 		}
 	}
 	if slot = k.free; slot != 0 {
@@ -131,6 +140,9 @@ func (k *Keys) Held() int { return k.held }
 
 // Trim drops the AEADs that were not used since the last call, so that connections which have gone
 // quiet give theirs back. It costs the time of what it drops.
+//
+// As many may be held afterwards as were used again: the use of those that were built and not found
+// since the last call, for one heartbeat each, say, keeps no place after a time of many handshakes.
 func (k *Keys) Trim() {
 	for k.oldest != 0 {
 		if k.entries[k.oldest-1].turn == k.turn {
@@ -141,9 +153,26 @@ func (k *Keys) Trim() {
 	if k.turn++; k.turn == 0 {
 		k.turn = 1
 	}
-	k.limit = max(k.held, k.least())
-	if k.held == 0 {
+	k.limit = max(k.wanted, k.least())
+	k.wanted = 0
+	switch {
+	case k.held == 0:
 		k.entries, k.free = nil, 0
+	case len(k.entries) > 4*max(k.held, k.limit):
+		k.shrink()
+	}
+}
+
+// shrink moves the AEADs into a slice of their number.
+func (k *Keys) shrink() {
+	old, oldest := k.entries, k.oldest
+	k.entries, k.free, k.newest, k.oldest = make([]entry, 0, k.held), 0, 0, 0
+	for s := oldest; s != 0; s = old[s-1].newer {
+		e := old[s-1]
+		k.entries = append(k.entries, e)
+		slot := uint16(len(k.entries))
+		e.owner.slot[e.dir] = slot
+		k.link(slot)
 	}
 }
 

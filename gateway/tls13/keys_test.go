@@ -135,7 +135,7 @@ func TestKeysTrim(t *testing.T) {
 // TestKeysGrow: many connections that speak once share the least; those that speak again soon after
 // their AEADs went to others get places of their own, up to Max; and a quiet time takes them back.
 func TestKeysGrow(t *testing.T) {
-	const conns, most = 2 * DefaultKeys, 3 * DefaultKeys
+	const conns, most = 8 * DefaultKeys, 9 * DefaultKeys
 	keys := &Keys{Max: most}
 	layers := make([]*Layer, conns)
 	for i := range layers {
@@ -184,6 +184,38 @@ func TestKeysGrow(t *testing.T) {
 	check("few are busy", 10)
 	speak(layers)
 	check("others spoke once", DefaultKeys)
+
+	keys.Trim()
+	keys.Trim()
+
+	for range 2 { // a burst: each speaks, and speaks again
+		speak(layers)
+	}
+	check("a burst", conns)
+	for range 3 { // then each speaks in some turn, once, as with a heartbeat
+		for i := 0; i < conns; i += conns / 4 {
+			keys.Trim()
+			speak(layers[i : i+conns/4])
+		}
+	}
+	check("heartbeats after a burst", DefaultKeys)
+	keys.Trim()
+	keys.Trim()
+	speak(layers[:10])
+	for range 4 {
+		speak(layers)
+	}
+	check("again", conns)
+	keys.Trim()
+	for range 3 {
+		speak(layers[:10])
+		keys.Trim()
+		checkKeys(t, keys)
+	}
+	check("ten of them", 10)
+	if n := len(keys.entries); n > 4*DefaultKeys {
+		t.Errorf("%d places are kept for 10 AEADs", n)
+	}
 
 	keys.Max = conns - 1
 	for range 4 {
