@@ -228,13 +228,18 @@ func TestServiceFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tool := filepath.Join(t.TempDir(), "sluice-bench")
+	if out, err := exec.Command("go", "build", "-o", tool, "sluice/cmd/sluice-bench").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
 	for _, f := range serviceFaults {
 		if !f.short {
 			continue
 		}
 		t.Run(f.name, func(t *testing.T) {
 			var out bytes.Buffer
-			err := Services(t.Context(), &out, Options{Fault: f.name, Runs: 1, Bin: bin, Load: time.Second})
+			err := Services(t.Context(), &out, Options{Fault: f.name, Runs: 1, Bin: bin,
+				Load: time.Second, Service: []string{tool, "service"}})
 			t.Log("\n" + out.String())
 			if err != nil {
 				t.Error(err)

@@ -28,6 +28,8 @@ type Options struct {
 	Load  time.Duration // of each run; a fault that lasts adds to it
 	Bin   string        // the gateway; see launch.FindSluice
 	Keep  bool          // keep the journals and logs of good runs too
+	// Service is the command line of a sluice-bench service without options, for Services.
+	Service []string
 }
 
 // Run runs faults under load and writes a table to out. It returns ErrBroken if a promise was not

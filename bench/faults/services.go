@@ -26,6 +26,7 @@ import (
 type serviceFault struct {
 	name  string
 	short bool
+	real  bool // the service is a process of its own
 	do    func(r *serviceFixture) error
 }
 
@@ -34,6 +35,9 @@ var serviceFaults = []serviceFault{
 	{name: "service gone", short: true, do: func(r *serviceFixture) error {
 		return r.away(func() error { return r.toService(refusing, 0) },
 			func() error { return r.toService(passing, 0) })
+	}},
+	{name: "service SIGKILL and restart", short: true, real: true, do: func(r *serviceFixture) error {
+		return r.away(r.service.kill, r.service.start)
 	}},
 	{name: "service stalled", do: func(r *serviceFixture) error {
 		return r.away(func() error { return r.toService(blackHole, 0) },
@@ -112,6 +116,9 @@ func Services(ctx context.Context, out io.Writer, o Options) error {
 func runService(ctx context.Context, f serviceFault, o Options) (t serviceTally, dir string,
 	err error) {
 	r := &serviceFixture{ctx: ctx, bin: o.Bin, load: o.Load, books: newServiceBooks()}
+	if f.real {
+		r.service = &serviceProcess{command: o.Service, heard: r.books.heard}
+	}
 	defer r.close()
 	if err = r.start(); err == nil {
 		if err = f.do(r); err == nil {
@@ -131,7 +138,9 @@ type serviceFixture struct {
 
 	store    *deployment
 	backend  *httptest.Server
-	proxy    *proxy // before the service
+	service  *serviceProcess // in place of backend, where it is a process of its own
+	proxy    *proxy          // before backend
+	upstream string          // the address that gateways know
 	bad      atomic.Pointer[badAnswer]
 	asked    atomic.Uint64 // counts requests
 	gateways [2]*gatewayProcess
@@ -152,8 +161,7 @@ func (r *serviceFixture) start() (err error) {
 	if r.store, err = startDeployment(r.dir, standalone); err != nil {
 		return err
 	}
-	r.backend = httptest.NewServer(r.answerer(&service.Service{Heard: r.books.heard}))
-	if r.proxy, err = startProxy(r.backend.Listener.Addr().String()); err != nil {
+	if err := r.startService(); err != nil {
 		return err
 	}
 	for i := range r.gateways {
@@ -163,6 +171,21 @@ func (r *serviceFixture) start() (err error) {
 	}
 	r.crowd = startServiceCrowd(r.books, r.addresses, r.control)
 	return r.part(0.3)
+}
+
+// startService starts the service, with a proxy before it where it is not a process of its own: a
+// proxy would accept requests for one that is dead.
+func (r *serviceFixture) startService() (err error) {
+	if r.service != nil {
+		r.upstream = fmt.Sprintf("127.0.0.1:%d", somePort())
+		r.service.dir, r.service.addr = r.dir, r.upstream
+		return r.service.start()
+	}
+	r.backend = httptest.NewServer(r.answerer(&service.Service{Heard: r.books.heard}))
+	if r.proxy, err = startProxy(r.backend.Listener.Addr().String()); err == nil {
+		r.upstream = r.proxy.addr
+	}
+	return err
 }
 
 // answerer lets the service hear a request, and answers some of them in its place.
@@ -187,7 +210,7 @@ func (r *serviceFixture) answerer(s *service.Service) http.Handler {
 func (r *serviceFixture) startGateway(i int) error {
 	control := fmt.Sprintf("127.0.0.1:%d", somePort())
 	log := filepath.Join(r.dir, fmt.Sprintf("gateway%d-%d.log", i, time.Now().UnixNano()))
-	g, err := startServe(r.bin, log, nil, "--app", "backend", "--backend-url", "http://"+r.proxy.addr,
+	g, err := startServe(r.bin, log, nil, "--app", "backend", "--backend-url", "http://"+r.upstream,
 		"--backend-timeout", "1s", "--backend-hold", "2s", "--control", control,
 		"--broker-url", r.store.url)
 	if err != nil {
@@ -293,6 +316,9 @@ func (r *serviceFixture) close() {
 	if r.backend != nil {
 		r.backend.CloseClientConnections()
 		r.backend.Close()
+	}
+	if r.service != nil {
+		_ = r.service.kill()
 	}
 	if r.store != nil {
 		r.store.stop()

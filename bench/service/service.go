@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 )
 
 const contentType = "application/websocket-events"
@@ -20,9 +21,30 @@ const contentType = "application/websocket-events"
 type Service struct {
 	// Heard, if set, is called with each event of each request, in order, before it is answered.
 	Heard func(connection, kind string, content []byte)
+	// Delay is how long each answer takes, as those of a service that has work to do.
+	Delay time.Duration
 
 	mu    sync.Mutex
 	stats Stats
+}
+
+// Event is what WriteEvents writes of one event.
+type Event struct {
+	Connection string `json:"connection"`
+	Kind       string `json:"event"`
+	Content    []byte `json:"content,omitempty"` // base64
+}
+
+// WriteEvents has each event written to w, as a line of JSON, before its request is answered: when
+// the process is killed, w has all that it has answered.
+func (s *Service) WriteEvents(w io.Writer) {
+	var mu sync.Mutex
+	e := json.NewEncoder(w)
+	s.Heard = func(connection, kind string, content []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = e.Encode(Event{connection, kind, content}) // who does not read has no interest
+	}
 }
 
 // Stats is what the service has been asked, as GET /stats tells.
@@ -95,6 +117,12 @@ func (s *Service) answer(w http.ResponseWriter, r *http.Request, body []byte) er
 		}
 	}
 	s.count(opened, closed, messages)
+	if s.Delay > 0 {
+		select {
+		case <-time.After(s.Delay):
+		case <-r.Context().Done(): // the gateway has given up
+		}
+	}
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Sec-WebSocket-Extensions", "grip")

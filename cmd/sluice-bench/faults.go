@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"sluice/bench/faults"
@@ -37,11 +38,17 @@ func (c *faultsCmd) Run(ctx context.Context, s *streams) error {
 	case c.Throughput:
 		err = faults.Throughput(ctx, s.out, bin, c.Rate, c.Conns, c.Load, c.Replica)
 	default:
+		o := faults.Options{Fault: c.Fault, Runs: c.Runs, Load: c.Load, Bin: bin, Keep: c.Keep}
 		run := faults.Run
 		if c.Services {
 			run = faults.Services
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			o.Service = []string{self, "service"}
 		}
-		err = run(ctx, s.out, faults.Options{Fault: c.Fault, Runs: c.Runs, Load: c.Load, Bin: bin, Keep: c.Keep})
+		err = run(ctx, s.out, o)
 	}
 	if errors.Is(err, faults.ErrBroken) {
 		return errFailed

@@ -12,7 +12,9 @@ import (
 )
 
 type serviceCmd struct {
-	Listen string `default:"127.0.0.1:9000" help:"Address to listen on; port 0 is any."`
+	Listen string        `default:"127.0.0.1:9000" help:"Address to listen on; port 0 is any."`
+	Delay  time.Duration `help:"Each answer takes this long, as those of a service that has work to do."`
+	Events bool          `help:"Write each event that the service hears to standard output, as a line of JSON."`
 }
 
 // Run serves until ctx ends.
@@ -22,7 +24,11 @@ func (c *serviceCmd) Run(ctx context.Context, s *streams) error {
 		return fmt.Errorf("%w (choose another --listen)", err)
 	}
 	fmt.Fprintf(s.out, "listening on %s\n", ln.Addr())
-	server := &http.Server{Handler: new(service.Service), ReadHeaderTimeout: 5 * time.Second}
+	handler := &service.Service{Delay: c.Delay}
+	if c.Events {
+		handler.WriteEvents(s.out)
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
