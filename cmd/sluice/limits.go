@@ -73,20 +73,20 @@ func tuneGC() {
 // thread each time a loop runs out of events, and that one takes the loop over. With one loop on
 // two cores a message costs 18 µs so, and 25 µs without (20,000 a second).
 //
-// With more loops than cores, one thread for each core, as Go has it. With 26 loops that waited
-// without netpoll's second look, on two cores, a heartbeat cost 19.6 to 23.2 µs whether there were
-// two, four or 32 threads. Other numbers than two have not been measured with netpoll's own way of
-// waiting, and one thread not at all: see bench/README.md.
+// With more loops than cores, one thread for each core, as Go has it. With 53 loops on two cores
+// connects and drains are dearer with any other number of threads (bench/README.md).
 //
-// With Redis, one more than there are loops at least: a loop that waits in epoll_wait keeps its
+// With Redis, one more than there are loops, or cores: a loop that waits in epoll_wait keeps its
 // place for up to 10 ms, in which nobody else may read what Redis answers. At 10,000 messages a
-// second on two cores, half of the acknowledgements come within 0.4 ms so, and 15 ms without.
+// second on two cores, half of the acknowledgements come within 0.4 ms so, and 15 ms without. With
+// one for each of 53 loops, a connect costs three times the CPU, and acknowledgements take ten
+// times as long.
 func tuneProcs(loops int, store string) {
 	procs := runtime.GOMAXPROCS(0)
 	switch {
 	case os.Getenv("GOMAXPROCS") != "":
 	case store == "redis":
-		runtime.GOMAXPROCS(max(procs, loops+1))
+		runtime.GOMAXPROCS(max(procs, min(procs, loops)+1))
 	default:
 		runtime.GOMAXPROCS(min(procs, loops))
 	}

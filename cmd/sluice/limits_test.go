@@ -36,7 +36,7 @@ func TestTuneProcs(t *testing.T) {
 		loops int
 		store string
 		want  int
-	}{{4, "memory", 4}, {8, "memory", 4}, {1, "redis", 4}, {3, "redis", 4}, {4, "redis", 5}, {4, "memory", 4}, {3, "memory", 3}, {1, "memory", 1}} {
+	}{{4, "memory", 4}, {8, "memory", 4}, {1, "redis", 4}, {3, "redis", 4}, {4, "redis", 5}, {4, "memory", 4}, {8, "redis", 5}, {4, "memory", 4}, {3, "memory", 3}, {1, "memory", 1}} {
 		if tuneProcs(tc.loops, tc.store); runtime.GOMAXPROCS(0) != tc.want {
 			t.Errorf("%d loops, %s: got GOMAXPROCS %d, want %d", tc.loops, tc.store, runtime.GOMAXPROCS(0), tc.want)
 		}
