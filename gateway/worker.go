@@ -267,6 +267,11 @@ func (w *worker) heartbeat() []byte {
 	return w.beat
 }
 
+// tellFirst is how many goodbyes there are, while both are due, for each Close frame that is
+// answered to one: a client that has been told goes elsewhere, and need not wait for others to be
+// gone.
+const tellFirst = 8
+
 // drain gives every connection its turn to leave, spread over DrainSpread.
 func (w *worker) drain() {
 	if w.draining {
@@ -282,6 +287,7 @@ func (w *worker) drain() {
 		}
 	}
 	w.closeListeners()
+	w.loop.FavorTimers(tellFirst)
 	for i := len(w.conns) - 1; i >= 0; i-- { // backwards: refusing may remove the connection in hand
 		switch c := w.conns[i]; c.state {
 		case handshaking:

@@ -61,6 +61,7 @@ type Loop struct {
 	base    time.Duration // start on CLOCK_MONOTONIC, the timerfd's scale
 	tick    time.Duration
 	wheel   wheel
+	expires int // most timers that a round fires
 	timerfd timerFD
 	outbox  []func() // inbox's other half, swapped while it is run
 	later   []func()
@@ -100,7 +101,7 @@ func newLoop(cfg Config) (*Loop, error) {
 		cfg.Metrics = unexposed()
 	}
 	l := &Loop{
-		tick: cfg.Tick, readBuf: make([]byte, cfg.ReadBuffer),
+		tick: cfg.Tick, expires: expireBudget, readBuf: make([]byte, cfg.ReadBuffer),
 		metrics: cfg.Metrics, own: cfg.OwnTable, ended: make(chan struct{}),
 	}
 	l.wheel.init()
@@ -305,6 +306,10 @@ func (l *Loop) Later(fn func()) { l.later = append(l.later, fn) }
 // or before Run.
 func (l *Loop) OnRound(fn func()) { l.onRound = append(l.onRound, fn) }
 
+// FavorTimers lets a round fire n times as many timers before the sockets get their turn, for as
+// long as what timers do matters more than what peers say. 1 is as it was. Loop only.
+func (l *Loop) FavorTimers(n int) { l.expires = n * expireBudget }
+
 // Now is the monotonic time since the loop was made, as of the start of the round in hand. Loop
 // only.
 func (l *Loop) Now() time.Duration { return l.now }
@@ -329,7 +334,7 @@ func (l *Loop) round(handle func() (closed bool)) (closed bool) {
 		return true
 	}
 	l.deliver()
-	if l.wheel.advance(uint64(l.now/l.tick), expireBudget) {
+	if l.wheel.advance(uint64(l.now/l.tick), l.expires) {
 		_ = l.poll.Trigger() // more are due: after the sockets that are ready by then
 	}
 	for _, fn := range l.onRound {

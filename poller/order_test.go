@@ -26,13 +26,21 @@ func (d *due) Expire() {
 }
 
 func TestThousandsOfTimersInOneTickDoNotStarveSockets(t *testing.T) {
+	testTimersAndSockets(t, 1)
+}
+
+func TestFavorTimers(t *testing.T) { testTimersAndSockets(t, 3) }
+
+func testTimersAndSockets(t *testing.T, favor int) {
 	l := runLoop(t, Config{Tick: time.Millisecond})
+	budget := favor * expireBudget
 	c, theirs := registered(t, l)
 	defer unix.Close(theirs)
 	const timers = 10*expireBudget + 1
 	fired, most, before, whenRead, whenPosted := 0, 0, 0, -1, -1
 	all := make(chan struct{})
 	on(t, l, func() {
+		l.FavorTimers(favor)
 		c.onData = func() { whenRead = fired }
 		l.OnRound(func() {
 			most = max(most, fired-before)
@@ -55,14 +63,14 @@ func TestThousandsOfTimersInOneTickDoNotStarveSockets(t *testing.T) {
 	})
 	wait(t, all, "the last timer")
 	on(t, l, func() {
-		if whenRead != expireBudget {
-			t.Errorf("the socket had its turn after %d timers, want %d: with the next round", whenRead, expireBudget)
+		if whenRead != budget {
+			t.Errorf("the socket had its turn after %d timers, want %d: with the next round", whenRead, budget)
 		}
-		if whenPosted != expireBudget {
-			t.Errorf("the mailbox had its turn after %d timers, want %d: with the next round", whenPosted, expireBudget)
+		if whenPosted != budget {
+			t.Errorf("the mailbox had its turn after %d timers, want %d: with the next round", whenPosted, budget)
 		}
-		if most != expireBudget {
-			t.Errorf("up to %d timers fired in a round, want %d", most, expireBudget)
+		if most != budget {
+			t.Errorf("up to %d timers fired in a round, want %d", most, budget)
 		}
 		c.Close()
 	})
