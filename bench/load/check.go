@@ -89,6 +89,9 @@ func (c *Conn) confirm(total uint64, resumed bool) {
 func (c *Conn) bye(total uint64) {
 	w := c.w
 	w.n.Byes++
+	if w.phase == phaseAwait {
+		w.h.bye.record(w.now() - w.entered)
+	}
 	if w.spec.NoVerify || w.spec.Scenario == Echo || w.sawEcho {
 		return
 	}

@@ -14,6 +14,7 @@ func (r *run) finish() *Result {
 	l := r.crew.latencies
 	res.Connect, res.Handshake = l.connect.summary(), l.handshake.summary()
 	res.Message, res.Heartbeat, res.Lag = l.message.summary(), l.heartbeat.summary(), l.lag.summary()
+	res.Bye = l.bye.summary()
 	r.toolUsage()
 	if res.Server != nil {
 		res.Server.derive(res)

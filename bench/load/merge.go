@@ -89,7 +89,7 @@ func (m *Result) take(r *Result, host string) (err error) {
 	m.Counters.add(&r.Counters)
 	for _, l := range []struct{ to, from *Latency }{
 		{&m.Connect, &r.Connect}, {&m.Handshake, &r.Handshake}, {&m.Message, &r.Message},
-		{&m.Heartbeat, &r.Heartbeat}, {&m.Lag, &r.Lag},
+		{&m.Heartbeat, &r.Heartbeat}, {&m.Bye, &r.Bye}, {&m.Lag, &r.Lag},
 	} {
 		if *l.to, err = l.to.Add(*l.from); err != nil {
 			return err

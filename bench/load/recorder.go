@@ -8,7 +8,7 @@ import (
 // latencies are the histograms of a run. All workers share them: a worker gathers values in a small
 // batch and hands it on when that is full, so the lock is taken once for many values.
 type latencies struct {
-	connect, handshake, message, heartbeat, lag shared
+	connect, handshake, message, heartbeat, bye, lag shared
 }
 
 // shared is a histogram of the whole run, and of what came since the last point of the timeline.
@@ -78,15 +78,15 @@ func (r *recorder) flush() {
 }
 
 // recorders are a worker's ways to all histograms.
-type recorders struct{ connect, handshake, message, heartbeat, lag recorder }
+type recorders struct{ connect, handshake, message, heartbeat, bye, lag recorder }
 
 func newRecorders(l *latencies) recorders {
 	return recorders{newRecorder(&l.connect), newRecorder(&l.handshake), newRecorder(&l.message),
-		newRecorder(&l.heartbeat), newRecorder(&l.lag)}
+		newRecorder(&l.heartbeat), newRecorder(&l.bye), newRecorder(&l.lag)}
 }
 
 func (r *recorders) flush() {
-	for _, one := range []*recorder{&r.connect, &r.handshake, &r.message, &r.heartbeat, &r.lag} {
+	for _, one := range []*recorder{&r.connect, &r.handshake, &r.message, &r.heartbeat, &r.bye, &r.lag} {
 		one.flush()
 	}
 }

@@ -36,6 +36,7 @@ type Result struct {
 	Handshake Latency `json:"handshake"` // connected (TLS done) to 101
 	Message   Latency `json:"message"`   // intended send (Rate) or send (Window) to reply
 	Heartbeat Latency `json:"heartbeat"` // |gap between two heartbeats − expected interval|
+	Bye       Latency `json:"bye"`       // AwaitClose: from the end of the traffic to {"bye":true}
 	Lag       Latency `json:"lag"`       // intended send to send: how late the tool itself was
 
 	// RecoverySeconds is, for each storm, from all dropped to all open again.

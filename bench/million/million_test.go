@@ -42,7 +42,7 @@ func TestSomeHundreds(t *testing.T) {
 	}
 	n := r.Load.Counters
 	if n.Ramped != 300 || r.Counted != 300 || n.Byes != 300 || n.Closes["1001"] != 300 ||
-		n.Replies != 300 || n.Beats < 300 || r.ExitSeconds <= 0 {
+		n.Replies != 300 || n.Beats < 300 || r.Load.Bye.Count != 300 || r.ExitSeconds <= 0 {
 		t.Errorf("the gateway counted %d, exit after %.3f s, %+v", r.Counted, r.ExitSeconds, n)
 	}
 	for _, p := range r.Load.Phases {

@@ -82,6 +82,8 @@ func millionFigures(r *million.Report) (rows [][2]string) {
 	if r.ExitSeconds > 0 {
 		add("drain", "%s told bye, %s closed with 1001, over %s; the gateway ended after %s", units.Number(n.Byes),
 			units.Number(n.Closes["1001"]), units.Seconds(l.DrainSeconds), units.Seconds(r.ExitSeconds))
+		add("  told bye after", "p50 %s, p99 %s, max %s", units.Micros(float64(l.Bye.P50US)),
+			units.Micros(float64(l.Bye.P99US)), units.Micros(float64(l.Bye.MaxUS)))
 	}
 	return rows
 }

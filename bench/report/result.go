@@ -106,7 +106,7 @@ type namedLatency struct {
 func named(r *load.Result) (all []namedLatency) {
 	for _, l := range []namedLatency{
 		{"message", r.Message}, {"handshake", r.Handshake}, {"connect", r.Connect},
-		{"heartbeat jitter", r.Heartbeat}, {"sent late by", r.Lag},
+		{"heartbeat jitter", r.Heartbeat}, {"told bye", r.Bye}, {"sent late by", r.Lag},
 	} {
 		if l.Count > 0 {
 			all = append(all, l)

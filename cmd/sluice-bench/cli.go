@@ -24,6 +24,7 @@ type cli struct {
 	Capacity capacityCmd `cmd:"" help:"Raise connections in steps until something gives, and say what gave."`
 	Merge    mergeCmd    `cmd:"" help:"Make one report of results from several machines that ran at one time (--start-at)."`
 	Million  millionCmd  `cmd:"" help:"Start a gateway, hold a million connections (or --conns), check every heartbeat and count, drain."`
+	IdleCost idleCostCmd `cmd:"" help:"Hold ever more connections, and show in one table and one picture what grows."`
 	Baseline baselineCmd `cmd:"" help:"Serve the same service with one goroutine per connection, to compare with."`
 	Service  serviceCmd  `cmd:"" help:"Serve plain HTTP for sluice serve --app backend: echo what clients say, subscribe them to ?topic=."`
 	Compare  compareCmd  `cmd:"" help:"Measure sluice and all baselines under the same load."`
