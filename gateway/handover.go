@@ -321,6 +321,9 @@ func (c *Conn) forget(counts connFlags) {
 	}
 	c.requestComplete()
 	c.flags &^= accepted | handled
+	if c.state == opening {
+		w.openingEnds(false)
+	}
 	c.state = closed // not by setState: there is no deadline, and no interest of the loop's
 	w.loop.Disarm(&c.timer)
 	c.fd.Release()

@@ -109,7 +109,7 @@ func (w *worker) listenToo() {
 func (w *worker) acceptAgain(accepts bool) {
 	w.accepts = accepts
 	for _, a := range w.acceptors {
-		if accepts && len(w.overflow.sockets) < overflowMost {
+		if accepts && len(w.overflow.sockets) < overflowMost && !w.openings.held {
 			a.Unhold()
 		} else {
 			a.Hold()

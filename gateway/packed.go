@@ -282,8 +282,9 @@ func (c *Conn) unpack(state []byte) (handler []byte, err error) {
 	return handler, u.err
 }
 
+// stateOf is a state that travels, or closed: a request that the Handler has is asked again.
 func stateOf(n int) state {
-	if n < 0 || n >= int(states) {
+	if n < 0 || n >= int(states) || state(n) == opening {
 		return closed
 	}
 	return state(n)

@@ -39,6 +39,14 @@ func (s state) in(set stateSet) bool { return set>>s&1 != 0 }
 // setState is the only place where the state changes. It sets the time by which the new state must
 // end, lets go of input that nobody will read, and tells the loop what the connection waits for.
 func (c *Conn) setState(s state) {
+	if c.state != s {
+		switch opening {
+		case s:
+			c.w.openingBegins()
+		case c.state:
+			c.w.openingEnds(s == open)
+		}
+	}
 	c.state = s
 	now, cfg := c.w.loop.Now(), c.w.cfg
 	c.deadline = 0

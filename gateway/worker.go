@@ -36,6 +36,7 @@ type worker struct {
 	tlsAcceptors []*poller.Acceptor // which are among the acceptors too
 	accepts      bool               // unless too many sockets wait to be passed on
 	overflow     overflow
+	openings     openings
 	held         atomic.Int64 // connections, and sockets on their way here; any goroutine
 	conns        []*Conn
 	random       *rand.Rand

@@ -2,16 +2,23 @@
 # Replaces a gateway ROUNDS times under load, by `sluice upgrade`, and prints what the clients saw:
 # each count is checked, nobody may be closed, and the greatest latency bounds the longest pause.
 #   CONNS=100000 RATE=10000 ROUNDS=10 TLS=1 REDIS=redis://… scripts/prove-takeover.sh
-# With TLS a certificate is made for it. Without REDIS sessions are in memory.
+# With TLS a certificate is made for it. Without REDIS sessions are in memory. LOAD=topics publishes
+# RATE times a second to 100 topics, to which the clients are dealt; LOAD=service has a service
+# behind the gateway echo what clients say, 50 ms after it was asked; LOAD=slow has a tenth of the
+# clients stop reading for good.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 : "${CONNS:=20000}" "${RATE:=10000}" "${ROUNDS:=10}" "${TLS:=}" "${REDIS:=}" "${PAUSE:=4}" "${RAMP:=auto}"
+: "${LOAD:=count}"
 
 dir=$(mktemp -d)
-load=
+load='' service=''
+least=$CONNS # connections that must be there after a takeover
+[ "$LOAD" != slow ] || least=$((CONNS * 9 / 10)) # the others are cut off in time
 newest() { sed -n 's/.*"msg":"start".*"pid":\([0-9]*\).*/\1/p' "$dir/log" 2>/dev/null | tail -1; }
 finish() {
 	[ -z "$load" ] || kill "$load" 2>/dev/null || true
+	[ -z "$service" ] || kill "$service" 2>/dev/null || true
 	pid=$(newest)
 	[ -z "$pid" ] || kill "$pid" 2>/dev/null || true
 	wait
@@ -30,12 +37,29 @@ if [ -n "$TLS" ]; then
 	url=wss://127.0.0.1:18443/ws/chat/ client=(--insecure)
 fi
 [ -z "$REDIS" ] || args+=(--session-store redis --redis-url "$REDIS")
+case $LOAD in
+count | slow) client+=(-s "$LOAD") ;;
+topics | service)
+	delay=50ms
+	client+=(-s echo)
+	if [ "$LOAD" = topics ]; then
+		delay=0s client=("${client[@]/echo/fanout}" --topics 100 --publish http://127.0.0.1:18003/publish)
+	fi
+	args+=(--app backend --backend-url http://127.0.0.1:18002/ws/ --control 127.0.0.1:18003 --control-rate 0)
+	"$bench" service --listen 127.0.0.1:18002 --delay "$delay" >/dev/null &
+	service=$!
+	;;
+*)
+	echo "prove-takeover: LOAD is count, slow, topics or service, not $LOAD" >&2
+	exit 2
+	;;
+esac
 
 metric() { curl -s http://127.0.0.1:18001/metrics | awk -v name="$1" '$1 == name { print $2 }'; }
 value() { metric "$1" | awk '{ printf "%d", $1 }'; }
 serving() { # waits until the process of the admin address has all connections
 	for _ in $(seq 600); do
-		[ "$(value sluice_connections)" = "$CONNS" ] && return
+		[ "$(value sluice_connections)" -ge "$least" ] && return
 		sleep 0.1
 	done
 	echo "prove-takeover: $(value sluice_connections) of $CONNS connections" >&2

@@ -20,6 +20,10 @@ type capacity struct {
 // descriptors take. files may be open in one table, of which others beside the clients take
 // reserved in that of the process. split says whether so many loops can have a table each. The
 // error says what to change.
+//
+// Without --max-conns it is what one table holds, not what one for each loop would: loops with
+// tables of their own keep their threads, and a message costs 1.1 to 1.5 times the CPU (README.md
+// of bench). Who needs the room says so.
 func fit(cfg *config, cores int, files, reserved uint64, split func(loops int) error) (capacity, error) {
 	files = min(files, 1<<30) // unlimited must not overflow; no process holds a billion connections
 	least, most := int(cfg.Loops), int(cfg.Loops)
