@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -122,6 +123,7 @@ func (s *Server) openLoops(app App, listen, listenTLS bool) error {
 	}
 	cfg := poller.Config{
 		Tick: tick(s.cfg.Heartbeat), Metrics: s.metrics.loops, OwnTable: s.cfg.OwnTables,
+		Yields: s.cfg.Loops > runtime.GOMAXPROCS(0),
 	}
 	at, atTLS := s.cfg.Listen, s.cfg.TLSListen
 	for range s.cfg.Loops {

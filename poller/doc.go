@@ -14,6 +14,7 @@ From the kernel upwards, one file each:
 	fd.go        FD, one registered descriptor: what it waits for, and its end
 	wheel.go     timers by tick, without a clock; timer.go ties the wheel to a timerfd
 	loop.go      a round: events, mailbox, timers, end of round; then what had to wait is settled
+	yield.go     many loops on few processors
 	table.go     a descriptor table for one loop; parcel.go descriptors from one table to another
 	listener.go  listening and accepting; dial.go connecting
 	buffers.go   pooled memory for input and output that is incomplete

@@ -27,6 +27,10 @@ type Config struct {
 	// comment.
 	OwnTable bool
 
+	// Yields is for more loops than GOMAXPROCS: a loop that waits gives its place to the others at
+	// once. It takes one descriptor more, and some CPU where there are as many places as loops.
+	Yields bool
+
 	// Metrics is where the loop counts. Loops may share one. Default: nobody reads what it counts.
 	Metrics *Metrics
 }
@@ -63,6 +67,7 @@ type Loop struct {
 	wheel   wheel
 	expires int // most timers that a round fires
 	timerfd timerFD
+	yielder yielder
 	outbox  []func() // inbox's other half, swapped while it is run
 	later   []func()
 	spare   []func() // later's other half
@@ -123,7 +128,14 @@ func newLoop(cfg Config) (*Loop, error) {
 	if err == nil && l.own {
 		err = l.wake.open(l)
 	}
+	if err == nil && cfg.Yields {
+		err = l.yielder.open(poll)
+	}
 	if err != nil {
+		if l.timerfd.op != nil {
+			l.timerfd.Close()
+			l.settle()
+		}
 		_ = poll.Close() // takes effect in Wait, which then closes the poll's descriptors
 		_ = poll.Wait()
 		return nil, fmt.Errorf("open loop: %w", err)
@@ -162,6 +174,7 @@ func (l *Loop) Run() error {
 	l.settle()
 	l.lingerers.leave()
 	l.timerfd.Close()
+	l.yielder.close()
 	if l.own {
 		l.wake.Close()
 	}
@@ -344,6 +357,7 @@ func (l *Loop) round(handle func() (closed bool)) (closed bool) {
 	l.settle()
 	l.timerfd.arm(l)
 	l.busy.Add(int64(time.Since(l.start) - l.now))
+	l.yielder.wait()
 	return false
 }
 

@@ -37,6 +37,7 @@ const patience = time.Minute
 // runLoop starts a loop and ends it with the test.
 func runLoop(t testing.TB, cfg Config) *Loop {
 	t.Helper()
+	cfg.Yields = yields
 	l, err := NewLoop(cfg)
 	if err != nil {
 		t.Fatal(err)

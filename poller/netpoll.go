@@ -66,15 +66,27 @@ func hookRounds(p netpoll.Poll, around func(handle func() (closed bool)) (closed
 	return nil
 }
 
+// epollFD is netpoll's epoll descriptor.
+func epollFD(p netpoll.Poll) (int, error) {
+	fd := reflect.ValueOf(p).Elem().FieldByName("fd")
+	if !fd.IsValid() || !fd.CanInt() {
+		return 0, fmt.Errorf("hook netpoll: %T has no fd: this netpoll version is not the pinned one", p)
+	}
+	return int(fd.Int()), nil
+}
+
 // closeOnExec marks netpoll's own two descriptors, which it opens without CLOEXEC: a child process
 // would otherwise hold the parent's reactor open.
 func closeOnExec(p netpoll.Poll) error {
-	v := reflect.ValueOf(p).Elem()
-	epfd, wop := v.FieldByName("fd"), v.FieldByName("wop")
-	if !epfd.IsValid() || !epfd.CanInt() || !wop.IsValid() || wop.Kind() != reflect.Pointer {
-		return fmt.Errorf("hook netpoll: %s has no fd and wop: this netpoll version is not the pinned one", v.Type())
+	epfd, err := epollFD(p)
+	if err != nil {
+		return err
 	}
-	unix.CloseOnExec(int(epfd.Int()))
+	wop := reflect.ValueOf(p).Elem().FieldByName("wop")
+	if !wop.IsValid() || wop.Kind() != reflect.Pointer {
+		return fmt.Errorf("hook netpoll: %T has no wop: this netpoll version is not the pinned one", p)
+	}
+	unix.CloseOnExec(epfd)
 	unix.CloseOnExec(int(wop.Elem().FieldByName("FD").Int()))
 	return nil
 }
