@@ -64,9 +64,9 @@
 //   - What the gateway itself runs out of, it runs out of before 101, and answers with 503. The
 //     close codes 1011 and 1013 are for Handlers: package count uses them when the store refuses a
 //     session that is connected already.
-//   - When more requests wait for the Handler than it answers in a second, nothing is accepted for a
-//     moment: clients wait in the kernel's queue. They would be refused later otherwise, and come
-//     back: with Redis and 200,000 clients that returned at once, nobody got in any more.
+//   - When more requests wait for the Handler than it answers in a second, nothing is accepted for
+//     a moment: clients wait in the kernel's queue. They would be refused later otherwise, and come
+//     back: with Redis and 200,000 clients that returned at once, hardly anybody got in any more.
 //   - /healthz and /readyz are answered over HTTP/1.0 too, without Host: some load balancers ask
 //     that way.
 //   - Connection may be a list and come on several lines; Upgrade must be "websocket" and nothing
