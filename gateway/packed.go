@@ -188,7 +188,9 @@ func unpack[T any](u *unpacker, read func([]byte) (T, []byte, error)) (v T) {
 func (u *unpacker) int() int       { return unpack(u, msgp.ReadIntBytes) }
 func (u *unpacker) bool() bool     { return unpack(u, msgp.ReadBoolBytes) }
 func (u *unpacker) string() string { return unpack(u, msgp.ReadStringBytes) }
-func (u *unpacker) bytes() []byte  { return unpack(u, msgp.ReadBytesZC) }
+
+// bytes share the state's memory, but not what lies behind them: who appends gets other memory.
+func (u *unpacker) bytes() []byte { return slices.Clip(unpack(u, msgp.ReadBytesZC)) }
 
 // duration is at least least, and bounded as the Config's are.
 func (u *unpacker) duration(least time.Duration) time.Duration {

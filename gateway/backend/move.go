@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -123,6 +124,8 @@ func (l *loop) Unpack(c *gateway.Conn, state []byte) error {
 	s.conn, c.Data = c, s
 	if len(s.pending) > 0 {
 		s.pending = append(l.buffer(), s.pending...)
+	} else {
+		s.pending = nil // not an empty part of state, which is cleared and used again
 	}
 	buffered.Add(int64(len(s.pending)))
 	l.sessions[s.id] = s
@@ -231,7 +234,9 @@ func read[T any](r *reader, f func(b []byte) (T, []byte, error)) (v T) {
 func (r *reader) int() int       { return read(r, msgp.ReadIntBytes) }
 func (r *reader) bool() bool     { return read(r, msgp.ReadBoolBytes) }
 func (r *reader) string() string { return read(r, msgp.ReadStringBytes) }
-func (r *reader) bytes() []byte  { return read(r, msgp.ReadBytesZC) }
+
+// bytes share the reader's memory, but not what lies behind them: who appends gets other memory.
+func (r *reader) bytes() []byte { return slices.Clip(read(r, msgp.ReadBytesZC)) }
 
 func (r *reader) nil() bool {
 	if r.err != nil || !msgp.IsNil(r.b) {

@@ -61,6 +61,28 @@ func TestSessionsTravelWhole(t *testing.T) {
 	}
 }
 
+// What comes after the move must not be written into the state: those of other connections lie
+// behind it, and it is cleared.
+func TestNothingIsAppendedToTheState(t *testing.T) {
+	now := time.Now()
+	for name, edit := range map[string]func(s *session){
+		"idle":    func(s *session) { s.pending, s.replay, s.offered = nil, 0, 0 },
+		"waiting": func(*session) {},
+	} {
+		b := append(packed(now, edit), "others"...)
+		before := bytes.Clone(b)
+		r := reader{b: b}
+		s, _, _ := r.session(now)
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		s.pending = appendEvent(s.pending, eventText, []byte("a message that comes later"))
+		if !bytes.Equal(b, before) {
+			t.Errorf("%s: the state became %x, was %x", name, b, before)
+		}
+	}
+}
+
 func keepAlive(op ws.OpCode, content []byte) func(s *session) {
 	return func(s *session) { s.timers.keepAlive.op, s.timers.keepAlive.content = op, content }
 }
