@@ -8,8 +8,10 @@
 # clients stop reading for good.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
-: "${CONNS:=20000}" "${RATE:=10000}" "${ROUNDS:=10}" "${TLS:=}" "${REDIS:=}" "${PAUSE:=4}" "${RAMP:=auto}"
+: "${CONNS:=20000}" "${RATE:=10000}" "${ROUNDS:=10}" "${TLS:=}" "${REDIS:=}" "${PAUSE:=4}"
 : "${LOAD:=count}"
+[ "$LOAD" = service ] && : "${RAMP:=1000}" # its answer to an OPEN is part of a handshake
+: "${RAMP:=auto}"
 
 dir=$(mktemp -d)
 load='' service=''

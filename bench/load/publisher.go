@@ -83,8 +83,26 @@ func (p *publisher) lane(ctx context.Context, lane, lanes int) {
 	}
 }
 
-// publish makes one publication and returns why it failed.
+// publish makes one publication and returns why it failed. 503 says that it was not taken, as by a
+// server that is being replaced: it is tried again, Spec.Retries times.
 func (p *publisher) publish(ctx context.Context, topic string, body []byte) (why string) {
+	const first = 50 * time.Millisecond // doubled each time
+	for i := 0; ; i++ {
+		why = p.attempt(ctx, topic, body)
+		if why != unavailable || i >= p.spec.Retries {
+			return why
+		}
+		select {
+		case <-ctx.Done():
+			return why
+		case <-time.After(first << min(i, 5)):
+		}
+	}
+}
+
+var unavailable = "http " + strconv.Itoa(http.StatusServiceUnavailable)
+
+func (p *publisher) attempt(ctx context.Context, topic string, body []byte) (why string) {
 	u := p.spec.Publish + "?topic=" + url.QueryEscape(topic)
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, u, bytes.NewReader(body))
 	if err != nil {
