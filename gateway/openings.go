@@ -18,8 +18,8 @@ const (
 type openings struct {
 	waiting  int
 	most     int           // while more than these wait, nothing is accepted
-	accepted int           // since then
-	since    time.Duration // the last measurement
+	since    time.Duration // when most was last measured
+	accepted int           // after that
 	held     bool
 }
 
@@ -34,7 +34,7 @@ func (w *worker) openingBegins() {
 		return
 	}
 	w.measureOpenings()
-	if o.waiting > max(o.most, w.leastOpenings()) {
+	if o.waiting > o.most {
 		o.held = true
 		w.acceptAgain(w.accepts)
 	}
@@ -48,7 +48,7 @@ func (w *worker) openingEnds(accepted bool) {
 		o.accepted++
 	}
 	w.measureOpenings()
-	if o.held && o.waiting <= max(o.most, w.leastOpenings())/2 {
+	if o.held && o.waiting <= o.most/2 {
 		o.held = false
 		w.acceptAgain(w.accepts)
 	}
@@ -58,7 +58,7 @@ func (w *worker) openingEnds(accepted bool) {
 func (w *worker) measureOpenings() {
 	o := &w.openings
 	if took := w.loop.Now() - o.since; took >= openingsEvery {
-		o.most = int(int64(o.accepted) * int64(openingsFor) / int64(took))
+		o.most = max(int(int64(o.accepted)*int64(openingsFor)/int64(took)), w.leastOpenings())
 		o.since, o.accepted = w.loop.Now(), 0
 	}
 }

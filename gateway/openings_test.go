@@ -37,22 +37,29 @@ func (a *storming) accept(c *Conn) {
 	c.Accept("")
 }
 
-// More requests than the Handler will answer in time wait in the kernel's queue, not with the
-// Handler; and all of them are answered when it answers.
-func TestStormWaitsOutside(t *testing.T) {
-	const clients, inRound = openingsLeast + 2000, 1024 // those that the loop has accepted by then come on top
+// storm has so many clients ask at once, and waits until the Handler has all that it is to have.
+func storm(t *testing.T, s *Server, app *storming, clients int) []*wire {
+	t.Helper()
 	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < 2*clients+1000 {
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < uint64(2*clients+1000) {
 		t.Skipf("a limit of %d open files: %v", limit.Cur, err)
 	}
-	app := &storming{}
-	s := serve(t, Config{Loops: 1, HandshakeTimeout: testPatience}, app)
 	all := make([]*wire, clients)
 	for i := range all {
 		all[i] = dial(t, s)
 		io.WriteString(all[i], upgradeRequest("/ws"))
 	}
 	gatewaytest.Await(t, "requests", func() bool { return app.waiting.Load() >= openingsLeast })
+	return all
+}
+
+// More requests than the Handler will answer in time wait in the kernel's queue, not with the
+// Handler; and all of them are answered when it answers.
+func TestStormWaitsOutside(t *testing.T) {
+	const inRound = 1024 // those that the loop has accepted by then come on top
+	app := &storming{}
+	s := serve(t, Config{Loops: 1, HandshakeTimeout: testPatience}, app)
+	all := storm(t, s, app, openingsLeast+2000)
 	for range 20 {
 		time.Sleep(10 * time.Millisecond)
 		if n := app.waiting.Load(); n > openingsLeast+inRound {
@@ -76,19 +83,9 @@ func TestStormWaitsOutside(t *testing.T) {
 // A storm of clients that have given up, and a Handler that never answers them, keep others waiting
 // for HandshakeTimeout and no longer.
 func TestStormThatGivesUp(t *testing.T) {
-	const clients = openingsLeast + 500
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < 2*clients+1000 {
-		t.Skipf("a limit of %d open files: %v", limit.Cur, err)
-	}
 	app := &storming{}
 	s := serve(t, Config{Loops: 1, HandshakeTimeout: time.Second}, app)
-	all := make([]*wire, clients)
-	for i := range all {
-		all[i] = dial(t, s)
-		io.WriteString(all[i], upgradeRequest("/ws"))
-	}
-	gatewaytest.Await(t, "requests", func() bool { return app.waiting.Load() >= openingsLeast })
+	all := storm(t, s, app, openingsLeast+500)
 	for _, c := range all {
 		c.Close()
 	}

@@ -93,6 +93,7 @@ func newWorker(s *Server, loop *poller.Loop, app App) *worker {
 	w.messageRate = client.PerSecond(rate, rate)
 	w.handler = app.ForLoop(loop.Post)
 	w.share = max(s.cfg.MaxBuffered/s.cfg.Loops, 4*max(s.cfg.MaxMessage, s.cfg.MaxQueue))
+	w.openings.most = w.leastOpenings()
 	w.tlsKeys.init(loop, s.cfg.Loops)
 	loop.OnRound(w.shed)
 	loop.OnRound(w.carry)

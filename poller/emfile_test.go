@@ -314,12 +314,18 @@ func TestNewLoopGivesBackWhatItGotWhenDescriptorsRunOut(t *testing.T) {
 		return
 	}
 	setFileLimit(t, 64)
+	t.Run("waiting in epoll_wait", func(t *testing.T) { testNewLoopGivesBack(t, Config{}, 3) })
+	t.Run("yielding", func(t *testing.T) { testNewLoopGivesBack(t, Config{Yields: true}, 4) })
+}
+
+// testNewLoopGivesBack opens loops with ever more descriptors left, of which a loop takes so many.
+func testNewLoopGivesBack(t *testing.T, cfg Config, takes int) {
 	for left := range 6 {
 		fillers := fill()
 		closeAll(fillers[:left])
 		for range 3 { // what leaks at the first attempt is missing at the next
-			l, err := NewLoop(Config{})
-			if want := left >= 3; (err == nil) != want {
+			l, err := NewLoop(cfg)
+			if want := left >= takes; (err == nil) != want {
 				t.Fatalf("%d descriptors left: got %v, want success %v", left, err, want)
 			}
 			if err != nil {

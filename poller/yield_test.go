@@ -40,33 +40,3 @@ func TestALoopThatYieldedIsGone(t *testing.T) {
 		t.Errorf("%d descriptors are open, %d were before", after, before)
 	}
 }
-
-// Without a descriptor for it, a loop that is to yield does not open, and says why.
-func TestNoDescriptorToYield(t *testing.T) {
-	if !alone(t) {
-		return
-	}
-	setFileLimit(t, 64)
-	for left := range 6 {
-		fillers := fill()
-		closeAll(fillers[:left])
-		for range 3 { // what leaks at the first attempt is missing at the next
-			l, err := NewLoop(Config{Yields: true})
-			if want := left >= 4; (err == nil) != want {
-				t.Fatalf("%d descriptors left: got %v, want success %v", left, err, want)
-			}
-			if err == nil {
-				l.Close()
-				if err := l.Run(); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-		if got := fill(); len(got) != left {
-			t.Errorf("%d descriptors left of %d after three attempts", len(got), left)
-		} else {
-			closeAll(got)
-		}
-		closeAll(fillers[left:])
-	}
-}
