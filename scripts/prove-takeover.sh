@@ -5,7 +5,8 @@
 # With TLS a certificate is made for it. Without REDIS sessions are in memory. LOAD=topics publishes
 # RATE times a second to 100 topics, to which the clients are dealt; LOAD=service has a service
 # behind the gateway echo what clients say, 50 ms after it was asked; LOAD=slow has a tenth of the
-# clients stop reading for good.
+# clients stop reading for good; LOAD=fragments sends each message as two, a second apart, so that
+# RATE clients are in the middle of one when they are handed over.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 : "${CONNS:=20000}" "${RATE:=10000}" "${ROUNDS:=10}" "${TLS:=}" "${REDIS:=}" "${PAUSE:=4}"
@@ -41,6 +42,7 @@ fi
 [ -z "$REDIS" ] || args+=(--session-store redis --redis-url "$REDIS")
 case $LOAD in
 count | slow) client+=(-s "$LOAD") ;;
+fragments) client+=(-s count --fragment-pause 1s) ;;
 topics | service)
 	delay=50ms
 	client+=(-s echo)
@@ -52,7 +54,7 @@ topics | service)
 	service=$!
 	;;
 *)
-	echo "prove-takeover: LOAD is count, slow, topics or service, not $LOAD" >&2
+	echo "prove-takeover: LOAD is count, slow, fragments, topics or service, not $LOAD" >&2
 	exit 2
 	;;
 esac

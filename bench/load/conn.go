@@ -67,6 +67,7 @@ type extra struct {
 	carry []byte // input that ended within a frame
 	whole []byte // fragments of a message so far
 	out   []byte // output that the socket did not take
+	rest  []byte // of a message that was begun: see Spec.FragmentPause
 	tls   *secure
 	op    ws.OpCode // of whole
 }
@@ -235,7 +236,7 @@ func (c *Conn) need() *extra {
 }
 
 func (c *Conn) tidy() {
-	if x := c.x; x != nil && x.carry == nil && x.whole == nil && len(x.out) == 0 && x.tls == nil {
+	if x := c.x; x != nil && x.carry == nil && x.whole == nil && len(x.out) == 0 && x.rest == nil && x.tls == nil {
 		c.x = nil
 	}
 }

@@ -36,6 +36,10 @@ func TestHonestServer(t *testing.T) {
 		{"churn", Spec{Scenario: Churn, Window: 5}, &server{}},
 		{"storm", Spec{Scenario: Storm, Storms: 2}, &server{}},
 		{"storm without welcome", Spec{Scenario: Storm, Storms: 2}, &server{noWelcome: true}},
+		{"count in fragments", Spec{Scenario: Count, Rate: 500, FragmentPause: 20 * time.Millisecond}, &server{}},
+		{"echo in fragments", Spec{Scenario: Echo, FragmentPause: time.Millisecond}, &server{onMessage: echo}},
+		{"echo of a byte in fragments", Spec{Scenario: Echo, Payload: 1, FragmentPause: time.Millisecond}, &server{onMessage: echo}},
+		{"resume in fragments", Spec{Scenario: Resume, Window: 5, FragmentPause: time.Millisecond}, &server{}},
 		{"slow", Spec{Scenario: Slow}, &server{}},
 		{"slow echo", Spec{Scenario: Slow, Payload: 2000}, &server{onMessage: echo}},
 	} {
@@ -49,6 +53,9 @@ func TestHonestServer(t *testing.T) {
 			want(t, "answered", n.Replies, n.Sent)
 			want(t, "latencies", r.Message.Count, n.Replies)
 			want(t, "handshakes timed", r.Handshake.Count, n.Opened)
+			if tc.spec.FragmentPause > 0 {
+				want(t, "begun", tc.server.begun.Load(), n.Sent)
+			}
 			switch tc.spec.Scenario {
 			case Count, Echo, Slow:
 				if n.Replies == 0 {

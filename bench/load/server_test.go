@@ -55,6 +55,7 @@ type server struct {
 
 	ln       net.Listener
 	attempts atomic.Int64
+	begun    atomic.Int64 // messages whose first frame was not their last
 	wg       sync.WaitGroup
 	mu       sync.Mutex
 	totals   map[string]uint64
@@ -168,6 +169,7 @@ func (s *server) serve(c net.Conn) {
 }
 
 func (p *peer) read() {
+	var begun []byte // of a message in fragments
 	for n := 1; ; {
 		f, err := ws.ReadFrame(p.Conn)
 		if err != nil {
@@ -183,7 +185,17 @@ func (p *peer) read() {
 			p.text(fmt.Sprintf(`{"bye":true,"total":%d}`, p.total(0)))
 			p.frame(ws.NewCloseFrame(f.Payload))
 			return
-		case ws.OpText, ws.OpBinary:
+		case ws.OpText, ws.OpBinary, ws.OpContinuation:
+			if (f.Header.OpCode == ws.OpContinuation) != (begun != nil) {
+				p.close(1002)
+				return
+			}
+			if !f.Header.Fin {
+				p.s.begun.Add(1)
+				begun = append(make([]byte, 0, 1), f.Payload...)
+				continue
+			}
+			f.Payload, begun = append(begun, f.Payload...), nil
 			if p.s.onMessage != nil {
 				p.s.onMessage(p, n, f.Payload)
 			} else {

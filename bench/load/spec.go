@@ -69,6 +69,9 @@ type Spec struct {
 	Payload  int           `json:"payload"`     // bytes of a message; default 32; -1 for none; at most 1 MiB
 	Think    time.Duration `json:"think_ns"`    // closed loop: pause between a reply and the next message
 	Messages int           `json:"messages"`    // resume: messages counted per visit; default 5
+	// FragmentPause has each message sent as two fragments, the second so much after the first. Its
+	// latency counts from when the second is due. 0: in one frame.
+	FragmentPause time.Duration `json:"fragment_pause_ns,omitempty"`
 
 	// Message is Custom's message: {{id}} becomes the client's number, {{seq}} the message's number
 	// on its connection, both from 1. Without it the message is Payload bytes.
@@ -222,6 +225,8 @@ func (s *Spec) check() error {
 	case s.Duration < 0 || s.Think < 0 || s.Timeout < 0 || s.Settle < 0 ||
 		s.HeartbeatEvery < 0 || s.RampLatency < 0 || s.Hold < 0 || s.AwaitClose < 0:
 		return errors.New("durations must not be negative")
+	case s.FragmentPause < 0 || s.FragmentPause >= s.Timeout:
+		return fmt.Errorf("fragment pause %v: must be less than the timeout, %v", s.FragmentPause, s.Timeout)
 	case s.Payload < -1 || s.Payload > maxPayload || len(s.Message) > maxPayload/2:
 		return fmt.Errorf("payload %d, message of %d bytes: must be up to %d and %d bytes "+
 			"(payload -1 for empty messages)", s.Payload, len(s.Message), maxPayload, maxPayload/2)

@@ -44,6 +44,7 @@ func TestSpecIsChecked(t *testing.T) {
 		"window":          func(s *Spec) { s.Window = -1 },
 		"duration":        func(s *Spec) { s.Duration = -1 },
 		"payload":         func(s *Spec) { s.Payload = maxPayload + 1 },
+		"fragment pause":  func(s *Spec) { s.FragmentPause = time.Minute },
 		"payload below":   func(s *Spec) { s.Payload = -2 },
 		"heartbeats":      func(s *Spec) { s.Heartbeats = "maybe" },
 		"session ids":     func(s *Spec) { s.SessionIDs = "both" },

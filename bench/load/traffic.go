@@ -157,7 +157,7 @@ func (w *worker) startUnit(intended time.Duration) bool {
 			w.cursor = 0
 		}
 		c := w.conns[w.cursor]
-		if c.state != open || c.flags&(visiting|slow) != 0 || !c.room() {
+		if c.state != open || c.flags&(visiting|slow) != 0 || !c.room() || c.inMessage() {
 			continue
 		}
 		if w.spec.visits() {
@@ -182,12 +182,17 @@ func (c *Conn) send(intended time.Duration) {
 	}
 	c.flags |= asked
 	w.n.Sent++
+	intended += w.spec.FragmentPause
 	if w.spec.replies() {
 		c.sent.push(intended)
 		w.outstanding++
 	} else {
 		c.acked++
 		w.finished(w.now())
+	}
+	if w.spec.FragmentPause > 0 {
+		c.beginMessage(p)
+		return
 	}
 	c.sendFrame(ws.OpText, p)
 }

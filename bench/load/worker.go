@@ -50,6 +50,8 @@ type worker struct {
 	sawWelcome  bool
 	sawEcho     bool // slow: the server echoes and does not count
 
+	begun  []begun       // messages whose rest is still to be sent, oldest first
+	rests  reactor.Timer // of begun
 	pacer  reactor.Timer // of the traffic
 	sweep  every
 	report every
@@ -85,6 +87,7 @@ func startWorker(p *plan, index int, ownTable bool) (*worker, error) {
 	w := &worker{plan: p, index: index, n: newCounters(), wrong: map[string]WrongReply{},
 		mask: rand.Uint32() | 1, h: newRecorders(p.latencies), payload: payloadOf(&p.spec)}
 	w.pacer.Do = w.pace
+	w.rests.Do = w.sendRests
 	w.ramp.timer.Do = w.startClients
 	_, err := reactor.Start(reactor.Options{OwnTable: ownTable, Start: p.start},
 		func(l *reactor.Loop) error {

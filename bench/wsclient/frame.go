@@ -70,10 +70,19 @@ func DecodeFrame(b []byte, limit int) (f Frame, used int, err error) {
 	return f, head + int(size), nil
 }
 
-// AppendFrame appends a complete masked frame to dst.
+// AppendFrame appends a masked frame that is a whole message to dst.
 func AppendFrame(dst []byte, op ws.OpCode, payload []byte, mask [4]byte) []byte {
+	start := len(dst)
+	dst = AppendFragment(dst, op, payload, mask)
+	dst[start] |= 0x80
+	return dst
+}
+
+// AppendFragment appends a masked frame to dst that others of its message follow (RFC 6455,
+// section 5.4).
+func AppendFragment(dst []byte, op ws.OpCode, payload []byte, mask [4]byte) []byte {
 	const masked = 0x80
-	dst = append(dst, 0x80|byte(op))
+	dst = append(dst, byte(op))
 	switch n := len(payload); {
 	case n < 126:
 		dst = append(dst, masked|byte(n))

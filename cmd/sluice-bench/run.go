@@ -25,6 +25,7 @@ type runCmd struct {
 	Window         int           `short:"w" default:"64" help:"Closed loop: messages outstanding over all connections. Not used with --rate."`
 	Duration       time.Duration `short:"d" default:"10s" help:"Of the traffic, after the ramp."`
 	Think          time.Duration `help:"Closed loop: pause before the next message takes the place of an answered one."`
+	FragmentPause  time.Duration `placeholder:"PAUSE" help:"Send each message as two fragments, the second so much after the first; its latency counts from then."`
 	Messages       int           `default:"5" help:"resume: messages per visit."`
 	Publish        string        `placeholder:"URL" help:"fanout: POST here with ?topic= publishes to clients that have named the topic in ?topic=; --rate times a second, --payload bytes. Sluice: http://127.0.0.1:5561/publish."`
 	PublishKey     string        `placeholder:"KEY" help:"fanout: sent as Authorization: Bearer."`
@@ -82,6 +83,7 @@ func (c *runCmd) spec() (bench.Spec, error) {
 	s.Hold = c.Hold
 	s.Rate, s.AllowBehind, s.Window = c.Rate, c.AllowBehind, c.Window
 	s.Duration, s.Think, s.Messages = c.Duration, c.Think, c.Messages
+	s.FragmentPause = c.FragmentPause
 	s.Publish, s.PublishKey, s.Topics = c.Publish, c.PublishKey, c.Topics
 	s.Heartbeats, s.HeartbeatEvery = c.Heartbeats, c.HeartbeatEvery
 	s.NoVerify, s.Welcome, s.SessionIDs = !c.Verify, c.Welcome, c.SessionIDs
