@@ -296,3 +296,26 @@ func TestWakeComesBeforeTheHeartbeatOfItsTick(t *testing.T) {
 	c.expect("text awake")
 	c.beat()
 }
+
+// A tick is coarse where it costs nobody anything, and fine where heartbeats are many or frequent.
+func TestTickGathersHeartbeats(t *testing.T) {
+	for _, tc := range []struct {
+		heartbeat       time.Duration
+		maxConns, loops int
+		want            time.Duration
+	}{
+		{0, 20_000, 2, 200 * time.Millisecond},
+		{30 * time.Second, 1, 2, 200 * time.Millisecond},
+		{30 * time.Second, 19_000, 2, 200 * time.Millisecond},
+		{30 * time.Second, 1_000_000, 53, 200 * time.Millisecond},
+		{30 * time.Second, 1_000_000, 2, 7680 * time.Microsecond},
+		{30 * time.Second, 100_000_000, 2, time.Millisecond},
+		{3 * time.Second, 19_000, 2, 30 * time.Millisecond},
+		{10 * time.Millisecond, 19_000, 2, time.Millisecond},
+	} {
+		cfg := Config{Heartbeat: tc.heartbeat, MaxConns: tc.maxConns, Loops: tc.loops}
+		if got := tick(&cfg); got != tc.want {
+			t.Errorf("%v, %d connections, %d loops: %v, want %v", tc.heartbeat, tc.maxConns, tc.loops, got, tc.want)
+		}
+	}
+}

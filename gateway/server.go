@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"sluice/poller"
 )
@@ -122,11 +123,12 @@ func (s *Server) openLoops(app App, listen, listenTLS bool) error {
 		}
 	}
 	cfg := poller.Config{
-		Tick: tick(s.cfg.Heartbeat), Metrics: s.metrics.loops, OwnTable: s.cfg.OwnTables,
+		Tick: tick(&s.cfg), Metrics: s.metrics.loops, OwnTable: s.cfg.OwnTables,
 		Yields: s.cfg.Loops > runtime.GOMAXPROCS(0),
 	}
 	at, atTLS := s.cfg.Listen, s.cfg.TLSListen
-	for range s.cfg.Loops {
+	for i := range s.cfg.Loops {
+		cfg.Phase = cfg.Tick * time.Duration(i) / time.Duration(s.cfg.Loops) // not all beat at once
 		var w *worker
 		loop, err := poller.Start(cfg, func(loop *poller.Loop) error {
 			w = newWorker(s, loop, app)

@@ -208,12 +208,17 @@ func TestTimerForEverIsNotDueAtOnce(t *testing.T) {
 	})
 }
 
-// The timerfd must not go off before Now has come to the time it was set to.
+// The timerfd must not go off before Now has come to the time it was set to. Ticks are at the phase
+// that was asked for.
 func TestTimerfdClockIsNotAheadOfNow(t *testing.T) {
 	for range 200 {
-		var l Loop
-		if err := l.startClock(); err != nil {
+		l := Loop{tick: 50 * time.Millisecond}
+		const phase = 20 * time.Millisecond
+		if err := l.startClock(phase); err != nil {
 			t.Fatal(err)
+		}
+		if at := l.base % l.tick; at != phase {
+			t.Fatalf("the first tick is at %v, want %v", at, phase)
 		}
 		var ts unix.Timespec
 		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {

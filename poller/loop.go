@@ -17,6 +17,9 @@ type Config struct {
 	// with timers due wakes at most once a Tick for them. Too small costs wake-ups, too large makes
 	// deadlines coarse. Default 10 ms, at least 1 ms.
 	Tick time.Duration
+	// Phase is when its ticks are, on CLOCK_MONOTONIC modulo Tick. Loops with much to do at each
+	// tick should have different ones, so that they do not all want the processors at once.
+	Phase time.Duration
 
 	// ReadBuffer is the size of the loop's one read buffer, in bytes. Too small costs read calls on
 	// busy sockets; too large only memory, once a loop. Default 64 KiB, at least 4 KiB.
@@ -111,7 +114,7 @@ func newLoop(cfg Config) (*Loop, error) {
 	}
 	l.wheel.init()
 	l.lingerers.init(l)
-	if err := l.startClock(); err != nil {
+	if err := l.startClock(cfg.Phase); err != nil {
 		return nil, fmt.Errorf("open loop: clock: %w", err)
 	}
 	poll, err := openPoll()
@@ -145,8 +148,9 @@ func newLoop(cfg Config) (*Loop, error) {
 
 // startClock ties Now to the timerfd's clock. base is read after start, and again when the two
 // readings were interrupted: were it the earlier one, the timerfd would go off before Now has come
-// to the time it was set to, and the loop would spin for the difference each time.
-func (l *Loop) startClock() error {
+// to the time it was set to, and the loop would spin for the difference each time. Both are moved
+// back to the last tick of the phase.
+func (l *Loop) startClock(phase time.Duration) error {
 	for range 10 {
 		var ts unix.Timespec
 		l.start = time.Now()
@@ -158,6 +162,8 @@ func (l *Loop) startClock() error {
 			break
 		}
 	}
+	sinceTick := (l.base - phase) % l.tick
+	l.start, l.base = l.start.Add(-sinceTick), l.base-sinceTick
 	return nil
 }
 
