@@ -94,12 +94,17 @@ func TestMergeReports(t *testing.T) {
 		})
 	}
 	both.Wait()
-	html := filepath.Join(dir, "m.html")
-	code, out, errs := run(t, append([]string{"merge", "--html", html}, files...)...)
-	if code != 0 || !strings.Contains(out, "count, 20 connections") || !strings.Contains(out, "40 sent, 40 answered") {
+	html, js := filepath.Join(dir, "m.html"), filepath.Join(dir, "m.json")
+	code, out, errs := run(t, append([]string{"merge", "--html", html, "--json", js}, files...)...)
+	if code != 0 || !strings.Contains(out, "count, 20 connections") || !strings.Contains(out, "40 sent") {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
-	if b, err := os.ReadFile(html); err != nil || !bytes.Contains(b, []byte("<svg")) {
+	b, err := os.ReadFile(js)
+	var r bench.Result
+	if err != nil || json.Unmarshal(b, &r) != nil || r.Counters.Replies != 40 {
+		t.Errorf("the JSON has %d replies (%v), want those of both, 40", r.Counters.Replies, err)
+	}
+	if b, err = os.ReadFile(html); err != nil || !bytes.Contains(b, []byte("<svg")) {
 		t.Errorf("the page has no chart (%v)", err)
 	}
 	for text, says := range map[string]string{"{": "unexpected end", "{}": "is not the result of a run"} {
