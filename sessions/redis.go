@@ -56,7 +56,7 @@ type RedisConfig struct {
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 
-	committers int // tests set it; else as many as GOMAXPROCS
+	committers int // tests set it; else one for two threads: fewer have larger batches
 }
 
 // withDefaults fills in what is zero, and refuses what makes no sense.
@@ -70,7 +70,7 @@ func (cfg RedisConfig) withDefaults() (RedisConfig, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	cfg.committers = cmp.Or(cfg.committers, runtime.GOMAXPROCS(0))
+	cfg.committers = cmp.Or(cfg.committers, max(runtime.GOMAXPROCS(0)/2, 1))
 	cfg.PendingPerConn = cmp.Or(cfg.PendingPerConn, 256)
 	cfg.PendingPerLoop = cmp.Or(cfg.PendingPerLoop, 65_536)
 	cfg.TTL = cmp.Or(cfg.TTL, time.Hour)
