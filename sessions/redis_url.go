@@ -28,6 +28,10 @@ func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
 	o.DisableCache = !cfg.ClientCache
 	// One connection per server: a barrier then covers every cached read.
 	o.PipelineMultiplex = -1
+	// A part of a batch is about 30 KB and its answer 10, 256 lookups are 20; each is one entry of the
+	// ring. rueidis' own sizes, 1 MiB and 1,024 entries, are live heap, which the collector lets
+	// grow by as much again.
+	o.ReadBufferEachConn, o.WriteBufferEachConn, o.RingScaleEachConn = 64<<10, 64<<10, 8
 	o.OnInvalidations = countInvalidations
 	if !cfg.ClientCache {
 		o.OnInvalidations = nil
@@ -103,7 +107,6 @@ const commitMultiplex = 2
 func commitOption(o rueidis.ClientOption) rueidis.ClientOption {
 	o.DisableCache, o.OnInvalidations = true, nil
 	o.PipelineMultiplex = commitMultiplex
-	o.ReadBufferEachConn, o.WriteBufferEachConn = 64<<10, 64<<10 // a part of a batch is about 30 KB, its answer 10
 	return o
 }
 
