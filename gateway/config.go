@@ -61,6 +61,12 @@ type Config struct {
 	// other programs. Default the number of Listeners, or runtime.GOMAXPROCS(0).
 	Loops int
 
+	// Yields has a loop that waits give its processor to other goroutines at once, and not after
+	// up to 10 ms: for Handlers whose answers come from goroutines that wait for the network. With
+	// an HTTP service half of the replies come within 0.3 ms so, and 5.4 ms without; a message that
+	// the loop itself answers costs some 15 % more. Always so with more Loops than GOMAXPROCS.
+	Yields bool
+
 	// MaxConns bounds the connections of all loops together, those still in their handshake
 	// included. Beyond it clients get 503. Each one takes a descriptor: see MaxConnsFor. Default
 	// that of 20,000 descriptors, 19,488 for up to 64 loops; with OwnTables as many for each loop.

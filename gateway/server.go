@@ -124,7 +124,7 @@ func (s *Server) openLoops(app App, listen, listenTLS bool) error {
 	}
 	cfg := poller.Config{
 		Tick: tick(&s.cfg), Metrics: s.metrics.loops, OwnTable: s.cfg.OwnTables,
-		Yields: s.cfg.Loops > runtime.GOMAXPROCS(0),
+		Yields: s.cfg.Yields || s.cfg.Loops > runtime.GOMAXPROCS(0),
 	}
 	at, atTLS := s.cfg.Listen, s.cfg.TLSListen
 	for i := range s.cfg.Loops {

@@ -30,7 +30,8 @@ type Config struct {
 	// comment.
 	OwnTable bool
 
-	// Yields is for more loops than GOMAXPROCS: a loop that waits gives its place to the others at
+	// Yields is for more loops than GOMAXPROCS, and for loops whose peers are answered by
+	// goroutines that wait for the network: a loop that waits gives its place to the others at
 	// once. It takes one descriptor more, and some CPU where there are as many places as loops.
 	Yields bool
 

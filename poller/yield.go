@@ -13,7 +13,8 @@ import (
 // A goroutine that waits in epoll_wait keeps its place among the GOMAXPROCS that run Go code until
 // the runtime's monitor takes it away, which is up to 10 ms. That does not matter to as many loops
 // as there are places. But of 52 loops on two processors those with work to do, and everybody else
-// who answers them, queue for places that are held by loops that sleep. So there a loop waits as
+// who answers them, queue for places that are held by loops that sleep. And what other goroutines
+// read from the network is noticed by nobody while all places are held. So there a loop waits as
 // other goroutines do, in the runtime's own poller, in which its epoll descriptor is one of many.
 type yielder struct {
 	file  *os.File // a duplicate: the other one is netpoll's to close

@@ -28,9 +28,9 @@ func clientOption(cfg RedisConfig) (rueidis.ClientOption, error) {
 	o.DisableCache = !cfg.ClientCache
 	// One connection per server: a barrier then covers every cached read.
 	o.PipelineMultiplex = -1
-	// A part of a batch is about 30 KB and its answer 10, 256 lookups are 20; each is one entry of the
-	// ring. rueidis' own sizes, 1 MiB and 1,024 entries, are live heap, which the collector lets
-	// grow by as much again.
+	// A part of a batch is about 30 KB and its answer 10, 256 lookups are 20; each is one entry of
+	// the ring. rueidis' own sizes, 1 MiB and 1,024 entries, are live heap, and the collector's
+	// pace goes by that.
 	o.ReadBufferEachConn, o.WriteBufferEachConn, o.RingScaleEachConn = 64<<10, 64<<10, 8
 	o.OnInvalidations = countInvalidations
 	if !cfg.ClientCache {
