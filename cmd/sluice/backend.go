@@ -196,24 +196,14 @@ func (s *server) serveControl(ln net.Listener) {
 	}()
 }
 
-const (
-	// controlLeave is the time in which who publishes all the time is told to come back over
-	// another connection: a request on its way over one that is closed may not be repeated.
-	controlLeave = 100 * time.Millisecond
-	// controlAnswers is how long requests to the control address may take to end with the process.
-	controlAnswers = time.Second
-)
+// controlAnswers is how long requests to the control address may take to end with the process.
+const controlAnswers = time.Second
 
 // shutdown tells the services of the connections that have ended, until ctx is done.
 func (v *services) shutdown(ctx context.Context) error {
 	if v.server != nil {
-		// Who publishes just now gets the answer; who asks less often may find its connection
+		// Who publishes just now gets the answer; who did not get that far finds the connection
 		// closed.
-		v.control.Leave()
-		select {
-		case <-time.After(controlLeave):
-		case <-ctx.Done():
-		}
 		answers, cancel := context.WithTimeout(ctx, controlAnswers)
 		_ = v.server.Shutdown(answers)
 		cancel()

@@ -10,7 +10,6 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -59,7 +58,6 @@ type Control struct {
 	limiter   *rate.Limiter
 	sequencer *sequencer
 	mux       *http.ServeMux
-	leaving   atomic.Bool
 }
 
 // NewControl makes the handler of the control address.
@@ -108,10 +106,6 @@ func (c *Control) Server() *http.Server {
 	}
 }
 
-// Leave has each answer from now on end its connection, so that callers are elsewhere with their
-// next request when the server is shut down. Any goroutine.
-func (c *Control) Leave() { c.leaving.Store(true) }
-
 // Close lets go of items that wait for the ones before them.
 func (c *Control) Close() { c.sequencer.close() }
 
@@ -120,9 +114,6 @@ func (c *Control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if c.leaving.Load() {
-		h.Set("Connection", "close")
-	}
 	if status, err := c.guard.check(r); err != nil {
 		if status == http.StatusUnauthorized {
 			h.Set("WWW-Authenticate", `Bearer realm="sluice control"`)

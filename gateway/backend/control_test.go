@@ -257,19 +257,3 @@ func TestControlMethods(t *testing.T) {
 		}
 	}
 }
-
-// After Leave each answer ends its connection, also that of a request that is refused.
-func TestControlLeave(t *testing.T) {
-	c := NewControl(ControlConfig{})
-	defer c.Close()
-	for _, want := range []string{"", "close"} {
-		for _, path := range []string{"/", "/nothing"} {
-			w := httptest.NewRecorder()
-			c.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-			if got := w.Header().Get("Connection"); got != want {
-				t.Errorf("%s: Connection is %q, want %q", path, got, want)
-			}
-		}
-		c.Leave()
-	}
-}
