@@ -371,7 +371,7 @@ func (s *server) gatewayConfig() gateway.Config {
 		cfg.ReadyCheck = s.services.hub.Ready
 		cfg.AnyPath = true  // the routes decide
 		cfg.PingOnly = true // services say themselves what their clients are sent
-		cfg.Yields = true
+		cfg.Yields = true   // their answers come to goroutines
 	}
 	cfg.ReadyCheck = s.gate.ready(cfg.ReadyCheck)
 	return cfg

@@ -14,7 +14,8 @@ import (
 	"sluice/gateway/topics"
 )
 
-// App is the application: give it to gateway.New, and after the gateway's Drain call Shutdown.
+// App is the application: give it to gateway.New, best with Config.AnyPath, PingOnly and Yields,
+// and after the gateway's Drain call Shutdown.
 type App struct {
 	cfg     Config
 	routes  []route
