@@ -36,7 +36,8 @@ test-deps: ## Install what the tests start (redis-server, chromium, …) where i
 vet: ## go vet
 	$(GO) vet ./...
 
-# Both builds are tested: with -race netpoll finds the operator of an event by another way than without.
+# Both builds are tested: with -race netpoll finds the operator of an event by another way than
+# without.
 # These packages' tests start programs, which are built without it in either case: once is enough.
 ONCE = /(cmd/sluice|bench/compare|bench/million|bench/terminate|scripts/examples)$$
 test: test-deps vet ## Everything that must pass: vet, tests with the race detector, tests without

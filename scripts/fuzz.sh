@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the module for FUZZTIME, one after the other (go test fuzzes one at a time).
+# Runs every fuzz target of the module for FUZZTIME, one after the other (go test fuzzes one at a
+# time).
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 : "${FUZZTIME:=30s}"

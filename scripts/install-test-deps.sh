@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs what the tests start and is missing, with apt-get (as root or through a sudo that asks for no
-# password). A test that finds its program missing fails, so this is not optional, but for what
-# Python's programs, the balancers, GnuTLS, shellcheck and the comparison with Pushpin are needed
-# for: where apt-get cannot get them, the test says so and skips.
+# Installs what the tests start and is missing, with apt-get (as root or through a sudo that asks
+# for no password). A test that finds its program missing fails, so this is not optional, but for
+# what Python's programs, the balancers, GnuTLS, shellcheck and the comparison with Pushpin are
+# needed for: where apt-get cannot get them, the test says so and skips.
 set -eu -o pipefail
 
 # command:Debian package; gcc and the C library's headers are for the race detector.
@@ -16,7 +16,8 @@ missing() {
 	done
 	echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || echo libc6-dev
 }
-# The distribution's interpreter is the one that the package is for; another may come first on the PATH.
+# The distribution's interpreter is the one that the package is for; another may come first on the
+# PATH.
 websockets() {
 	python3 -c 'import websockets' 2>/dev/null || /usr/bin/python3 -c 'import websockets' 2>/dev/null
 }

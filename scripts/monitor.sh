@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Follows a gateway: what its log says of errors, and every 10 s the five counters that grow fastest.
+# Follows a gateway: errors in its log, and every 10 s the five counters that grow fastest.
 #   scripts/monitor.sh [--every SECONDS] [--rounds N] [METRICS-URL [LOG-FILE | UNIT]]
-# The URL is http://127.0.0.1:8001/metrics by default. A log that is no file is a unit's, read by journalctl.
+# The URL is http://127.0.0.1:8001/metrics by default. A log that is no file is a unit's, read by
+# journalctl.
 # SLUICE_ADMIN_TOKEN is shown to the admin address where it is set.
 set -eu -o pipefail
 export LC_ALL=C
 usage() {
 	echo "monitor: $*" >&2
-	sed -n '3,5s/^# *//p' "$0" >&2
+	sed -n '3,6s/^# *//p' "$0" >&2
 	exit 2
 }
 every=10 rounds=0

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Switches versions ten times under 200 clients that count, by takeover and through HAProxy, nginx and
-# Traefik, and prints what the clients saw. Traefik is built from its Go module, apart from this one
-# (10 minutes the first time, then kept in ~/.cache/sluice); the others are those that are installed.
+# Switches versions ten times under 200 clients that count, by takeover and through HAProxy, nginx
+# and Traefik, and prints what the clients saw. Traefik is built from its Go module, apart from this
+# one (10 minutes the first time, then kept in ~/.cache/sluice); the others are those that are
+# installed.
 #   scripts/prove-deploys.sh [flags of go test, such as -run TestPromoteInterrupted]
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
@@ -16,7 +17,8 @@ if ! [ -x "$bin/traefik" ]; then
 		sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
 	[ -d "$module" ] || { echo "prove-deploys: the module proxy has no Traefik $TRAEFIK_VERSION" >&2 && exit 1; }
 	cp -r --no-preserve=mode "$module/." "$source"
-	# What the module leaves out: the page, which is built by npm, and a module of its own, of two empty types.
+	# What the module leaves out: the page, which is built by npm, and a module of its own, of two
+	# empty types.
 	mkdir -p "$source/webui/static" "$source/pkg/config/dynamic/ext"
 	echo none >"$source/webui/static/index.html"
 	printf 'module github.com/traefik/traefik/dynamic/ext\n' >"$source/pkg/config/dynamic/ext/go.mod"

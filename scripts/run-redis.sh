@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Starts a redis-server of its own on a free port, append-only files in a temporary directory, and the
-# gateway on it with the arguments given. Both are gone, and the directory too, when this script ends.
+# Starts a redis-server of its own on a free port, append-only files in a temporary directory, and
+# the gateway on it with the arguments given. Both are gone, and the directory too, when this script
+# ends.
 # RUN_REDIS_GATEWAY names another binary than bin/sluice.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
@@ -51,15 +52,16 @@ if [ -z "$port" ]; then
 fi
 echo "redis-server: process $redis, port $port, append-only files in $dir" >&2
 
-# setsid: signals of the terminal reach this script only, which passes each on once, so that one Ctrl-C
-# drains and a second ends at once.
+# setsid: signals of the terminal reach this script only, which passes each on once, so that one
+# Ctrl-C drains and a second ends at once.
 setsid "${RUN_REDIS_GATEWAY:-bin/sluice}" serve --session-store redis --redis-url "redis://127.0.0.1:$port/0" "$@" &
 gateway=$!
 interrupted=
 trap 'interrupted=1; kill -INT "$gateway" 2>/dev/null || true' INT
 trap 'interrupted=1; kill -TERM "$gateway" 2>/dev/null || true' TERM
 trap 'interrupted=1; kill -HUP "$gateway" 2>/dev/null || true' HUP
-# A trapped signal ends wait early, with a status of its own: wait again until the gateway is really gone.
+# A trapped signal ends wait early, with a status of its own: wait again until the gateway is really
+# gone.
 rc=0
 while :; do
 	interrupted='' status=0

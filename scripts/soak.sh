@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Loads one gateway for SOAK_DURATION (5m), a scenario after the other, every reply checked by the
-# load generator. Fails when a reply is wrong, or when descriptors, goroutines or memory stay behind.
+# load generator. Fails when a reply is wrong, or when descriptors, goroutines or memory stay
+# behind.
 #   SOAK_DURATION=1h SOAK_CONNS=15000 SOAK_RATE=20000 scripts/soak.sh [flags of sluice serve]
 set -eu -o pipefail
 cd "$(dirname "$0")/.."

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Has others' programs judge what is here for containers: kustomize builds scripts/k8s, kubectl-validate
-# holds it against the schemas of Kubernetes 1.30 (which it has within), Compose's own library loads
-# compose.yaml, and BuildKit's parses and lints the Dockerfile. All come through the Go module proxy, in
-# versions that stand here, and are kept in ~/.cache/sluice; this module does not know them.
+# Has others' programs judge what is here for containers: kustomize builds scripts/k8s,
+# kubectl-validate holds it against the schemas of Kubernetes 1.30 (which it has within), Compose's
+# own library loads compose.yaml, and BuildKit's parses and lints the Dockerfile. All come through
+# the Go module proxy, in versions that stand here, and are kept in ~/.cache/sluice; this module
+# does not know them.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 

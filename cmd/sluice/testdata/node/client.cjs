@@ -1,5 +1,6 @@
 // The npm ws client against a gateway: node client.cjs SCENARIO ws://ADDRESS
-// It exits 0 when everything was as it should be. For the drain it says "connected" when the gateway may be told to stop.
+// It exits 0 when everything was as it should be. For the drain it says "connected" when the
+// gateway may be told to stop.
 'use strict'
 const assert = require('node:assert/strict')
 const { once } = require('node:events')
@@ -68,7 +69,8 @@ const scenarios = {
       ws.close(1000)
       assert.equal((await once(ws, 'close'))[0], 1000)
     }
-    // A server window that the gateway does not have: the offer is declined, and all goes on without.
+    // A server window that the gateway does not have: the offer is declined, and all goes on
+    // without.
     const plain = new WebSocket(`${gateway}/ws/chat/`, { perMessageDeflate: { serverMaxWindowBits: 10 } })
     await once(plain, 'open')
     assert.equal(plain.extensions, '')
@@ -78,7 +80,8 @@ const scenarios = {
     await once(plain, 'close')
   },
 
-  // With --app echo, over wss://, one connection after the other: the second resumes the TLS session.
+  // With --app echo, over wss://, one connection after the other: the second resumes the TLS
+  // session.
   async tls() {
     for (let round = 0; round < 2; round++) {
       const ws = new WebSocket(`${gateway}/ws/chat/`, { servername: 'a.test', checkServerIdentity: () => undefined })

@@ -17,7 +17,8 @@ MAX_MESSAGE = 64 * 1024
 
 def connect(gateway, session=None, path="/ws/chat/"):
     query = f"?session_id={session}" if session else ""
-    # Without pings of its own, what keeps a silent client connected is that it answers the gateway's.
+    # Without pings of its own, what keeps a silent client connected is that it answers the
+    # gateway's.
     return websockets.connect(f"{gateway}{path}{query}", ping_interval=None)
 
 
