@@ -107,7 +107,11 @@ func (s *server) take() error {
 	}
 	s.role(sessions.Taking)
 	if s.services != nil {
-		s.services.hub.Freeze()
+		if s.taker.Live {
+			s.services.hub.Take()
+		} else {
+			s.services.hub.Freeze()
+		}
 	}
 	return s.taker.Run(context.Background(), sink{s}, s.log)
 }
@@ -214,17 +218,26 @@ func (s *server) listenerFDs() (names []string, fds []int, err error) {
 // handover is the server as its connections leave.
 type handover struct {
 	*server
-	h *gateway.Handover
+	h    *gateway.Handover
+	send takeover.SendChunk
 }
 
-// beginHandover stops accepting and publishing.
-func (s *server) beginHandover() takeover.Handover {
+// beginHandover stops accepting. What is published goes to both processes, or waits when the new
+// one is of a version that cannot take it.
+func (s *server) beginHandover(send takeover.SendChunk, live bool) takeover.Handover {
 	s.role(sessions.Giving)
-	if s.services != nil {
+	h := &handover{s, s.gateway.Handover(), send}
+	switch {
+	case s.services == nil:
+	case live:
+		s.services.hub.Give(h.sendTopics)
+	default:
 		s.services.hub.Freeze()
 	}
-	return &handover{s, s.gateway.Handover()}
+	return h
 }
+
+func (h *handover) sendTopics(chunk []byte) error { return h.send(chunkTopics, chunk) }
 
 // Next implements takeover.Handover.
 func (h *handover) Next(ctx context.Context) (*takeover.Parcel, error) {
@@ -232,19 +245,25 @@ func (h *handover) Next(ctx context.Context) (*takeover.Parcel, error) {
 	if err != nil {
 		return nil, err
 	}
+	if h.services != nil {
+		if err := h.services.hub.Relayed(); err != nil {
+			b.Keep()
+			return nil, err
+		}
+	}
 	return &takeover.Parcel{FDs: b.FDs, States: b.States, Settle: b.Settle, Keep: b.Keep}, nil
 }
 
 // Chunks implements takeover.Handover.
-func (h *handover) Chunks(send func(name string, data []byte) error) (err error) {
+func (h *handover) Chunks() (err error) {
 	if h.store != nil {
 		h.store.Export(func(chunk []byte) bool {
-			err = send(chunkSessions, chunk)
+			err = h.send(chunkSessions, chunk)
 			return err == nil
 		})
 	}
 	if err == nil && h.services != nil {
-		err = h.services.hub.Export(func(chunk []byte) error { return send(chunkTopics, chunk) })
+		err = h.services.hub.Export(h.sendTopics)
 	}
 	return err
 }

@@ -10,7 +10,8 @@
 //	new → old   begin: the old process stops accepting; clients wait in the kernel's queues
 //	old → new   batch: at most 253 connections, each with its state
 //	new → old   ack: the batch is the new process's own, but for the connections it refuses
-//	old → new   chunk: state that belongs to no connection, such as idle sessions
+//	old → new   chunk: state that belongs to no connection, such as idle sessions; also between
+//	            batches, what happens meanwhile that concerns connections which have gone
 //	old → new   done
 //	new → old   ready: it accepts; the old process drains what could not travel, and exits
 //

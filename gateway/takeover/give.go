@@ -40,8 +40,9 @@ type Offer struct {
 	// Listeners returns copies of the listening sockets, which the caller closes, and their names.
 	Listeners func() (names []string, fds []int, err error)
 
-	// Begin stops accepting. The clients that come meanwhile wait in the kernel's queues.
-	Begin func() Handover
+	// Begin stops accepting. The clients that come meanwhile wait in the kernel's queues. live says
+	// that the new process takes chunks from now on, and not only from Chunks.
+	Begin func(send SendChunk, live bool) Handover
 
 	// Upgrade starts the process that is to take over, and returns when taken is closed, or with an
 	// error when that process has ended before. It is asked for by Upgrade (the function, in
@@ -91,14 +92,18 @@ func (o *Offer) StartUpgrade() error {
 	}
 }
 
+// SendChunk sends state that belongs to no connection, for Sink.Chunk. What was sent before a
+// Parcel comes before it. Any goroutine, until Handover.End.
+type SendChunk func(name string, data []byte) error
+
 // Handover is a takeover under way, as the old process sees it.
 type Handover interface {
 	// Next returns the next connections, which are no longer served, or io.EOF when there are no
 	// more that can travel.
 	Next(ctx context.Context) (*Parcel, error)
 
-	// Chunks gives state that belongs to no connection to send, after the last Parcel.
-	Chunks(send func(name string, data []byte) error) error
+	// Chunks sends state that belongs to no connection, after the last Parcel.
+	Chunks() error
 
 	// End comes last. taken says that the new process has everything: the old one drains what is
 	// left and exits. Otherwise it accepts again and goes on with what it still has.
@@ -166,7 +171,7 @@ func (o *Offer) answer(ctx context.Context, conn *net.UnixConn) (given int, err 
 	if err != nil {
 		return 0, err
 	}
-	l := &link{conn}
+	l := &link{conn: conn}
 	m, err := l.receive(time.Now().Add(helloTimeout))
 	if err != nil {
 		return 0, fmt.Errorf("no greeting: %w", err)
@@ -191,7 +196,8 @@ func (o *Offer) answer(ctx context.Context, conn *net.UnixConn) (given int, err 
 
 // give is one attempt.
 func (o *Offer) give(ctx context.Context, l *link, pid int, greeting []byte) (given int, err error) {
-	if err = o.greet(l, greeting); err != nil {
+	version, err := o.greet(l, greeting)
+	if err != nil {
 		return 0, err
 	}
 	m, err := l.receive(time.Now().Add(beginTimeout))
@@ -202,9 +208,12 @@ func (o *Offer) give(ctx context.Context, l *link, pid int, greeting []byte) (gi
 	if m.kind != kindBegin {
 		return 0, unexpected(m)
 	}
-	h := o.Begin()
+	step := cmp.Or(o.step, stepTimeout)
+	h := o.Begin(func(name string, data []byte) error {
+		return l.send(kindChunk, chunk{name, data}.append(nil), nil, time.Now().Add(step))
+	}, version >= versionLive)
 	s := &sender{
-		link: l, pid: pid, handover: h, step: cmp.Or(o.step, stepTimeout),
+		link: l, pid: pid, handover: h, step: step,
 		travelling: map[int]*Parcel{}, room: make(chan struct{}, window), over: make(chan struct{}),
 	}
 	err = s.run(ctx)
@@ -213,9 +222,9 @@ func (o *Offer) give(ctx context.Context, l *link, pid int, greeting []byte) (gi
 }
 
 // greet says what there is, and sends the listening sockets.
-func (o *Offer) greet(l *link, greeting []byte) error {
+func (o *Offer) greet(l *link, greeting []byte) (version int, err error) {
 	var h hello
-	err := h.parse(greeting)
+	err = h.parse(greeting)
 	switch {
 	case err != nil:
 	case h.oldest > newestVersion || h.newest < oldestVersion:
@@ -227,11 +236,12 @@ func (o *Offer) greet(l *link, greeting []byte) error {
 	deadline := time.Now().Add(helloTimeout)
 	if err != nil {
 		_ = l.send(kindRefuse, []byte(err.Error()), nil, deadline)
-		return err
+		return 0, err
 	}
-	w := welcome{version: min(h.newest, newestVersion), build: o.Build, conns: o.Conns()}
+	version = min(h.newest, newestVersion)
+	w := welcome{version: version, build: o.Build, conns: o.Conns()}
 	if err = l.send(kindWelcome, w.append(nil), nil, deadline); err != nil {
-		return err
+		return 0, err
 	}
 	names, fds, err := o.Listeners()
 	defer func() {
@@ -240,16 +250,16 @@ func (o *Offer) greet(l *link, greeting []byte) error {
 		}
 	}()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// More than fit in one message come in several; the last is not full.
 	for at := 0; ; at += maxDescriptors {
 		end := min(at+maxDescriptors, len(fds))
 		if err = l.send(kindListeners, appendStrings(nil, names[at:end]), fds[at:end], deadline); err != nil {
-			return err
+			return 0, err
 		}
 		if end-at < maxDescriptors {
-			return nil
+			return version, nil
 		}
 	}
 }
@@ -325,10 +335,7 @@ func (s *sender) sendAll(ctx context.Context) error {
 			return err
 		}
 	}
-	err := s.handover.Chunks(func(name string, data []byte) error {
-		return s.link.send(kindChunk, chunk{name, data}.append(nil), nil, time.Now().Add(s.step))
-	})
-	if err != nil {
+	if err := s.handover.Chunks(); err != nil {
 		return err
 	}
 	return s.link.send(kindDone, nil, nil, time.Now().Add(s.step))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,9 +39,11 @@ const maxPayload = 256 << 20
 // headerSize: length (4), kind (1), nothing (1), descriptors (2).
 const headerSize = 8
 
-// link is one end of the stream between two processes. One goroutine may send while another
-// receives.
-type link struct{ conn *net.UnixConn }
+// link is one end of the stream between two processes. Any goroutine may send; one receives.
+type link struct {
+	conn    *net.UnixConn
+	sending sync.Mutex
+}
 
 // message is what receive returns. Whoever gets it owns the descriptors.
 type message struct {
@@ -62,6 +65,8 @@ func (l *link) send(k kind, payload []byte, fds []int, deadline time.Time) error
 		return fmt.Errorf("takeover: a message of %d bytes and %d descriptors, at most %d and %d",
 			len(payload), len(fds), maxPayload, maxDescriptors)
 	}
+	l.sending.Lock()
+	defer l.sending.Unlock()
 	_ = l.conn.SetWriteDeadline(deadline)
 	var header [headerSize]byte
 	binary.BigEndian.PutUint32(header[:], uint32(len(payload)))

@@ -13,9 +13,12 @@ import (
 const optional = 64
 
 // Versions of the protocol that this program speaks. The welcome names the highest that both do.
+// With the second one chunks come at any time, also between batches.
 const (
 	oldestVersion = 1
-	newestVersion = 1
+	newestVersion = 2
+
+	versionLive = 2
 )
 
 // hello is who asks to take over.

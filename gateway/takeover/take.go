@@ -16,6 +16,7 @@ import (
 type Taker struct {
 	Build string // of the old process
 	Conns int    // about how many connections it has
+	Live  bool   // chunks may come between connections
 
 	link  *link
 	names []string
@@ -30,6 +31,7 @@ type Sink interface {
 	Adopt(fds []int, states [][]byte) (refused []int, commit, discard func())
 
 	// Chunk takes state over that belongs to no connection. Names that it does not know are errors.
+	// Connections that were sent after it are adopted after it.
 	Chunk(name string, data []byte) error
 
 	// Accept begins to accept.
@@ -46,7 +48,7 @@ func Upgrade(ctx context.Context, path string) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	l := &link{conn}
+	l := &link{conn: conn}
 	if err = l.send(kindUpgrade, nil, nil, time.Now().Add(helloTimeout)); err != nil {
 		return err
 	}
@@ -79,7 +81,7 @@ func Connect(path, build, app string) (*Taker, error) {
 }
 
 func connect(conn *net.UnixConn, build, app string) (*Taker, error) {
-	t := &Taker{link: &link{conn}}
+	t := &Taker{link: &link{conn: conn}}
 	h := hello{oldest: oldestVersion, newest: newestVersion, build: build, app: app}
 	deadline := time.Now().Add(helloTimeout)
 	if err := t.link.send(kindHello, h.append(nil), nil, deadline); err != nil {
@@ -100,7 +102,7 @@ func connect(conn *net.UnixConn, build, app string) (*Taker, error) {
 	if w.version < oldestVersion || w.version > newestVersion {
 		return nil, fmt.Errorf("takeover: the old process chose version %d of the protocol", w.version)
 	}
-	t.Build, t.Conns = w.build, w.conns
+	t.Build, t.Conns, t.Live = w.build, w.conns, w.version >= versionLive
 	if err = t.receiveListeners(deadline); err != nil {
 		t.closeListeners()
 		return nil, err

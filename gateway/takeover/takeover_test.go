@@ -36,9 +36,11 @@ type pond struct {
 	deny  func(state string) bool
 	lost  int // discarded
 
-	chunks   []string
-	accepted bool
-	block    chan struct{} // Adopt waits for it
+	send       SendChunk
+	speaksLive bool
+	chunks     []string
+	accepted   bool
+	block      chan struct{} // Adopt waits for it
 }
 
 func newPond(t *testing.T, n int) *pond {
@@ -61,7 +63,10 @@ func (p *pond) offer() *Offer {
 			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 			return []string{"public", "admin"}, pair[:], err
 		},
-		Begin: func() Handover { p.held = true; return p },
+		Begin: func(send SendChunk, live bool) Handover {
+			p.held, p.send, p.speaksLive = true, send, live
+			return p
+		},
 	}
 }
 
@@ -114,9 +119,7 @@ func (p *pond) become(name, from, to string) {
 	p.live[name] = to
 }
 
-func (p *pond) Chunks(send func(name string, data []byte) error) error {
-	return send("idle", []byte("all of them"))
-}
+func (p *pond) Chunks() error { return p.send("idle", []byte("all of them")) }
 
 func (p *pond) End(taken bool) { p.held = taken; p.ended = append(p.ended, taken) }
 
@@ -279,7 +282,7 @@ func breakOff(t *testing.T, p *pond, path string, messages int) (acked int) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	l, soon := &link{conn}, time.Now().Add(time.Minute)
+	l, soon := &link{conn: conn}, time.Now().Add(time.Minute)
 	send := func(k kind, payload []byte) bool {
 		if messages == 0 {
 			return false
@@ -356,15 +359,18 @@ func TestTheOldProcessEnds(t *testing.T) {
 			return
 		}
 		o := p.offer()
-		l := &link{conn}
+		l := &link{conn: conn}
 		m, err := l.receive(time.Now().Add(time.Minute))
-		if err != nil || o.greet(l, m.payload) != nil {
+		if err != nil {
+			return
+		}
+		if _, err = o.greet(l, m.payload); err != nil {
 			return
 		}
 		if m, err := l.receive(time.Now().Add(time.Minute)); err != nil || m.kind != kindBegin {
 			return
 		}
-		parcel, _ := o.Begin().Next(context.Background())
+		parcel, _ := o.Begin(nil, true).Next(context.Background())
 		_ = l.send(kindBatch, batch{1, parcel.States}.append(nil), parcel.FDs, time.Now().Add(time.Minute))
 		conn.Close()
 	}()
@@ -434,7 +440,7 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	l := &link{conn}
+	l := &link{conn: conn}
 	h := hello{oldest: newestVersion + 1, newest: newestVersion + 3, build: "new", app: "pond"}
 	if err = l.send(kindHello, h.append(nil), nil, time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ type local struct {
 
 	entries []entry
 	log     log
+	last    uint64 // number of the last message that came, or that there was before all
 
 	// A pass sends each subscriber what came up to target. It goes through the entries from the
 	// last to the first: an entry that a removal moves is then met twice at most, and never missed.
@@ -49,7 +50,9 @@ const (
 
 func (e *entry) setSlot(slot uint32) { e.slot = e.slot&^slotMask | slot }
 
-func newLocal(l *Loop, t *topic) *local { return &local{loop: l, topic: t} }
+func newLocal(l *Loop, t *topic, last uint64) *local {
+	return &local{loop: l, topic: t, last: last}
+}
 
 // A turn sends at most turnRecipients messages, of turnQuantum subscribers of one topic after the
 // other's, and stops after turnTime: a loop is never held for much longer than that by what is

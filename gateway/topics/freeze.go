@@ -7,9 +7,10 @@ type held struct {
 }
 
 // Freeze has what is published from now on wait, in its order, while subscribers move to another
-// process: until Thaw delivers it here, or Export has given it away. What waits counts for
-// Config.MaxPending, beyond which publishers get ErrBusy. Only publications of this process wait:
-// what a broker or a source brings is delivered as it comes. Any goroutine.
+// process: until Thaw delivers it here, or Export has given it away. It is for a process with which
+// Give and Take are not possible. What waits counts for Config.MaxPending, beyond which publishers
+// get ErrBusy. Only publications of this process wait: what a broker or a source brings is
+// delivered as it comes. Any goroutine.
 func (h *Hub) Freeze() {
 	for i := range h.shards {
 		s := &h.shards[i]
@@ -19,8 +20,10 @@ func (h *Hub) Freeze() {
 	}
 }
 
-// Thaw ends a freeze. Any goroutine.
+// Thaw ends Freeze, Give and Take. Any goroutine.
 func (h *Hub) Thaw() {
+	h.keep()
+	h.allPassed()
 	for i := range h.shards {
 		s := &h.shards[i]
 		s.mu.Lock()
@@ -41,6 +44,9 @@ func (h *Hub) publish(name string, m *message, from *Loop) (p Position, err erro
 	s := h.shard(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.relay != nil && h.broker == nil && s.relay.full() {
+		s.frozen = true
+	}
 	if !s.frozen {
 		return h.deliverTo(s, name, m, from, false)
 	}

@@ -50,6 +50,8 @@ type Hub struct {
 	mu    sync.Mutex // guards loops
 	loops []*Loop
 
+	giving atomic.Pointer[relay] // while subscribers are given away
+
 	topics, subscriptions atomic.Int64
 	pending, retained     atomic.Int64 // bytes
 }
@@ -59,11 +61,14 @@ type Hub struct {
 type shard struct {
 	mu     sync.Mutex
 	topics map[string]*topic
+	seq    uint64 // of the last message
 	frozen bool
 	gone   bool   // what waited has been exported: nothing more may join it
 	held   []held // while frozen
 
-	imported []held // published before held
+	relay    *relay                // where what is delivered is passed on too
+	passed   map[string][]*message // what came that way, for those that are still to come
+	imported []held                // published before held
 }
 
 // topic exists while it has subscribers or a history. Its fields are guarded by its shard's lock.
@@ -217,17 +222,25 @@ func (h *Hub) check(name string, m *Message) error {
 	return nil
 }
 
-// deliver gives m to the loops with subscribers, and to the topic's history. from is where m comes
-// from when it was published on a loop, which then takes it over at once.
-func (h *Hub) deliver(name string, m *message, from *Loop) (p Position, err error) {
+// deliver delivers what a broker or a source has brought.
+func (h *Hub) deliver(name string, m *message) error {
 	s := h.shard(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return h.deliverTo(s, name, m, from, false)
+	switch {
+	case s.passed != nil:
+		return nil
+	case s.relay != nil && s.relay.full():
+		return ErrBusy
+	}
+	_, err := h.deliverTo(s, name, m, nil, false)
+	return err
 }
 
-// deliverTo is deliver when the topic's shard is locked. What was promised, because its publisher
-// has been answered, is delivered whatever waits already.
+// deliverTo gives m to the loops with subscribers, and to the topic's history. The topic's shard is
+// locked. from is where m comes from when it was published on a loop, which then takes it over at
+// once. What was promised, because its publisher has been answered, is delivered whatever waits
+// already.
 func (h *Hub) deliverTo(
 	s *shard, name string, m *message, from *Loop, promised bool,
 ) (p Position, err error) {
@@ -235,6 +248,7 @@ func (h *Hub) deliverTo(
 	if t == nil {
 		r := h.cfg.rulesFor(name)
 		if h.broker != nil || r.history.Size == 0 {
+			s.number(name, m)
 			return p, nil // nobody is there
 		}
 		if t, err = h.newTopic(s, name, r); err != nil {
@@ -254,10 +268,26 @@ func (h *Hub) deliverTo(
 			h.histories.add(t, m)
 		}
 	}
+	s.number(name, m)
+	t.enqueue(m, from)
+	return Position{t.epoch, m.offset}, nil
+}
+
+// number gives m its place among all messages, and passes it on. The shard is locked.
+func (s *shard) number(name string, m *message) {
+	s.seq++
+	m.seq = s.seq
+	if s.relay != nil {
+		s.relay.add(name, m)
+	}
+}
+
+// enqueue hands m to all loops with subscribers. The topic's shard is locked.
+func (t *topic) enqueue(m *message, from *Loop) {
 	for _, lo := range t.locals {
+		lo.backlog.Add(1)
 		lo.loop.enqueue(lo, m, lo.loop == from)
 	}
-	return Position{t.epoch, m.offset}, nil
 }
 
 // reserve takes room for m on each loop that has subscribers, also where there is none for what was
@@ -274,10 +304,13 @@ func (h *Hub) reserve(t *topic, m *message, promised bool) error {
 		return ErrBusy
 	}
 	pendingBytes.Add(n)
-	for _, lo := range t.locals {
-		lo.backlog.Add(1)
-	}
 	return nil
+}
+
+// hold takes room for bytes that wait, also where there is none. release gives it back.
+func (h *Hub) hold(bytes int64) {
+	h.pending.Add(bytes)
+	pendingBytes.Add(bytes)
 }
 
 // release gives room back that reserve has taken: bytes on one loop.
@@ -323,7 +356,7 @@ func (h *Hub) attach(l *Loop, name string) (*local, error) {
 			return nil, err
 		}
 	}
-	lo := newLocal(l, t)
+	lo := newLocal(l, t, s.seq)
 	t.locals = append(t.locals, lo)
 	if len(t.locals) == 1 {
 		h.wanted(name, true)

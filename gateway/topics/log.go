@@ -42,6 +42,15 @@ func (g *log) free() {
 	}
 }
 
+// afterMessage is the number of the first message held that was delivered behind the message seq.
+func (g *log) afterMessage(seq uint64) uint32 {
+	next := g.head()
+	for next != g.base && g.at(next-1).seq > seq {
+		next--
+	}
+	return next
+}
+
 // after is the number of the first message held whose offset in the history is beyond offset.
 func (g *log) after(offset uint64) uint32 {
 	seq := g.head()

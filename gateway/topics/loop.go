@@ -298,6 +298,7 @@ func (l *Loop) take() {
 			continue
 		}
 		d.to.log.push(d.m)
+		d.to.last = d.m.seq
 		l.activate(d.to)
 	}
 	if cap(l.taken) > 4096 { // one storm must not hold its memory for good

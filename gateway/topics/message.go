@@ -23,6 +23,7 @@ type message struct {
 	frame  gateway.Frame
 	close  []byte // the payload of a Close
 	offset uint64 // in the topic's history; 0: none
+	seq    uint64 // numbers what is delivered: a later message of the topic has a greater one
 	op     ws.OpCode
 }
 

@@ -181,13 +181,16 @@ func FuzzMove(f *testing.F) {
 	f.Add((&topic{name: "kept", epoch: 1, offset: 2}).appendHistory(nil))
 	f.Add(append([]byte{0x93, 2, 0xa1, 'a'}, m.append(nil)...))
 	f.Add([]byte{0xdd, 0xff, 0xff, 0xff, 0xff})
+	f.Add(append([]byte{0x94, 3, 0xa1, 'a', 5}, m.append(nil)...))
+	f.Add(append([]byte{0x91, 0x93, 4, 0xa1, 'a', 0x91}, m.append(nil)...))
+	f.Add([]byte{0x91, 4})
 	hub, err := New(Config{History: keep(3, time.Hour), Logger: quiet, MaxTopics: 100})
 	if err != nil {
 		f.Fatal(err)
 	}
 	l := hub.ForLoop(func(func()) bool { return true })
 	f.Fuzz(func(t *testing.T, b []byte) {
-		hub.Freeze()
+		hub.Take()
 		_ = hub.Import(b)
 		hub.Forget()
 		_, _ = l.Unpack(new(gateway.Conn), b)

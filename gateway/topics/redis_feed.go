@@ -319,7 +319,7 @@ func (f *feed) deliver(c *channel, m *message) bool {
 		f.miss(c, 1)
 		return false
 	}
-	if _, err := f.b.hub.deliver(c.name, m, nil); err != nil {
+	if err := f.b.hub.deliver(c.name, m); err != nil {
 		f.miss(c, 1)
 		return false
 	}
@@ -361,7 +361,7 @@ func (f *feed) gap(c *channel, missed, offset uint64) bool {
 	}
 	m := encode(Message{Payload: text})
 	m.offset = offset
-	_, err := f.b.hub.deliver(c.name, m, nil)
+	err := f.b.hub.deliver(c.name, m)
 	return err == nil
 }
 
