@@ -239,6 +239,10 @@ func (c *Conn) Opening() bool { return c.state == opening }
 // Closed reports whether the transport is gone: Handler.Closed has been called, or is being called.
 func (c *Conn) Closed() bool { return c.state == closed }
 
+// Moving reports whether the connection is on its way to another process, or from one: it is not
+// served, and what it is sent now is lost when it does not stay (see Mover).
+func (c *Conn) Moving() bool { return c.flags&travels != 0 }
+
 // Cork has all that fn sends to the connection leave in one write, as what is sent inside the
 // connection's own events does anyway.
 func (c *Conn) Cork(fn func()) {

@@ -74,7 +74,7 @@ serving() { # waits until the process of the admin address has all connections
 until curl -sf http://127.0.0.1:18001/readyz >/dev/null; do sleep 0.1; done
 
 "$bench" run "$url" "${client[@]}" -c "$CONNS" --ramp "$RAMP" -r "$RATE" --hold 2s \
-	-d "$((ROUNDS * (PAUSE + 4) + 5))s" --timeout 30s -q >"$dir/report" 2>&1 &
+	-d "$((ROUNDS * (PAUSE + 8) + 5))s" --timeout 30s -q >"$dir/report" 2>&1 &
 load=$!
 for _ in $(seq 1200); do
 	[ "$(value sluice_connections)" = "$CONNS" ] && break

@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"sluice/gateway/backend"
@@ -130,6 +132,9 @@ type services struct {
 	app     *backend.App
 	control *backend.Control
 	server  *http.Server // of the control address; nil without one
+
+	publishers atomic.Int64 // connections to the control address
+	forwarding bool         // another process answers them
 }
 
 // openServices makes the application. Its control address is opened by serveControl.
@@ -189,19 +194,54 @@ func (s *server) serveControl(ln net.Listener) {
 	v.control = backend.NewControl(backend.ControlConfig{Hub: v.hub, App: v.app, Key: key(s.cfg.ControlKey), Rate: limit, Logger: s.log})
 	v.server = v.control.Server()
 	v.server.Addr = ln.Addr().String() // what it got, when it asked for port 0
+	v.server.ConnState = v.count
 	go func() {
-		if err := v.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		err := v.server.Serve(ln)
+		if !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			s.log.Error("control address stopped", "error", err)
 		}
 	}()
 }
 
-// controlAnswers is how long requests to the control address may take to end with the process.
-const controlAnswers = time.Second
+// count counts the connections of publishers.
+func (v *services) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		v.publishers.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		v.publishers.Add(-1)
+	}
+}
+
+// forward leaves the control address to the process that has taken over, which answers from now on
+// those too that are connected here.
+func (v *services) forward(ln net.Listener) {
+	if v.control == nil {
+		return
+	}
+	_ = ln.Close()
+	v.forwarding = true
+	v.control.Forward(&url.URL{Scheme: "http", Host: ln.Addr().String()})
+}
+
+// controlAnswers is how long requests to the control address may take to end with the process, and
+// publishersLeave how long publishers keep the connections that another process' answers come by.
+const (
+	controlAnswers  = time.Second
+	publishersLeave = 5 * time.Second
+)
 
 // shutdown tells the services of the connections that have ended, until ctx is done.
 func (v *services) shutdown(ctx context.Context) error {
 	if v.server != nil {
+		// Each answer that is forwarded asks the publisher to connect anew. To close what is idle
+		// before would hit one that publishes at this moment, which it would not dare to repeat.
+		for end := time.Now().Add(publishersLeave); v.forwarding && v.publishers.Load() > 0; {
+			if ctx.Err() != nil || time.Now().After(end) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 		// Who publishes just now gets the answer; who did not get that far finds the connection
 		// closed.
 		answers, cancel := context.WithTimeout(ctx, controlAnswers)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,9 +17,10 @@ import (
 )
 
 // TestTakeoverWithServices: connections of a service move between two of its requests, and what is
-// published meanwhile comes to each subscriber once and in order.
+// published meanwhile, to all or to one, comes to each once and in order.
 func TestTakeoverWithServices(t *testing.T) {
 	var disconnects sync.Map // Connection-Id of connections that have ended
+	ids := make(chan string, 1)
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.Header().Set("Content-Type", "application/websocket-events")
@@ -44,6 +44,10 @@ func TestTakeoverWithServices(t *testing.T) {
 				w.Header().Set("Sec-WebSocket-Extensions", `grip; message-prefix="m:"`)
 				answer.WriteString("OPEN\r\n")
 				text(`c:{"type":"subscribe","channel":"room"}`)
+				select {
+				case ids <- r.Header.Get("Connection-Id"):
+				default:
+				}
 			case "DISCONNECT", "CLOSE":
 				disconnects.Store(r.Header.Get("Connection-Id"), true)
 			}
@@ -60,37 +64,30 @@ func TestTakeoverWithServices(t *testing.T) {
 	const clients, times = 50, 4
 	var done sync.WaitGroup
 	enough := make(chan struct{})
-	var published int
-	publish := func(text string) {
-		for {
-			resp, err := http.Post("http://"+control+"/publish?topic=room", "text/plain", strings.NewReader(text))
-			if err == nil {
-				body, _ := io.ReadAll(resp.Body)
-				resp.Body.Close()
-				if resp.StatusCode == http.StatusOK {
-					return
-				}
-				if resp.StatusCode != http.StatusServiceUnavailable {
-					t.Errorf("publish: %s %s", resp.Status, body)
-					return
-				}
-			} else if !strings.Contains(err.Error(), "EOF") && !errors.Is(err, syscall.ECONNRESET) {
-				// The old process closes only connections on which nothing is asked.
-				t.Errorf("publish: %v", err)
-				return
-			}
-			time.Sleep(time.Millisecond)
+	var published, tells int
+	telling := make(chan struct{})
+	// Nobody who publishes notices either: there is one answer to each request, and it is yes.
+	post := func(path, text string) {
+		resp, err := http.Post("http://"+control+path, "text/plain", strings.NewReader(text))
+		if err != nil {
+			t.Errorf("publish: %v", err)
+			return
+		}
+		defer resp.Body.Close()
+		if body, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+			t.Errorf("publish: %s %s", resp.Status, body)
 		}
 	}
+	publish := func(text string) { post("/publish?topic=room", text) }
 	conns := make([]*gatewaytest.Client, clients)
 	for i := range conns {
 		conns[i] = gatewaytest.Open(t, at(listen), "/ws")
 		conns[i].Write(gatewaytest.Text("here"))
 		conns[i].Expect("text here") // and so it is subscribed
 	}
-	for _, c := range conns {
+	for i, c := range conns {
 		done.Go(func() {
-			asked, heard := 0, 0
+			asked, heard, told := 0, 0, 0
 			c.Write(gatewaytest.Text("echo 0"))
 			for {
 				switch got := c.Next(); {
@@ -99,7 +96,12 @@ func TestTakeoverWithServices(t *testing.T) {
 					c.Write(gatewaytest.Text(fmt.Sprintf("echo %d", asked)))
 				case got == fmt.Sprintf("text published %d", heard):
 					heard++
+				case got == fmt.Sprintf("text told %d", told):
+					told++
 				case got == "text end":
+					if i == 0 && told != tells {
+						t.Errorf("one was told %d times, want %d", told, tells)
+					}
 					return
 				default:
 					t.Errorf("got %q, want echo %d or published %d", got, asked, heard)
@@ -108,10 +110,22 @@ func TestTakeoverWithServices(t *testing.T) {
 			}
 		})
 	}
+	go func() {
+		defer close(telling)
+		for id := <-ids; ; tells++ {
+			select {
+			case <-enough:
+				return
+			default:
+				post("/connections/"+id+"/send", fmt.Sprintf("told %d", tells))
+			}
+		}
+	}()
 	done.Go(func() {
 		for ; ; published++ {
 			select {
 			case <-enough:
+				<-telling
 				publish("end")
 				return
 			default:

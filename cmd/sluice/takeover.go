@@ -36,6 +36,7 @@ const (
 const (
 	chunkSessions = "sessions"
 	chunkTopics   = "topics"
+	chunkControl  = "control"
 )
 
 // kindOfApp is what the next process must be too: its applications could not read the states of the
@@ -139,6 +140,8 @@ func (s sink) Chunk(name string, data []byte) error {
 		return s.store.Import(data)
 	case name == chunkTopics && s.services != nil:
 		return s.services.hub.Import(data)
+	case name == chunkControl && s.services != nil:
+		return s.services.app.CarryOut(data)
 	}
 	return fmt.Errorf("state of an unknown kind, %.40q", name)
 }
@@ -231,6 +234,9 @@ func (s *server) beginHandover(send takeover.SendChunk, live bool) takeover.Hand
 	case s.services == nil:
 	case live:
 		s.services.hub.Give(h.sendTopics)
+		if s.services.control != nil {
+			s.services.control.Give(func(item []byte) error { return send(chunkControl, item) })
+		}
 	default:
 		s.services.hub.Freeze()
 	}
@@ -263,6 +269,9 @@ func (h *handover) Chunks() (err error) {
 		})
 	}
 	if err == nil && h.services != nil {
+		if h.services.control != nil {
+			h.services.control.Pause()
+		}
 		err = h.services.hub.Export(h.sendTopics)
 	}
 	return err
@@ -275,12 +284,16 @@ func (h *handover) End(taken bool) {
 		// What is left here is drained. Its sessions are the other process', and so are its topics.
 		if h.services != nil {
 			h.services.hub.Forget()
+			h.services.forward(h.controlListener)
 		}
 		return
 	}
 	h.role(sessions.Serving)
 	if h.services != nil {
 		h.services.hub.Thaw()
+		if h.services.control != nil {
+			h.services.control.Resume()
+		}
 	}
 }
 

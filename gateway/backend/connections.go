@@ -16,7 +16,11 @@ import (
 var (
 	errConnectionID = errors.New("not a Connection-Id (want the 36 characters of a UUID)")
 	errNoConnection = errors.New("no such connection on this node")
+	errMovesOn      = errors.New("this process is being replaced: ask again")
 )
+
+// onTimeout is how long loops may take to carry out what is for one connection.
+const onTimeout = 5 * time.Second
 
 // on runs fn on the loop of a session, and waits for it. It reports false when there is no such
 // session, or when ctx ends before: then fn may still run.
@@ -24,37 +28,68 @@ func (a *App) on(ctx context.Context, id connID, fn func(s *session)) bool {
 	if a == nil {
 		return false
 	}
-	if n := id.loop(); n < len(a.loops) && a.loops[n].on(ctx, id, fn) {
-		return true
+	for {
+		found := a.try(ctx, id, fn)
+		if found != moving {
+			return found == present
+		}
+		select { // one that is on its way to another process has arrived soon, or comes back
+		case <-ctx.Done():
+			return false
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// presence is whether a session is on a loop.
+type presence uint8
+
+const (
+	absent presence = iota
+	present
+	moving
+)
+
+func (a *App) try(ctx context.Context, id connID, fn func(s *session)) presence {
+	if n := id.loop(); n < len(a.loops) {
+		if found := a.loops[n].on(ctx, id, fn); found != absent {
+			return found
+		}
 	}
 	if a.adopted.Load() {
 		for _, l := range a.loops {
-			if l.index != id.loop() && l.on(ctx, id, fn) {
-				return true
+			if l.index == id.loop() {
+				continue
+			}
+			if found := l.on(ctx, id, fn); found != absent {
+				return found
 			}
 		}
 	}
-	return false
+	return absent
 }
 
-func (l *loop) on(ctx context.Context, id connID, fn func(s *session)) bool {
-	found := make(chan bool, 1)
+func (l *loop) on(ctx context.Context, id connID, fn func(s *session)) presence {
+	found := make(chan presence, 1)
 	if !l.post(func() {
 		s := l.sessions[id]
-		if s == nil || s.state == gone || s.state == opening {
-			found <- false
-			return
+		switch {
+		case s == nil || s.state == gone || s.state == opening:
+			found <- absent
+		case s.conn.Moving():
+			found <- moving
+		default:
+			fn(s)
+			found <- present
 		}
-		fn(s)
-		found <- true
 	}) {
-		return false
+		return absent
 	}
 	select {
-	case ok := <-found:
-		return ok
+	case is := <-found:
+		return is
 	case <-ctx.Done():
-		return false
+		return absent
 	}
 }
 
@@ -66,18 +101,26 @@ func (s *session) refreshNow() {
 	}
 }
 
-// toConnection carries an item out on one connection.
-func (c *Control) toConnection(ctx context.Context, it item) (int, error) {
+// toConnection carries an item out on one connection, here or in the process that takes over.
+func (c *Control) toConnection(ctx context.Context, it item) error {
+	err := c.cfg.App.toConnection(ctx, it)
+	if errors.Is(err, errNoConnection) && c.handoff.pass(it) {
+		return nil // if it exists it is there
+	}
+	return err
+}
+
+func (a *App) toConnection(ctx context.Context, it item) error {
 	id, ok := parseConnID(it.connection)
 	if !ok {
-		return 0, errConnectionID
+		return errConnectionID
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, onTimeout)
 	defer cancel()
-	if !c.cfg.App.on(ctx, id, func(s *session) { s.conn.Cork(func() { carryOutOn(s.conn, it) }) }) {
-		return 0, errNoConnection
+	if !a.on(ctx, id, func(s *session) { s.conn.Cork(func() { carryOutOn(s.conn, it) }) }) {
+		return errNoConnection
 	}
-	return 1, nil
+	return nil
 }
 
 // sendTo answers POST /connections/{id}/send.
@@ -114,12 +157,12 @@ func (c *Control) oneConnection(w http.ResponseWriter, r *http.Request, it item)
 	if !c.limit(w, 1) {
 		return
 	}
-	n, err := c.toConnection(r.Context(), it)
-	if err != nil {
+	if err := c.toConnection(r.Context(), it); err != nil {
 		c.fail(w, statusOf(err), err)
 		return
 	}
-	c.answer(w, http.StatusOK, controlAnswer{Message: "Sent", Subscribers: &n})
+	one := 1
+	c.answer(w, http.StatusOK, controlAnswer{Message: "Sent", Subscribers: &one})
 }
 
 // connectionInfo is what GET /connections/{id} tells.
@@ -144,7 +187,7 @@ func (c *Control) connection(w http.ResponseWriter, r *http.Request) {
 		c.fail(w, http.StatusBadRequest, errConnectionID)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(r.Context(), onTimeout)
 	defer cancel()
 	found := make(chan connectionInfo, 1)
 	if !c.cfg.App.on(ctx, id, func(s *session) {
@@ -152,6 +195,10 @@ func (c *Control) connection(w http.ResponseWriter, r *http.Request) {
 			Address: s.conn.RemoteAddr().String(), Target: s.head.target(),
 			Requests: s.requests, InFlight: s.inFlight, Pending: len(s.pending), Topics: s.topics()}
 	}) {
+		if c.handoff.giving.Load() != nil { // it may have gone to the other process
+			c.fail(w, http.StatusServiceUnavailable, errMovesOn)
+			return
+		}
 		c.fail(w, http.StatusNotFound, errNoConnection)
 		return
 	}

@@ -58,6 +58,7 @@ type Control struct {
 	limiter   *rate.Limiter
 	sequencer *sequencer
 	mux       *http.ServeMux
+	handoff   handoff
 }
 
 // NewControl makes the handler of the control address.
@@ -123,7 +124,9 @@ func (c *Control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, c.cfg.MaxBody)
-	c.mux.ServeHTTP(w, r)
+	if err := c.handoff.serve(w, r, c.mux); err != nil {
+		c.failRead(w, err)
+	}
 }
 
 type controlAnswer struct {
@@ -226,7 +229,10 @@ func (c *Control) carryOut(w http.ResponseWriter, r *http.Request, items []item)
 // one publishes one item, in its turn, and returns how many of this node it is for.
 func (c *Control) one(ctx context.Context, it item) (subscribers int, err error) {
 	if it.connection != "" {
-		return c.toConnection(ctx, it)
+		if err := c.toConnection(ctx, it); err != nil {
+			return 0, err
+		}
+		return 1, nil
 	}
 	if err := topics.CheckName(it.topic); err != nil {
 		return 0, err
@@ -254,12 +260,18 @@ func (c *Control) toTopic(it item) (subscribers int, err error) {
 		err = hub.Publish(it.topic,
 			topics.Message{Op: ws.OpClose, Payload: closeBody(it.code, []byte(it.reason))})
 	default: // these are for connections of this node
-		hub.Members(it.topic, func(conn *gateway.Conn) bool {
-			conn.Cork(func() { carryOutOn(conn, it) })
-			return true
-		}, func() {})
+		toMembers(hub, it)
+		c.handoff.pass(it) // some of which may have gone to another process
 	}
 	return subscribers, err
+}
+
+// toMembers carries an item out on every subscriber of this process.
+func toMembers(hub *topics.Hub, it item) {
+	hub.Members(it.topic, func(conn *gateway.Conn) bool {
+		conn.Cork(func() { carryOutOn(conn, it) })
+		return true
+	}, func() {})
 }
 
 // carryOutOn does to one connection what an item says. On its loop.

@@ -119,6 +119,21 @@ func (q *sequencer) send(it item, publish func(item)) {
 	}
 }
 
+// flush publishes what waits, as if its time were over.
+func (q *sequencer) flush() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.waiting) > 0 {
+		for _, of := range q.waiting {
+			for _, w := range of {
+				q.take(w)
+				q.send(w.item, q.late)
+				break // send may have taken others of them
+			}
+		}
+	}
+}
+
 // close lets go of what waits.
 func (q *sequencer) close() {
 	q.mu.Lock()
