@@ -11,10 +11,13 @@ import (
 	"sluice/poller"
 )
 
-// Connections that go on in another process. The old process' side is Handover: it stops accepting,
-// takes connections off their loops in batches, and lets go of those that the other process has
-// acknowledged. The new process' side is Adopt. Between the two is package takeover, or whatever
-// carries descriptors.
+// Connections that go on in another process. The old process' side is Handover: it takes connections
+// off their loops in batches, and lets go of those that the other process has acknowledged. The new
+// process' side is Adopt. Between the two is package takeover, or whatever carries descriptors.
+//
+// Clients that come meanwhile are accepted and travel like the others, with their request unread:
+// whoever waits for the end of it would wait for seconds. Only the last of it finds them in the
+// kernel's queues.
 //
 // A connection travels when nothing of it is under way that only this process could end: while its
 // request is being collected, or while messages flow and the Handler, a Mover, agrees; with TLS see
@@ -23,26 +26,24 @@ import (
 
 // Handover is a Server's connections on their way to another process. One goroutine at a time.
 type Handover struct {
-	s     *Server
-	turn  int       // the next loop to ask
-	last  bool      // connections are frozen on all loops before any of them is packed
-	until time.Time // how long connections that cannot travel yet are waited for
-	grace time.Time // and how long TLS handshakes under way
+	s       *Server
+	turn    int       // the next loop to ask
+	quiet   int       // loops in a row that had less than a batch
+	accepts bool      // clients are still accepted
+	last    bool      // connections are frozen on all loops before any of them is packed
+	until   time.Time // how long connections that cannot travel yet are waited for
+	grace   time.Time // and how long TLS handshakes under way
 }
 
 // waitToMove is how long a Handover waits for connections that cannot travel yet: they have an
 // answer of a backend or of the store outstanding.
 const waitToMove = 10 * time.Second
 
-// Handover stops accepting, while clients wait in the kernel's queues, and begins to give the
-// connections away. End comes last. Any goroutine but a loop's; not while another is under way.
+// Handover stops reading requests, and begins to give the connections away. End comes last. Any
+// goroutine but a loop's; not while another is under way.
 func (s *Server) Handover() *Handover {
-	s.onEach(func(w *worker) {
-		w.holding = true
-		w.acceptAgain(false)
-	})
-	now := time.Now()
-	return &Handover{s: s, until: now.Add(waitToMove), grace: now.Add(handshakeGrace)}
+	s.onEach(func(w *worker) { w.holding = true })
+	return &Handover{s: s, accepts: true, grace: time.Now().Add(handshakeGrace)}
 }
 
 // Batch is some connections that are off their loops. Settle or Keep is called, once.
@@ -73,8 +74,11 @@ func (h *Handover) Next(ctx context.Context) (*Batch, error) {
 			}
 			waiting += left
 		}
+		if h.until.IsZero() {
+			h.until = time.Now().Add(waitToMove)
+		}
 		switch {
-		case waiting == 0:
+		case waiting == 0 && !h.accepts:
 			return nil, io.EOF
 		case !h.last:
 			// All that could go alone has gone. What connections share stands still once every loop
@@ -97,9 +101,18 @@ func (h *Handover) Next(ctx context.Context) (*Batch, error) {
 func (h *Handover) take(w *worker) (b *Batch, left int, err error) {
 	b = &Batch{w: w}
 	var fds []int
+	var full bool
 	grace := time.Now().Before(h.grace)
-	if !w.loop.Do(func() { fds, left = w.pack(b, h.last, grace) }) {
+	if !w.loop.Do(func() { fds, left, full = w.pack(b, h.last, grace) }) {
 		return nil, 0, poller.ErrLoopEnded
+	}
+	if h.quiet++; full {
+		h.quiet = 0
+	}
+	if h.accepts && h.quiet >= len(h.s.workers) {
+		// What there was has gone, and those that come could keep this going for ever.
+		h.accepts = false
+		h.s.onEach(func(w *worker) { w.acceptAgain(false) })
 	}
 	if len(fds) == 0 {
 		return nil, left, nil
@@ -156,8 +169,11 @@ func (h *Handover) End(gone bool) {
 			case c.state == closed:
 			case c.flags&travels != 0: // frozen, and not packed
 				c.stay()
-			case c.state == handshaking && (c.in != nil || c.flags&layered != 0):
-				c.resumeLater()
+			case c.state == handshaking:
+				c.interest()
+				if c.in != nil || c.flags&layered != 0 {
+					c.resumeLater()
+				}
 			}
 		}
 		if gone {
@@ -219,9 +235,10 @@ func (w *worker) leaveListeners() {
 	}
 }
 
-// pack takes up to a batch of connections off the loop, and packs them. left is how many others
-// there are that may be able to travel later; with grace, those in a TLS handshake are among them.
-func (w *worker) pack(b *Batch, last, grace bool) (fds []int, left int) {
+// pack takes up to a batch of connections off the loop, and packs them; full says that there was
+// more than a batch. left is how many others there are that may be able to travel later; with grace,
+// those in a TLS handshake are among them.
+func (w *worker) pack(b *Batch, last, grace bool) (fds []int, left int, full bool) {
 	size := 0
 	for i := len(w.conns) - 1; i >= 0; i-- {
 		c := w.conns[i]
@@ -230,8 +247,7 @@ func (w *worker) pack(b *Batch, last, grace bool) (fds []int, left int) {
 			continue
 		}
 		if len(fds) == poller.MaxCopy || size > batchBytes {
-			left++
-			break
+			return fds, left + 1, true
 		}
 		if c.flags&frozen == 0 && !c.freeze(last) {
 			left++
@@ -244,7 +260,7 @@ func (w *worker) pack(b *Batch, last, grace bool) (fds []int, left int) {
 		b.States = append(b.States, state)
 		fds = append(fds, c.fd.SysFD())
 	}
-	return fds, left
+	return fds, left, false
 }
 
 // bound reports whether c's transport cannot travel: its client connects anew.

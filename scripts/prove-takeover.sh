@@ -25,6 +25,7 @@ finish() {
 	pid=$(newest)
 	[ -z "$pid" ] || kill "$pid" 2>/dev/null || true
 	wait
+	while [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; do sleep 0.1; done # it is no child
 	rm -rf "$dir"
 }
 trap finish EXIT
@@ -71,7 +72,10 @@ serving() { # waits until the process of the admin address has all connections
 }
 
 "$bin" "${args[@]}" >"$dir/log" 2>&1 &
-until curl -sf http://127.0.0.1:18001/readyz >/dev/null; do sleep 0.1; done
+until curl -sf http://127.0.0.1:18001/readyz >/dev/null; do
+	kill -0 $! 2>/dev/null || { echo "prove-takeover: the gateway does not start" >&2; cat "$dir/log" >&2; exit 1; }
+	sleep 0.1
+done
 
 "$bench" run "$url" "${client[@]}" -c "$CONNS" --ramp "$RAMP" -r "$RATE" --hold 2s \
 	-d "$((ROUNDS * (PAUSE + 8) + 5))s" --timeout 30s -q >"$dir/report" 2>&1 &

@@ -20,6 +20,7 @@
 //	sign.go         Grip-Sig and webhook-signature
 //	control.go      the address at which services publish, with connections.go, publish.go,
 //	                sequencer.go and auth.go
+//	move.go         connections that go on in another process; with handoff.go, who publishes
 //	channels.go     what Django Channels publishes
 //
 // # What is promised
@@ -36,6 +37,13 @@
 // Every end of a connection is told, CLOSE when it was in order and DISCONNECT when not, behind all
 // that the client had said before, and again until the backend has answered: DISCONNECT may come
 // twice.
+//
+// Who publishes while another process takes over gets one answer to each request, as ever. Until
+// all connections have moved, the old process orders what is published, and its answers count the
+// subscribers that it still has; then requests wait for some milliseconds, and the new process
+// answers them. A message for one connection that has moved is answered with 200 unseen: it reaches
+// the connection if there is one. Ids of items are remembered by the process that published them,
+// so one that is published again after a takeover comes twice.
 //
 // # Decisions
 //

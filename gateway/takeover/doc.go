@@ -30,7 +30,8 @@
 //
 // # Versions
 //
-// The hello names the versions of the protocol that a program speaks; without a common one, or with
+// The hello names the versions of the protocol that a program speaks. With version 1 chunks come at
+// the end only, so that what is published waits until then. Without a common version, or with
 // another kind of application, the old process refuses before anything has moved. States of
 // connections are maps whose unknown keys lead to a refusal of that one connection, which the old
 // process then drains as at any deploy.

@@ -26,6 +26,8 @@
 //	history.go   the messages that a topic keeps for those who come back
 //	recovery.go  coming back
 //	source.go    publications of others, in formats of their own
+//	relay.go     publications while subscribers move to another process; with move.go, export.go
+//	             and freeze.go
 //	conn.go      what all this asks of a gateway.Conn
 //
 // # Guarantees
