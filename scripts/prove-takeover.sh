@@ -6,22 +6,24 @@
 # RATE times a second to 100 topics, to which the clients are dealt; LOAD=service has a service
 # behind the gateway echo what clients say, 50 ms after it was asked; LOAD=slow has a tenth of the
 # clients stop reading for good; LOAD=fragments sends each message as two, a second apart, so that
-# RATE clients are in the middle of one when they are handed over.
+# RATE clients are in the middle of one when they are handed over. With COMING=N so many clients more
+# connect each second, and leave: how long they waited is printed too.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
-: "${CONNS:=20000}" "${RATE:=10000}" "${ROUNDS:=10}" "${TLS:=}" "${REDIS:=}" "${PAUSE:=4}"
+: "${CONNS:=20000}" "${RATE:=10000}" "${ROUNDS:=10}" "${TLS:=}" "${REDIS:=}" "${PAUSE:=4}" "${COMING:=}"
 : "${LOAD:=count}"
 [ "$LOAD" = service ] && : "${RAMP:=1000}" # its answer to an OPEN is part of a handshake
 : "${RAMP:=auto}"
 
 dir=$(mktemp -d)
-load='' service=''
+load='' service='' coming=''
 least=$CONNS # connections that must be there after a takeover
 [ "$LOAD" != slow ] || least=$((CONNS * 9 / 10)) # the others are cut off in time
 newest() { sed -n 's/.*"msg":"start".*"pid":\([0-9]*\).*/\1/p' "$dir/log" 2>/dev/null | tail -1; }
 finish() {
 	[ -z "$load" ] || kill "$load" 2>/dev/null || true
 	[ -z "$service" ] || kill "$service" 2>/dev/null || true
+	[ -z "$coming" ] || kill "$coming" 2>/dev/null || true
 	pid=$(newest)
 	[ -z "$pid" ] || kill "$pid" 2>/dev/null || true
 	wait
@@ -32,13 +34,13 @@ trap finish EXIT
 
 bin=${SLUICE:-bin/sluice} bench=${SLUICE_BENCH:-bin/sluice-bench}
 args=(serve --listen 127.0.0.1:18000 --admin 127.0.0.1:18001 --takeover "$dir/sock"
-	--max-conns "$CONNS" --heartbeat 30s --log-level info)
-url=ws://127.0.0.1:18000/ws/chat/ client=()
+	--max-conns "$((CONNS + 10 * COMING))" --heartbeat 30s --log-level info)
+url=ws://127.0.0.1:18000/ws/chat/ client=() visitor=()
 if [ -n "$TLS" ]; then
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
 		-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$dir/key" -out "$dir/cert" 2>/dev/null
 	args+=(--tls-listen 127.0.0.1:18443 --tls-cert "$dir/cert" --tls-key "$dir/key")
-	url=wss://127.0.0.1:18443/ws/chat/ client=(--insecure)
+	url=wss://127.0.0.1:18443/ws/chat/ client=(--insecure) visitor=(--insecure)
 fi
 [ -z "$REDIS" ] || args+=(--session-store redis --redis-url "$REDIS")
 case $LOAD in
@@ -85,6 +87,11 @@ for _ in $(seq 1200); do
 	sleep 0.5
 done
 serving
+if [ -n "$COMING" ]; then
+	"$bench" run "$url" "${visitor[@]}" -s churn -c "$COMING" -r "$COMING" \
+		-d "$((ROUNDS * (PAUSE + 4)))s" --timeout 30s -q >"$dir/visits" 2>&1 &
+	coming=$!
+fi
 sleep 4
 echo "open: $CONNS connections; descriptors $(value process_open_fds)"
 for i in $(seq "$ROUNDS"); do
@@ -100,4 +107,9 @@ status=0
 wait "$load" || status=$?
 load=
 cat "$dir/report"
+if [ -n "$coming" ]; then
+	wait "$coming" || status=$?
+	coming=
+	cat "$dir/visits"
+fi
 exit "$status"
