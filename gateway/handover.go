@@ -11,13 +11,13 @@ import (
 	"sluice/poller"
 )
 
-// Connections that go on in another process. The old process' side is Handover: it takes connections
-// off their loops in batches, and lets go of those that the other process has acknowledged. The new
-// process' side is Adopt. Between the two is package takeover, or whatever carries descriptors.
+// Connections that go on in another process. The old process' side is Handover: it takes
+// connections off their loops in batches, and lets go of those that the other process has
+// acknowledged. The new process' side is Adopt. Between the two is package takeover, or whatever
+// carries descriptors.
 //
 // Clients that come meanwhile are accepted and travel like the others, with their request unread:
-// whoever waits for the end of it would wait for seconds. Only the last of it finds them in the
-// kernel's queues.
+// to have them wait in the kernel's queues until all have moved could take seconds.
 //
 // A connection travels when nothing of it is under way that only this process could end: while its
 // request is being collected, or while messages flow and the Handler, a Mover, agrees; with TLS see
@@ -236,8 +236,8 @@ func (w *worker) leaveListeners() {
 }
 
 // pack takes up to a batch of connections off the loop, and packs them; full says that there was
-// more than a batch. left is how many others there are that may be able to travel later; with grace,
-// those in a TLS handshake are among them.
+// more than a batch. left is how many others there are that may be able to travel later; with
+// grace, those in a TLS handshake are among them.
 func (w *worker) pack(b *Batch, last, grace bool) (fds []int, left int, full bool) {
 	size := 0
 	for i := len(w.conns) - 1; i >= 0; i-- {

@@ -225,8 +225,8 @@ type handover struct {
 	send takeover.SendChunk
 }
 
-// beginHandover stops accepting. What is published goes to both processes, or waits when the new
-// one is of a version that cannot take it.
+// beginHandover has what is published go to both processes from now on, or wait when the new one is
+// of a version that cannot take it.
 func (s *server) beginHandover(send takeover.SendChunk, live bool) takeover.Handover {
 	s.role(sessions.Giving)
 	h := &handover{s, s.gateway.Handover(), send}

@@ -7,7 +7,7 @@
 //	new → old   hello: versions of the protocol, build, kind of application
 //	old → new   welcome, or a refusal in words; then the listening sockets
 //	            the new process opens its loops and its store: nothing has moved yet
-//	new → old   begin: the old process stops accepting; clients wait in the kernel's queues
+//	new → old   begin: the old process reads no more requests; clients that come travel unread
 //	old → new   batch: at most 253 connections, each with its state
 //	new → old   ack: the batch is the new process's own, but for the connections it refuses
 //	old → new   chunk: state that belongs to no connection, such as idle sessions; also between
@@ -26,7 +26,7 @@
 // open whose the last batches are: the old one kills it (SIGKILL) and goes on.
 //
 // A batch is on its way for some milliseconds, and at most three are at a time: that is the pause
-// that a client sees. New clients wait longer, for all of it.
+// that a client sees. A client that comes waits for the next batch of its loop.
 //
 // # Versions
 //

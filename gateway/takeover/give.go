@@ -40,8 +40,8 @@ type Offer struct {
 	// Listeners returns copies of the listening sockets, which the caller closes, and their names.
 	Listeners func() (names []string, fds []int, err error)
 
-	// Begin stops accepting. The clients that come meanwhile wait in the kernel's queues. live says
-	// that the new process takes chunks from now on, and not only from Chunks.
+	// Begin begins the handover. live says that the new process takes chunks from now on, and not
+	// only at the end.
 	Begin func(send SendChunk, live bool) Handover
 
 	// Upgrade starts the process that is to take over, and returns when taken is closed, or with an
