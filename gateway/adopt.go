@@ -25,10 +25,13 @@ type adoptedPart struct {
 // accept yet. Any goroutine but a loop's.
 func (s *Server) Adopt(fds []int, states [][]byte) *Adopted {
 	a := new(Adopted)
-	// Small parts, so that the connections of a small process do not all go to one loop; not too
-	// small, for each costs two rounds of a loop.
-	const least = 32
-	share := max((len(fds)+len(s.workers)-1)/len(s.workers), least)
+	// Small parts, so that the connections of a small process do not all go to one loop. But each
+	// costs two rounds of a loop, and where there are many it is as even without.
+	share := len(fds)
+	if s.conns.Load() < int64(poller.MaxCopy*len(s.workers)) {
+		const least = 32
+		share = max((len(fds)+len(s.workers)-1)/len(s.workers), least)
+	}
 	for at := 0; at < len(fds); {
 		w, n := s.reserve(min(share, len(fds)-at))
 		if n == 0 { // no room: these stay where they are
@@ -76,11 +79,7 @@ func (a *Adopted) each(do func(c *Conn)) {
 // adoptAll brings descriptors, which have a place here, into the loop's table, and makes
 // connections of them.
 func (w *worker) adoptAll(fds []int, states [][]byte) (conns []*Conn, refused []int) {
-	copies, err := poller.CopyFDs(nil, w.loop, fds)
-	for _, fd := range fds {
-		_ = unix.Close(fd)
-	}
-	ran := err == nil && w.loop.Do(func() {
+	err := poller.GiveFDs(w.loop, fds, func(copies []int) {
 		for i, fd := range copies {
 			if c, err := w.adopt(fd, states[i]); err == nil {
 				conns = append(conns, c)
@@ -90,7 +89,10 @@ func (w *worker) adoptAll(fds []int, states [][]byte) (conns []*Conn, refused []
 			}
 		}
 	})
-	if !ran {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+	if err != nil {
 		w.log.Error("connections of the old process are refused", "error", err)
 		w.held.Add(-int64(len(states)))
 		refused = refused[:0]

@@ -100,11 +100,15 @@ func (h *Handover) Next(ctx context.Context) (*Batch, error) {
 // take packs connections of one loop. left is how many cannot travel yet.
 func (h *Handover) take(w *worker) (b *Batch, left int, err error) {
 	b = &Batch{w: w}
-	var fds []int
 	var full bool
 	grace := time.Now().Before(h.grace)
-	if !w.loop.Do(func() { fds, left, full = w.pack(b, h.last, grace) }) {
-		return nil, 0, poller.ErrLoopEnded
+	b.FDs, err = poller.TakeFDs(w.loop, func() (fds []int) {
+		fds, left, full = w.pack(b, h.last, grace)
+		return fds
+	})
+	if err != nil {
+		b.Keep()
+		return nil, left, err
 	}
 	if h.quiet++; full {
 		h.quiet = 0
@@ -114,12 +118,8 @@ func (h *Handover) take(w *worker) (b *Batch, left int, err error) {
 		h.accepts = false
 		h.s.onEach(func(w *worker) { w.acceptAgain(false) })
 	}
-	if len(fds) == 0 {
+	if len(b.FDs) == 0 {
 		return nil, left, nil
-	}
-	if b.FDs, err = poller.CopyFDs(w.loop, nil, fds); err != nil {
-		b.Keep()
-		return nil, left, err
 	}
 	return b, left, nil
 }

@@ -12,7 +12,7 @@ import (
 // MaxCopy is how many descriptors CopyFDs copies at a time: the kernel's SCM_MAX_FD.
 const MaxCopy = 253
 
-// ErrLoopEnded is the error of CopyFDs when a loop ends meanwhile.
+// ErrLoopEnded is the error of CopyFDs, TakeFDs and GiveFDs when a loop ends meanwhile.
 var ErrLoopEnded = errors.New("the loop has ended")
 
 // inParcel keeps one parcel on its way at a time: the pair of sockets is one for all tables, and a
@@ -33,32 +33,75 @@ func CopyFDs(from, to *Loop, fds []int) ([]int, error) {
 	if len(fds) > MaxCopy {
 		return nil, fmt.Errorf("copy descriptors: %d at a time are too many (want %d)", len(fds), MaxCopy)
 	}
-	copies, err := copyFDs(from, to, fds)
+	var copies []int
+	err := carry(from.call, to.call, from.ownsTable() || to.ownsTable(),
+		func() []int { return fds }, func(c []int) { copies = c })
 	if err != nil {
 		return nil, fmt.Errorf("copy %d descriptors: %w", len(fds), err)
 	}
 	return copies, nil
 }
 
-func copyFDs(from, to *Loop, fds []int) (copies []int, err error) {
-	if !from.ownsTable() && !to.ownsTable() {
-		return dupAll(fds)
-	}
-	inParcel.Lock()
-	defer inParcel.Unlock()
-	if ran := from.call(func() { err = pack(fds) }); !ran {
-		return nil, ErrLoopEnded
-	}
+// TakeFDs is CopyFDs from a loop's table to that of the process, of what choose returns, which runs
+// on the loop: it is one turn of the loop where Do and CopyFDs are two. With an error choose may
+// have run.
+func TakeFDs(from *Loop, choose func() []int) (copies []int, err error) {
+	err = carry(from.Do, (*Loop)(nil).call, from.ownsTable(), choose, func(c []int) { copies = c })
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("copy descriptors: %w", err)
 	}
-	if ran := to.call(func() { copies, err = unpack(len(fds)) }); !ran {
+	return copies, nil
+}
+
+// GiveFDs is CopyFDs from the table of the process to that of a loop, where use gets the copies:
+// one turn of the loop, as with TakeFDs. With an error use has not run.
+func GiveFDs(to *Loop, fds []int, use func(copies []int)) error {
+	err := carry((*Loop)(nil).call, to.Do, to.ownsTable(), func() []int { return fds }, use)
+	if err != nil {
+		return fmt.Errorf("copy %d descriptors: %w", len(fds), err)
+	}
+	return nil
+}
+
+// carry copies what choose returns, on one side, for use, on the other. from and to run functions
+// there, and report false when the loop has ended. parted says that the tables are two.
+func carry(from, to func(fn func()) bool, parted bool, choose func() []int, use func([]int)) error {
+	var n int
+	var copies []int
+	var err error
+	send, receive := pack, func() ([]int, error) { return unpack(n) }
+	if parted {
+		inParcel.Lock()
+		defer inParcel.Unlock()
+	} else {
+		send = func(fds []int) (err error) { copies, err = dupAll(fds); return err }
+		receive = func() ([]int, error) { return copies, nil }
+	}
+	ran := from(func() {
+		fds := choose()
+		if n = len(fds); n > 0 {
+			err = send(fds)
+		}
+	})
+	if !ran {
+		return ErrLoopEnded
+	}
+	if err != nil || n == 0 {
+		return err
+	}
+	ran = to(func() {
+		var fds []int
+		if fds, err = receive(); err == nil {
+			use(fds)
+		}
+	})
+	if !ran {
 		// They are taken out here, or the next receiver would get them.
-		copies, _ = unpack(len(fds))
-		closeFDs(copies)
-		return nil, ErrLoopEnded
+		fds, _ := receive()
+		closeFDs(fds)
+		return ErrLoopEnded
 	}
-	return copies, err
+	return err
 }
 
 func (l *Loop) ownsTable() bool { return l != nil && l.own }

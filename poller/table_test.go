@@ -472,6 +472,16 @@ func TestReserveTablesComesFirst(t *testing.T) {
 	}
 }
 
+// taken and given are TakeFDs and GiveFDs in the form of CopyFDs.
+func taken(from, _ *Loop, fds []int) ([]int, error) {
+	return TakeFDs(from, func() []int { return fds })
+}
+
+func given(_, to *Loop, fds []int) (copies []int, err error) {
+	err = GiveFDs(to, fds, func(c []int) { copies = c })
+	return copies, err
+}
+
 func TestCopyFDsBetweenAllTables(t *testing.T) {
 	needTables(t)
 	a, tidA := startOwn(t, nil)
@@ -481,8 +491,11 @@ func TestCopyFDsBetweenAllTables(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		from, to *Loop
-	}{{"in", nil, a}, {"out", a, nil}, {"across", a, b}, {"within", a, a}, {"none", nil, nil},
-		{"plain", plain, b}} {
+		copy     func(from, to *Loop, fds []int) ([]int, error)
+	}{{"in", nil, a, CopyFDs}, {"out", a, nil, CopyFDs}, {"across", a, b, CopyFDs},
+		{"within", a, a, CopyFDs}, {"none", nil, nil, CopyFDs}, {"plain", plain, b, CopyFDs},
+		{"taken", a, nil, taken}, {"taken, plain", plain, nil, taken},
+		{"given", nil, a, given}, {"given, plain", nil, plain, given}} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, n := range []int{1, 2, MaxCopy - 1, MaxCopy} {
 				var ours, theirs []int
@@ -503,7 +516,7 @@ func TestCopyFDsBetweenAllTables(t *testing.T) {
 						ours, theirs = append(ours, p[0]), append(theirs, p[1])
 					}
 				})
-				got, err := CopyFDs(c.from, c.to, theirs)
+				got, err := c.copy(c.from, c.to, theirs)
 				if err != nil || len(got) != n {
 					t.Fatalf("%d: got %d, %v", n, len(got), err)
 				}
@@ -538,6 +551,17 @@ func TestCopyFDsBetweenAllTables(t *testing.T) {
 	if got, err := CopyFDs(nil, nil, []int{1, 1 << 19}); err == nil {
 		t.Errorf("a closed number: got %v, want an error", got)
 	}
+	for _, l := range []*Loop{a, plain} {
+		if got, err := taken(l, nil, []int{1, 1 << 19}); err == nil {
+			t.Errorf("a closed number, taken: got %v, want an error", got)
+		}
+		if got, err := given(nil, l, []int{1, 1 << 19}); err == nil || got != nil {
+			t.Errorf("a closed number, given: got %v, want an error", got)
+		}
+		if got, err := taken(l, nil, nil); err != nil || got != nil {
+			t.Errorf("nothing to take: got %v, %v", got, err)
+		}
+	}
 	if got := mainTable(t); !maps.Equal(got, before) {
 		t.Errorf("the process's table changed: got %v, want %v", got, before)
 	}
@@ -549,6 +573,15 @@ func TestCopyFDsBetweenAllTables(t *testing.T) {
 	}
 	if _, err := CopyFDs(b, a, []int{1}); err == nil {
 		t.Error("out of a loop that has ended: got no error")
+	}
+	if _, err := taken(b, nil, []int{1}); err == nil {
+		t.Error("taken out of a loop that has ended: got no error")
+	}
+	if _, err := given(nil, b, []int{1}); err == nil {
+		t.Error("given to a loop that has ended: got no error")
+	}
+	if got := mainTable(t); !maps.Equal(got, before) {
+		t.Errorf("the process's table changed: got %v, want %v", got, before)
 	}
 	if got := kinds(table(t, tidA)); got["socket"] != 0 {
 		t.Errorf("left behind: %v", got)

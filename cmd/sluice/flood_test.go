@@ -24,11 +24,15 @@ import (
 
 // The size of the floods. The defaults show that what is limited is limited; for figures:
 //
-//	go test ./cmd/sluice -run TestFlood -v -flood.rate 5000 -flood.time 20s -flood.good 1000
+//	go test ./cmd/sluice -run TestFlood -v -flood.rate 5000 -flood.time 20s -flood.good 1000 -flood.beside
+//
+// With -flood.beside each flood goes to another gateway first: what the good clients feel of that
+// is the machine, which has to attack too.
 var (
 	floodRate = flag.Int("flood.rate", 2000, "connections of attackers in a second")
 	floodTime = flag.Duration("flood.time", 400*time.Millisecond, "how long each flood, and the quiet before it, lasts")
 	floodGood = flag.Int("flood.good", 50, "good clients, each of which sends a message every second")
+	floodSide = flag.Bool("flood.beside", false, "flood another gateway first, on the same machine")
 )
 
 // good are clients that measure how long their echoes take.
@@ -97,8 +101,8 @@ func (g *good) run(ctx context.Context, t *testing.T, url string, all *sync.Wait
 }
 
 // flood opens connections from the addresses that from gives, at floodRate for floodTime, has each
-// send text, and holds the last 2,000 of them.
-func flood(from func() net.IP, listen, text string) (opened, reset int64) {
+// send text, behind a TLS handshake with greet, and holds the last 2,000 of them.
+func flood(from func() net.IP, listen, text string, greet bool) (opened, reset int64) {
 	var held [2000]net.Conn
 	var n, bad atomic.Int64
 	var mu sync.Mutex
@@ -117,7 +121,10 @@ func flood(from func() net.IP, listen, text string) (opened, reset int64) {
 					continue
 				}
 				conn.SetDeadline(time.Now().Add(5 * time.Millisecond)) // an attacker does not wait
-				if _, err = io.WriteString(conn, text); err == nil {
+				if greet {
+					conn.SetDeadline(time.Now().Add(time.Second)) // but for its handshake
+					err = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).Handshake()
+				} else if _, err = io.WriteString(conn, text); err == nil {
 					_, err = conn.Read(b)
 				}
 				if err != nil && strings.Contains(err.Error(), "reset") {
@@ -208,35 +215,45 @@ func TestFlood(t *testing.T) {
 		limit      string // that is set
 		barred     string // how what is beyond it is counted, "" for none
 		secure     bool   // the address with TLS is flooded, and good clients speak it
+		greet      bool   // attackers complete the TLS handshake first
 	}{
-		{"garbage TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 400), one, "--unfinished-per-ip=10", "unfinished", false},
-		{"half a request", request[:60], one, "--unfinished-per-ip=10", "unfinished", false},
-		{"nothing at all", "", one, "--unfinished-per-ip=10", "unfinished", false},
-		{"handshakes and nothing more", request, one, "--conn-rate-per-ip=100", "conn_rate", false},
-		{"half a request, of very many addresses", request[:60], many, "--unfinished-per-ip=10", "", false},
-		{"handshakes of very many addresses", request, many, "--conn-rate-per-ip=100", "", false},
-		{"garbage to TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 600), one, "--unfinished-per-ip=10", "unfinished", true},
-		{"garbage to TLS, of very many addresses", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 600), many, "--unfinished-per-ip=10", "", true},
-		{"half TLS handshakes", clientHello(), one, "--unfinished-per-ip=10", "unfinished", true},
-		{"half TLS handshakes, of very many addresses", clientHello(), many, "--unfinished-per-ip=10", "", true},
+		{"garbage TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 400), one, "--unfinished-per-ip=10", "unfinished", false, false},
+		{"half a request", request[:60], one, "--unfinished-per-ip=10", "unfinished", false, false},
+		{"nothing at all", "", one, "--unfinished-per-ip=10", "unfinished", false, false},
+		{"handshakes and nothing more", request, one, "--conn-rate-per-ip=100", "conn_rate", false, false},
+		{"half a request, of very many addresses", request[:60], many, "--unfinished-per-ip=10", "", false, false},
+		{"handshakes of very many addresses", request, many, "--conn-rate-per-ip=100", "", false, false},
+		{"garbage to TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 600), one, "--unfinished-per-ip=10", "unfinished", true, false},
+		{"garbage to TLS, of very many addresses", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 600), many, "--unfinished-per-ip=10", "", true, false},
+		{"half TLS handshakes", clientHello(), one, "--unfinished-per-ip=10", "unfinished", true, false},
+		{"half TLS handshakes, of very many addresses", clientHello(), many, "--unfinished-per-ip=10", "", true, false},
+		{"TLS handshakes and nothing more", "", one, "--conn-rate-per-ip=100", "conn_rate", true, true},
+		{"TLS handshakes of very many addresses", "", many, "--conn-rate-per-ip=100", "", true, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			args := []string{"--app=echo", "--heartbeat=0", "--handshake-timeout=1s", test.limit}
-			var p *process
-			var listen, admin string
-			url := "ws://"
-			if test.secure {
-				p, listen, admin = startTLS(t, "compact", cert, key, args...)
-				url = "wss://"
-			} else {
-				p, listen, admin = start(t, args...)
+			gateway := func() (p *process, listen, admin string) {
+				args := []string{"--app=echo", "--heartbeat=0", "--handshake-timeout=1s", test.limit}
+				if test.secure {
+					return startTLS(t, "compact", cert, key, args...)
+				}
+				return start(t, args...)
 			}
+			p, listen, admin := gateway()
+			url := map[bool]string{false: "ws://", true: "wss://"}[test.secure]
 			ctx, stop := context.WithCancel(t.Context())
 			var g good
 			var all sync.WaitGroup
 			g.run(ctx, t, url+listen, &all)
 			time.Sleep(*floodTime)
 			_, quiet50, quiet99 := g.take(t)
+			if *floodSide {
+				_, other, _ := gateway()
+				flood(test.from, other, test.text, test.greet)
+				_, p50, p99 := g.take(t)
+				t.Logf("another gateway is flooded: p50 %v, p99 %v", p50, p99)
+				time.Sleep(2 * time.Second) // what is left of it ends
+				g.take(t)
+			}
 			before := resident(t, p.cmd.Process.Pid)
 			peak := before
 			watched := make(chan struct{})
@@ -247,7 +264,7 @@ func TestFlood(t *testing.T) {
 					time.Sleep(20 * time.Millisecond)
 				}
 			}()
-			opened, reset := flood(test.from, listen, test.text)
+			opened, reset := flood(test.from, listen, test.text, test.greet)
 			n, p50, p99 := g.take(t)
 			barred := 0
 			if test.barred != "" {

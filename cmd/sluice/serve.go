@@ -433,7 +433,7 @@ func (s *server) serveAdmin(ln net.Listener) {
 	s.admin.Addr = ln.Addr().String() // what it got, when it asked for port 0
 	go func() {
 		err := s.admin.Serve(netutil.LimitListener(ln, admin.MaxConns))
-		if !errors.Is(err, http.ErrServerClosed) {
+		if !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			s.log.Error("admin address stopped", "error", err)
 		}
 	}()

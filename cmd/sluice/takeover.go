@@ -172,8 +172,8 @@ func (s *server) offer(taken chan<- struct{}) error {
 		Conns:     s.gateway.Connections,
 		Listeners: s.listenerFDs,
 		Begin:     s.beginHandover,
-		Upgrade:   s.upgrade,
 	}
+	o.Upgrade = func(taken <-chan struct{}) error { return s.upgrade(taken, o.Moving) }
 	s.offered <- o
 	go func() {
 		if o.Serve(ctx, ln) == nil {
@@ -281,6 +281,9 @@ func (h *handover) Chunks() (err error) {
 func (h *handover) End(taken bool) {
 	h.h.End(taken)
 	if taken {
+		if h.adminListener != nil {
+			_ = h.adminListener.Close() // who asks now asks for the new process
+		}
 		// What is left here is drained. Its sessions are the other process', and so are its topics.
 		if h.services != nil {
 			h.services.hub.Forget()
@@ -297,12 +300,12 @@ func (h *handover) End(taken bool) {
 	}
 }
 
-// upgradeTimeout is how long the next process may take until it has taken over.
+// upgradeTimeout is how long the next process may take until it begins to take over.
 const upgradeTimeout = 2 * time.Minute
 
 // upgrade starts the binary that is on disk now, with this process' own arguments, and waits until
-// it has taken over.
-func (s *server) upgrade(taken <-chan struct{}) error {
+// it has taken over. moving says that it is at it: package takeover sees to it that it goes on.
+func (s *server) upgrade(taken <-chan struct{}, moving func() bool) error {
 	if os.Getpid() == 1 {
 		return errors.New("this is process 1, and the container would end with it: start the next one yourself, with the same --takeover")
 	}
@@ -314,21 +317,26 @@ func (s *server) upgrade(taken <-chan struct{}) error {
 	s.log.Info("upgrade: next process started", "binary", s.binary, "pid", next.Process.Pid)
 	ended := make(chan error, 1)
 	go func() { ended <- next.Wait() }()
-	timeout := time.NewTimer(upgradeTimeout)
+	timeout := time.NewTicker(upgradeTimeout)
 	defer timeout.Stop()
-	select {
-	case <-taken:
-		// systemd follows the process that says it is the main one now.
-		notify(fmt.Sprintf("MAINPID=%d", next.Process.Pid))
-		return nil
-	case err := <-ended:
-		if err == nil {
-			err = errors.New("exit status 0")
+	for {
+		select {
+		case <-taken:
+			// systemd follows the process that says it is the main one now.
+			notify(fmt.Sprintf("MAINPID=%d", next.Process.Pid))
+			return nil
+		case err := <-ended:
+			if err == nil {
+				err = errors.New("exit status 0")
+			}
+			return fmt.Errorf("%s ended before it had taken over: %w (its own log says why)", s.binary, err)
+		case <-timeout.C:
+			if moving() {
+				continue
+			}
+			_ = next.Process.Kill()
+			return fmt.Errorf("%s did not take over within %v, and was ended", s.binary, upgradeTimeout)
 		}
-		return fmt.Errorf("%s ended before it had taken over: %w (its own log says why)", s.binary, err)
-	case <-timeout.C:
-		_ = next.Process.Kill()
-		return fmt.Errorf("%s had not taken over after %v, and was ended", s.binary, upgradeTimeout)
 	}
 }
 
@@ -354,7 +362,7 @@ const upgradeWait = 2 * time.Second
 // upgradeCommand is sluice upgrade.
 type upgradeCommand struct {
 	Takeover string   `required:"" env:"SLUICE_TAKEOVER" placeholder:"PATH" help:"The --takeover of the gateway."`
-	Timeout  duration `default:"2m" placeholder:"TIME" help:"How long to wait."`
+	Timeout  duration `default:"10m" placeholder:"TIME" help:"How long to wait; it goes on without you."`
 }
 
 // run asks the gateway to replace itself, and returns the exit status.

@@ -125,11 +125,7 @@ func (a *App) toConnection(ctx context.Context, it item) error {
 
 // sendTo answers POST /connections/{id}/send.
 func (c *Control) sendTo(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		c.failRead(w, err)
-		return
-	}
+	body, _ := io.ReadAll(r.Body) // handoff.serve has read it
 	it, err := rawItem(r.URL.Query().Get("type"), body)
 	if err != nil {
 		c.fail(w, http.StatusBadRequest, err)

@@ -145,22 +145,19 @@ type itemAnswer struct {
 
 // publish answers both forms of POST /publish.
 func (c *Control) publish(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		c.failRead(w, err)
-		return
-	}
+	body, _ := io.ReadAll(r.Body) // handoff.serve has read it
 	var items []item
+	var err error
 	query := r.URL.Query()
 	if topic := query.Get("topic"); topic != "" {
-		it, err := rawItem(query.Get("type"), body)
-		if err != nil {
-			c.fail(w, http.StatusBadRequest, err)
-			return
-		}
+		var it item
+		it, err = rawItem(query.Get("type"), body)
 		it.topic = topic
 		items = []item{it}
-	} else if items, err = parseItems(body, c.cfg.MaxItems); err != nil {
+	} else {
+		items, err = parseItems(body, c.cfg.MaxItems)
+	}
+	if err != nil {
 		c.fail(w, http.StatusBadRequest, err)
 		return
 	}

@@ -56,6 +56,7 @@ type Offer struct {
 	upgrading atomic.Bool
 	upgrades  sync.WaitGroup
 	giving    sync.Mutex // held while somebody takes over
+	moving    atomic.Bool
 	once      sync.Once
 	takenCh   chan struct{}
 }
@@ -65,6 +66,10 @@ func (o *Offer) taken() chan struct{} {
 	o.once.Do(func() { o.takenCh = make(chan struct{}) })
 	return o.takenCh
 }
+
+// Moving reports whether connections are on their way to another process: that it takes long is no
+// reason to end it then, for those that have arrived would end with it. Any goroutine.
+func (o *Offer) Moving() bool { return o.moving.Load() }
 
 // StartUpgrade starts the process that is to take over, and returns when it has, or has failed. Any
 // goroutine.
@@ -216,7 +221,9 @@ func (o *Offer) give(ctx context.Context, l *link, pid int, greeting []byte) (gi
 		link: l, pid: pid, handover: h, step: step,
 		travelling: map[int]*Parcel{}, room: make(chan struct{}, window), over: make(chan struct{}),
 	}
+	o.moving.Store(true)
 	err = s.run(ctx)
+	o.moving.Store(false)
 	h.End(err == nil)
 	return s.given, err
 }
