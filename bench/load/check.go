@@ -309,14 +309,14 @@ func (c *Conn) giveUp() {
 }
 
 // beat measures a heartbeat against the expected interval. The first must only not be late:
-// servers spread the phases. While all say goodbye none is measured: that keeps both sides so busy
+// servers spread the phases. While all say goodbye none is counted: that keeps both sides so busy
 // that it would be the goodbyes which are measured.
 func (c *Conn) beat() {
 	w := c.w
-	w.n.Beats++
 	if w.phase >= phaseGoodbye {
 		return
 	}
+	w.n.Beats++
 	gap, every := w.readAt-c.mark, w.spec.HeartbeatEvery
 	c.mark = w.readAt
 	if c.flags&beaten != 0 {
