@@ -75,6 +75,17 @@ serving() { # waits until the process of the admin address has all connections
 	return 1
 }
 
+peak() { # the most memory, in MiB, that all processes of the gateway had together, until killed
+	local most=0 sum
+	trap 'echo "$most"; exit 0' TERM
+	while :; do
+		sum=$(pgrep -f "serve.*--takeover $dir/sock" | sed 's,.*,/proc/&/statm,' |
+			xargs cat 2>/dev/null | awk '{ n += $2 } END { print int(n / 256) }') || true # one has ended
+		[ "$sum" -le "$most" ] || most=$sum
+		sleep 0.05
+	done
+}
+
 "$bin" "${args[@]}" >"$dir/log" 2>&1 &
 until curl -sf http://127.0.0.1:18001/readyz >/dev/null; do
 	kill -0 $! 2>/dev/null || { echo "prove-takeover: the gateway does not start" >&2; cat "$dir/log" >&2; exit 1; }
@@ -97,12 +108,17 @@ fi
 sleep 4
 echo "open: $CONNS connections; descriptors $(value process_open_fds)"
 for i in $(seq "$ROUNDS"); do
+	peak >"$dir/peak" &
+	watch=$!
 	before=$(date +%s%N)
 	"$bin" upgrade --takeover "$dir/sock" >"$dir/upgrade" 2>&1 || { cat "$dir/upgrade" >&2; exit 1; }
 	after=$(date +%s%N)
+	kill "$watch"
+	wait "$watch" || true
 	serving
 	echo "takeover $i: $(((after - before) / 1000000)) ms; $(value process_open_fds) descriptors," \
-		"$(($(value process_resident_memory_bytes) >> 20)) MiB; $(tail -1 "$dir/upgrade")"
+		"$(($(value process_resident_memory_bytes) >> 20)) MiB, of both at most $(cat "$dir/peak") MiB;" \
+		"$(tail -1 "$dir/upgrade")"
 	sleep "$PAUSE"
 done
 status=0
