@@ -125,13 +125,25 @@ func (q *sequencer) flush() {
 	defer q.mu.Unlock()
 	for len(q.waiting) > 0 {
 		for _, of := range q.waiting {
-			for _, w := range of {
-				q.take(w)
-				q.send(w.item, q.late)
-				break // send may have taken others of them
-			}
+			w := firstOf(of)
+			q.take(w)
+			q.send(w.item, q.late)
 		}
 	}
+}
+
+// firstOf is one of a topic's items that waits for none of the others, which come behind it.
+func firstOf(of map[string]*waitedItem) (first *waitedItem) {
+	ids := make(map[string]bool, len(of))
+	for _, w := range of {
+		ids[w.item.id] = true
+	}
+	for prevID, w := range of {
+		if first = w; !ids[prevID] {
+			break
+		}
+	}
+	return first // any, when they wait for each other
 }
 
 // close lets go of what waits.
