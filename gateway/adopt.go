@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"errors"
+
 	"golang.org/x/sys/unix"
+
 	"sluice/poller"
 )
 

@@ -224,6 +224,17 @@ func (v *services) forward(ln net.Listener) {
 	v.control.Forward(&url.URL{Scheme: "http", Host: ln.Addr().String()})
 }
 
+// awaitPublishers gives publishers time to connect anew, which each answer that is forwarded asks
+// them to do. To close what is idle before would hit one that publishes at this moment, which it
+// would not dare to repeat.
+func (v *services) awaitPublishers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, publishersLeave)
+	defer cancel()
+	for v.publishers.Load() > 0 && ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // controlAnswers is how long requests to the control address may take to end with the process, and
 // publishersLeave how long publishers keep the connections that another process' answers come by.
 const (
@@ -234,13 +245,8 @@ const (
 // shutdown tells the services of the connections that have ended, until ctx is done.
 func (v *services) shutdown(ctx context.Context) error {
 	if v.server != nil {
-		// Each answer that is forwarded asks the publisher to connect anew. To close what is idle
-		// before would hit one that publishes at this moment, which it would not dare to repeat.
-		for end := time.Now().Add(publishersLeave); v.forwarding && v.publishers.Load() > 0; {
-			if ctx.Err() != nil || time.Now().After(end) {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
+		if v.forwarding {
+			v.awaitPublishers(ctx)
 		}
 		// Who publishes just now gets the answer; who did not get that far finds the connection
 		// closed.

@@ -24,7 +24,8 @@ import (
 
 // The size of the floods. The defaults show that what is limited is limited; for figures:
 //
-//	go test ./cmd/sluice -run TestFlood -v -flood.rate 5000 -flood.time 20s -flood.good 1000 -flood.beside
+//	go test ./cmd/sluice -run TestFlood -v -flood.rate 5000 -flood.time 20s -flood.good 1000 \
+//		-flood.beside
 //
 // With -flood.beside each flood goes to another gateway first: what the good clients feel of that
 // is the machine, which has to attack too.

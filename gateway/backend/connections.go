@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -125,8 +124,7 @@ func (a *App) toConnection(ctx context.Context, it item) error {
 
 // sendTo answers POST /connections/{id}/send.
 func (c *Control) sendTo(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body) // handoff.serve has read it
-	it, err := rawItem(r.URL.Query().Get("type"), body)
+	it, err := rawItem(r.URL.Query().Get("type"), bodyOf(r))
 	if err != nil {
 		c.fail(w, http.StatusBadRequest, err)
 		return

@@ -145,7 +145,7 @@ type itemAnswer struct {
 
 // publish answers both forms of POST /publish.
 func (c *Control) publish(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body) // handoff.serve has read it
+	body := bodyOf(r)
 	var items []item
 	var err error
 	query := r.URL.Query()

@@ -72,11 +72,11 @@ func (h *handoff) resume(elsewhere http.Handler) {
 
 // serve answers a request here or elsewhere, whose body is read before it may hold anything up.
 func (h *handoff) serve(w http.ResponseWriter, r *http.Request, here http.Handler) error {
-	body, err := io.ReadAll(r.Body)
+	text, err := io.ReadAll(r.Body)
 	if err != nil {
 		return err
 	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.Body = &wholeBody{*bytes.NewReader(text), text}
 	h.gate.RLock()
 	elsewhere := h.elsewhere
 	if elsewhere == nil {
@@ -89,6 +89,18 @@ func (h *handoff) serve(w http.ResponseWriter, r *http.Request, here http.Handle
 	elsewhere.ServeHTTP(w, r)
 	return nil
 }
+
+// wholeBody is a request's that has been read.
+type wholeBody struct {
+	bytes.Reader
+	text []byte
+}
+
+// Close implements io.Closer.
+func (*wholeBody) Close() error { return nil }
+
+// bodyOf is the body of a request that serve gives to the handlers here.
+func bodyOf(r *http.Request) []byte { return r.Body.(*wholeBody).text }
 
 // pass has an item carried out in the process that takes over, if there is one.
 func (h *handoff) pass(it item) bool {

@@ -106,15 +106,12 @@ func (t *topic) appendHistory(b []byte) []byte {
 // Forget lets go of what has waited since Freeze: another process has it, and publishes it there.
 // Any goroutine.
 func (h *Hub) Forget() {
-	for i := range h.shards {
-		s := &h.shards[i]
-		s.mu.Lock()
+	h.eachShard(func(s *shard) {
 		for _, p := range s.held {
 			h.release(p.m.size())
 		}
 		s.held = nil
-		s.mu.Unlock()
-	}
+	})
 }
 
 // Import takes a chunk of another process' Give or Export. The Hub must be frozen, or taking, and
@@ -147,11 +144,17 @@ func (h *Hub) Import(chunk []byte) error {
 	return nil
 }
 
-func (h *Hub) importHistory(b []byte) (rest []byte, err error) {
-	name, b, err := msgp.ReadStringBytes(b)
+// readName checks the name of a topic that it reads.
+func readName(b []byte) (name string, rest []byte, err error) {
+	name, rest, err = msgp.ReadStringBytes(b)
 	if err == nil {
 		err = CheckName(name)
 	}
+	return name, rest, err
+}
+
+func (h *Hub) importHistory(b []byte) (rest []byte, err error) {
+	name, b, err := readName(b)
 	var epoch, offset uint64
 	if err == nil {
 		epoch, b, err = msgp.ReadUint64Bytes(b)
@@ -195,10 +198,7 @@ func (h *Hub) importHistory(b []byte) (rest []byte, err error) {
 }
 
 func (h *Hub) importHeld(b []byte) (rest []byte, err error) {
-	name, b, err := msgp.ReadStringBytes(b)
-	if err == nil {
-		err = CheckName(name)
-	}
+	name, b, err := readName(b)
 	var m *message
 	if err == nil {
 		m, b, err = readMessage(b, h.cfg.MaxPayload)

@@ -12,21 +12,14 @@ type held struct {
 // get ErrBusy. Only publications of this process wait: what a broker or a source brings is
 // delivered as it comes. Any goroutine.
 func (h *Hub) Freeze() {
-	for i := range h.shards {
-		s := &h.shards[i]
-		s.mu.Lock()
-		s.frozen = h.broker == nil
-		s.mu.Unlock()
-	}
+	h.eachShard(func(s *shard) { s.frozen = h.broker == nil })
 }
 
 // Thaw ends Freeze, Give and Take. Any goroutine.
 func (h *Hub) Thaw() {
 	h.keep()
 	h.allPassed()
-	for i := range h.shards {
-		s := &h.shards[i]
-		s.mu.Lock()
+	h.eachShard(func(s *shard) {
 		s.frozen, s.gone = false, false
 		for _, p := range append(s.imported, s.held...) {
 			h.release(p.m.size())
@@ -35,8 +28,7 @@ func (h *Hub) Thaw() {
 			}
 		}
 		s.imported, s.held = nil, nil
-		s.mu.Unlock()
-	}
+	})
 }
 
 // publish is deliver for what this process publishes.

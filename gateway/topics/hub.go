@@ -122,6 +122,16 @@ func (h *Hub) shard(name string) *shard {
 	return &h.shards[maphash.String(h.seed, name)%uint64(len(h.shards))]
 }
 
+// eachShard calls fn for one shard after the other, which is locked.
+func (h *Hub) eachShard(fn func(s *shard)) {
+	for i := range h.shards {
+		s := &h.shards[i]
+		s.mu.Lock()
+		fn(s)
+		s.mu.Unlock()
+	}
+}
+
 // Ready says why publications of other processes do not come, or nil.
 func (h *Hub) Ready() error {
 	for _, s := range h.sources {
@@ -422,9 +432,7 @@ type Info struct {
 // of them. It looks at every topic: it is not for loops.
 func (h *Hub) Topics(pattern string, limit int) []Info {
 	var list []Info
-	for i := range h.shards {
-		s := &h.shards[i]
-		s.mu.Lock()
+	h.eachShard(func(s *shard) {
 		for name, t := range s.topics {
 			if pattern == "" || Match(pattern, name) {
 				in := Info{Name: name, Subscribers: t.subscribers()}
@@ -437,8 +445,7 @@ func (h *Hub) Topics(pattern string, limit int) []Info {
 				list = append(list, in)
 			}
 		}
-		s.mu.Unlock()
-	}
+	})
 	slices.SortFunc(list, func(a, b Info) int {
 		switch {
 		case a.Name < b.Name:

@@ -39,12 +39,7 @@ func (h *Hub) Give(send func(chunk []byte) error) {
 		left: int64(h.cfg.MaxPending),
 	}
 	h.giving.Store(r)
-	for i := range h.shards {
-		s := &h.shards[i]
-		s.mu.Lock()
-		s.relay = r
-		s.mu.Unlock()
-	}
+	h.eachShard(func(s *shard) { s.relay = r })
 	go r.run()
 }
 
@@ -64,12 +59,7 @@ func (h *Hub) keep() {
 		return
 	}
 	close(r.stop)
-	for i := range h.shards {
-		s := &h.shards[i]
-		s.mu.Lock()
-		s.relay = nil
-		s.mu.Unlock()
-	}
+	h.eachShard(func(s *shard) { s.relay = nil })
 }
 
 func (r *relay) run() {
@@ -131,22 +121,16 @@ func (r *relay) flush() error {
 // away: what is published here waits, as in a Freeze, and what a broker or a source brings is
 // dropped, for the other process passes it on. Thaw ends it. Any goroutine.
 func (h *Hub) Take() {
-	for i := range h.shards {
-		s := &h.shards[i]
-		s.mu.Lock()
+	h.eachShard(func(s *shard) {
 		s.frozen = h.broker == nil
 		s.passed = make(map[string][]*message)
-		s.mu.Unlock()
-	}
+	})
 }
 
 // importLive delivers what the other process has passed on, and keeps it for subscribers that are
 // still to come.
 func (h *Hub) importLive(b []byte) (rest []byte, err error) {
-	name, b, err := msgp.ReadStringBytes(b)
-	if err == nil {
-		err = CheckName(name)
-	}
+	name, b, err := readName(b)
 	var seq uint64
 	if err == nil {
 		seq, b, err = msgp.ReadUint64Bytes(b)
@@ -201,15 +185,12 @@ func (h *Hub) missed(name string, seq uint64) (list []*message, last uint64) {
 // allPassed lets go of what was kept for subscribers that were to come: there are no more of them.
 // What a broker or a source brings counts from now on.
 func (h *Hub) allPassed() {
-	for i := range h.shards {
-		s := &h.shards[i]
-		s.mu.Lock()
+	h.eachShard(func(s *shard) {
 		for _, list := range s.passed {
 			for _, m := range list {
 				h.release(m.size())
 			}
 		}
 		s.passed = nil
-		s.mu.Unlock()
-	}
+	})
 }
