@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Changes the version of a gateway while clients are connected.
 #
-#   promote.sh deploy     start the idle colour with $PROMOTE_BINARY and check it; no client gets there
-#   promote.sh promote    give it the clients: switch, check through the balancer, drain the old colour
-#   promote.sh rollback   end what was deployed; after promote: give the clients back to the old colour
+#   promote.sh deploy     start the idle colour with $PROMOTE_BINARY and check it; without clients
+#   promote.sh promote    give it the clients: switch, check through the balancer, drain the old one
+#   promote.sh rollback   end what was deployed; after promote: give the clients back to the old one
 #   promote.sh status     which colour serves, which waits
 #
-# A step that fails is undone. Each command can be interrupted, killed, and given again. Status 0: done, or
-# there was nothing to do; 1: failed, and the clients are where they were; 2: wrong usage.
-# The settings are PROMOTE_ variables, or lines of the file that PROMOTE_CONFIG names: scripts/README.md.
+# A step that fails is undone. Each command can be interrupted, killed, and given again. Status 0:
+# done, or there was nothing to do; 1: failed, and the clients are where they were; 2: wrong usage.
+# The settings are PROMOTE_ variables, or lines of the file that PROMOTE_CONFIG names:
+# scripts/README.md.
 set -eu -o pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -58,9 +59,10 @@ done
 mkdir -p "$PROMOTE_DIR/blue" "$PROMOTE_DIR/green" "$PROMOTE_DIR/live" 2>/dev/null ||
 	usage "PROMOTE_DIR=$PROMOTE_DIR cannot be written"
 
-# The state, each a colour or -: active has the clients; staged was deployed; previous is where rollback
-# goes; retiring drains; given is the one that the balancer was last told to use, active unless a switch
-# was interrupted. One line, replaced by rename: whatever kills this script, it is whole.
+# The state, each a colour or -: active has the clients; staged was deployed; previous is where
+# rollback goes; retiring drains; given is the one that the balancer was last told to use, active
+# unless a switch was interrupted. One line, replaced by rename: whatever kills this script, it is
+# whole.
 state=$PROMOTE_DIR/state
 active=- staged=- previous=- retiring=- given=-
 load() {
@@ -121,8 +123,8 @@ start() {
 	[ "$1" != live ] || binary=$PROMOTE_LIVE args="$args --takeover=$PROMOTE_TAKEOVER"
 	rm -f "$dir/pid" "$dir/stopping"
 	[ ! -e "$dir/log" ] || mv -f "$dir/log" "$dir/log.1"
-	# It writes its number itself, and only then lets go of the lock: whatever happens to this script, the next
-	# one finds the process.
+	# It writes its number itself, and only then lets go of the lock: whatever happens to this
+	# script, the next one finds the process.
 	# shellcheck disable=SC2016,SC2086
 	setsid bash -c 'read -r -a stat <"/proc/$$/stat"; echo "$$ ${stat[21]}" >"$1/pid"; exec 9>&-; exec "${@:2}"' \
 		start "$dir" "$binary" serve $args >"$dir/log" 2>&1 </dev/null &
@@ -166,8 +168,8 @@ stop() {
 	poll ended "$1" || die "process $pid does not end"
 }
 
-# check URL does what a client does. It goes on in the session that was counted before, if there is one:
-# through the balancer that shows that sessions go along.
+# check URL does what a client does. It goes on in the session that was counted before, if there is
+# one: through the balancer that shows that sessions go along.
 session=
 check() {
 	local out
@@ -222,8 +224,8 @@ switch() {
 	poll serves "$1"
 }
 
-# serves COLOUR: 20 new connections through the balancer get there. Its old worker processes may accept
-# some more after a reload.
+# serves COLOUR: 20 new connections through the balancer get there. Its old worker processes may
+# accept some more after a reload.
 serves() {
 	local got
 	got=$(ask -D - -H 'Connection: close' "$(site "$PROMOTE_URL")/readyz?[1-20]" 2>/dev/null) || return 1

@@ -2,13 +2,13 @@
 # Replaces a gateway ROUNDS times under load, by `sluice upgrade`, and prints what the clients saw:
 # each count is checked, nobody may be closed, and the greatest latency bounds the longest pause.
 #   CONNS=100000 RATE=10000 ROUNDS=10 TLS=1 REDIS=redis://… scripts/prove-takeover.sh
-# With TLS a certificate is made for it. Without REDIS sessions are in memory. LOAD=topics publishes
-# RATE times a second to 100 topics, to which the clients are dealt, through the Redis at BROKER when
-# there is one; LOAD=service has a service behind the gateway echo what clients say, 50 ms after it
-# was asked; LOAD=slow has a tenth of the clients stop reading for good; LOAD=fragments sends each
-# message as two, a second apart, so that RATE clients are in the middle of one when they are handed
-# over. With COMING=N so many clients more connect each second, and leave: how long they waited is
-# printed too.
+# With TLS a certificate is made for it. Without REDIS sessions are in memory. LOAD=topics
+# publishes RATE times a second to 100 topics, to which the clients are dealt, through the Redis
+# at BROKER when there is one; LOAD=service has a service behind the gateway echo what clients
+# say, 50 ms after it was asked; LOAD=slow has a tenth of the clients stop reading for good;
+# LOAD=fragments sends each message as two, a second apart, so that RATE clients are in the middle
+# of one when they are handed over. With COMING=N so many clients more connect each second, and
+# leave: how long they waited is printed too.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 : "${CONNS:=20000}" "${RATE:=10000}" "${ROUNDS:=10}" "${TLS:=}" "${REDIS:=}" "${PAUSE:=4}" "${COMING:=}" "${BROKER:=}"

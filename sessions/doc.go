@@ -145,7 +145,7 @@
 //	+client|tracking +client|caching +multi +exec +pttl      with the client-side cache
 //	+wait +role                                              with WaitReplicas
 //	+asking                                                  and on a cluster
-//	+config|get                                              to see its durability; strict insists on it
+//	+config|get                                              to see its durability; strict needs it
 //	+cluster|slots +cluster|shards                           on a cluster
 //	+cluster|info +cluster|nodes                             on a cluster with the client-side cache
 //	+role                                                    behind Sentinel
