@@ -79,28 +79,30 @@ func TestStallIsNotOmitted(t *testing.T) {
 
 func TestHeartbeats(t *testing.T) {
 	const every = 50 * time.Millisecond
-	beats := func(skip int) *server {
-		return &server{onOpen: func(p *peer) {
+	t.Run("all come", func(t *testing.T) {
+		t.Parallel()
+		beat := append(ws.MustCompileFrame(ws.NewTextFrame([]byte(`{"ts":"2026-01-02T03:04:05.678Z"}`))),
+			ws.MustCompileFrame(ws.NewPingFrame([]byte("hb")))...)
+		var sent atomic.Int64
+		s := (&server{onOpen: func(p *peer) {
 			tick := time.NewTicker(every)
 			defer tick.Stop()
-			for i := 1; ; i++ {
+			for {
 				select {
 				case <-p.done:
 					return
 				case <-tick.C:
-					if i != skip {
-						p.bytes(append(ws.MustCompileFrame(ws.NewTextFrame([]byte(`{"ts":"2026-01-02T03:04:05.678Z"}`))),
-							ws.MustCompileFrame(ws.NewPingFrame([]byte("hb")))...))
-					}
+					sent.Add(1)
+					p.bytes(beat)
 				}
 			}
-		}}
-	}
-	t.Run("all come", func(t *testing.T) {
-		t.Parallel()
-		r := load(t, Spec{Scenario: Idle, HeartbeatEvery: every, Duration: 1500 * time.Millisecond}, beats(0).start(t))
+		}}).start(t)
+		r := load(t, Spec{Scenario: Idle, HeartbeatEvery: every, Duration: 1500 * time.Millisecond}, s)
 		wantOK(t, r)
-		want(t, "pings answered", r.Counters.Pings, r.Counters.Beats)
+		// Pings that come while all leave are answered; the beats beside them are not counted.
+		if n := r.Counters.Pings; n < r.Counters.Beats || n > sent.Load() {
+			t.Errorf("%d pings were answered of %d sent with at least %d beats", n, sent.Load(), r.Counters.Beats)
+		}
 		if r.Counters.Beats <= 20 || r.Heartbeat.Count != r.Counters.Beats-20 {
 			t.Errorf("%d beats and %d gaps of 20 connections, want some on each, and one gap less each", r.Counters.Beats, r.Heartbeat.Count)
 		}
