@@ -57,7 +57,7 @@ var _ Store = (*Memory)(nil)
 type shard struct {
 	idle  [segments]idleList
 	mu    sync.Mutex
-	byID  map[ID]*session
+	byID  index
 	store *Memory
 	// subjects has those of byID that were made with a subject.
 	subjects map[ID]subject
@@ -122,7 +122,7 @@ func NewMemory(cfg MemoryConfig) *Memory {
 	}
 	for i := range m.shards {
 		s := &m.shards[i]
-		s.store, s.byID = m, make(map[ID]*session)
+		s.store = m
 		for seg := range s.idle {
 			s.idle[seg].oldest.Store(never)
 		}
@@ -164,7 +164,7 @@ func (m *Memory) Lookup(_ context.Context, id ID) (uint64, error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.expire()
-	if s := sh.byID[id]; s != nil && s.n.Load() > 0 && !sh.expired(s) {
+	if s := sh.byID.get(id); s != nil && s.n.Load() > 0 && !sh.expired(s) {
 		return s.n.Load(), nil
 	}
 	return 0, ErrNotFound
@@ -180,8 +180,8 @@ func (m *Memory) Close(context.Context) error {
 	for i := range m.shards {
 		sh := &m.shards[i]
 		sh.mu.Lock()
-		attachedOrKept.Add(int64(-len(sh.byID)))
-		clear(sh.byID)
+		attachedOrKept.Add(int64(-sh.byID.len()))
+		sh.byID.clear()
 		clear(sh.subjects)
 		for seg := range sh.idle {
 			for sh.idle[seg].head != nil {

@@ -1,7 +1,9 @@
 package sessions
 
 import (
+	"fmt"
 	"runtime"
+	"strconv"
 	"testing"
 )
 
@@ -29,15 +31,13 @@ func BenchmarkMemoryFootprint(b *testing.B) {
 }
 
 func sizeName(n int) string {
-	switch n {
-	case 10_000:
-		return "10k"
-	case 19_000:
-		return "19k"
-	case 100_000:
-		return "100k"
+	switch {
+	case n >= 1_000_000:
+		return fmt.Sprintf("%dM", n/1_000_000)
+	case n >= 1000:
+		return fmt.Sprintf("%dk", n/1000)
 	}
-	return "1M"
+	return strconv.Itoa(n)
 }
 
 func BenchmarkMemoryAdd(b *testing.B) {

@@ -136,7 +136,7 @@ func (s *session) Moved() {
 		return
 	}
 	sh.store.attached.Add(-1)
-	if sh.byID[s.id] == s {
+	if sh.byID.get(s.id) == s {
 		if s.n.Load() > 0 {
 			sh.store.counted.Add(-1)
 		}
@@ -177,7 +177,7 @@ func (m *Memory) Unpack(state []byte, _ Owner) (Attachment, error) {
 // take adds a session that comes from another process, or returns the one that is attached here, in
 // which it has arrived before. Under sh.mu.
 func (sh *shard) take(p packedSession) (*session, error) {
-	s := sh.byID[p.id]
+	s := sh.byID.get(p.id)
 	switch {
 	case s == nil:
 		s = &session{id: p.id, shard: sh}
@@ -225,7 +225,7 @@ func (sh *shard) export(b []byte, list *idleList, from *session) ([]byte, *sessi
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	s := list.head
-	if from != nil && sh.byID[from.id] == from && from.refs == 0 {
+	if from != nil && sh.byID.get(from.id) == from && from.refs == 0 {
 		s = from.next
 	}
 	for ; s != nil && len(b) < chunkSize; s = s.next {

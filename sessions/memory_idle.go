@@ -10,7 +10,8 @@ func (sh *shard) attach(id ID, who subject) (s *session, held bool, err error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.expire()
-	s, held = sh.byID[id]
+	s = sh.byID.get(id)
+	held = s != nil
 	if held && sh.expired(s) { // expire did not come to it
 		sh.forget(s)
 		sessionsExpired.Inc()
@@ -40,7 +41,7 @@ func (sh *shard) attach(id ID, who subject) (s *session, held bool, err error) {
 
 // hold adds a session. Under sh.mu.
 func (sh *shard) hold(s *session, who subject) {
-	sh.byID[s.id] = s
+	sh.byID.add(s)
 	attachedOrKept.Add(1)
 	if who != (subject{}) {
 		if sh.subjects == nil {
@@ -52,7 +53,7 @@ func (sh *shard) hold(s *session, who subject) {
 
 // drop removes a session. Under sh.mu.
 func (sh *shard) drop(s *session) {
-	delete(sh.byID, s.id)
+	sh.byID.remove(s.id)
 	delete(sh.subjects, s.id)
 	attachedOrKept.Add(-1)
 }
@@ -67,7 +68,7 @@ func (sh *shard) detach(s *session) {
 		return
 	}
 	sh.store.attached.Add(-1)
-	if sh.byID[s.id] != s {
+	if sh.byID.get(s.id) != s {
 		return // the store was closed meanwhile
 	}
 	if s.n.Load() == 0 {

@@ -81,11 +81,11 @@ func TestExpiryIsBounded(t *testing.T) {
 	}
 	now = time.Hour
 	sh := m.shard(last)
-	before := len(sh.byID)
+	before := sh.byID.len()
 	if total, err := m.Lookup(context.Background(), last); err == nil {
 		t.Errorf("an expired session: got %d, want none", total)
 	}
-	if gone := before - len(sh.byID); gone != expireBudget {
+	if gone := before - sh.byID.len(); gone != expireBudget {
 		t.Errorf("one call forgot %d sessions, want %d", gone, expireBudget)
 	}
 	s, held, _ := sh.attach(last, subject{})
@@ -93,7 +93,7 @@ func TestExpiryIsBounded(t *testing.T) {
 		t.Errorf("an expired session was resumed with %d", s.n.Load())
 	}
 	m.sweep()
-	if len(sh.byID) != 1 {
-		t.Errorf("%d sessions are left after a sweep, want the attached one", len(sh.byID))
+	if sh.byID.len() != 1 {
+		t.Errorf("%d sessions are left after a sweep, want the attached one", sh.byID.len())
 	}
 }

@@ -108,7 +108,7 @@ func TestMemorySubjectsGo(t *testing.T) {
 	subjects := func() (n int) {
 		for i := range m.shards {
 			n += len(m.shards[i].subjects)
-			held += len(m.shards[i].byID)
+			held += m.shards[i].byID.len()
 		}
 		return n
 	}
