@@ -15,14 +15,21 @@ const (
 	// resume might find a session that has left already, so a Memory refuses it (ErrUnavailable);
 	// a Redis writes under another name from now on, so that the other process can have its own.
 	Giving
-	// Taking: sessions come from the process before. In a Memory resumes wait until the role is
-	// Serving, because the session that they ask for may not have come yet.
+	// Taking: sessions come from the process before. In a Memory the resume of one that is not
+	// here waits until that process has nothing of it any more, if it can be asked, or until the
+	// role is another one.
 	Taking
+	// Taken is Serving after Taking: the process before has ended, and nothing comes from it any
+	// more. In any other role it changes nothing.
+	Taken
 )
 
 // packedVersion begins every state, so that another version of this package refuses it instead of
-// reading something else into it.
-const packedVersion = 1
+// reading something else into it. packedGone begins a list of ids.
+const (
+	packedVersion = 1
+	packedGone    = 2
+)
 
 // errPacked is the error of a state that this version does not understand.
 var errPacked = errors.New("session state: not of a version that this program knows")

@@ -19,9 +19,13 @@ type MemoryConfig struct {
 	// most, is evicted; so a flood of sessions that are used once pushes out its own kind. The
 	// longest idle of the others is evicted when there is none of these, or when the idle others
 	// are more than four fifths of MaxSessions. It also bounds the attached ones: beyond it Attach
-	// answers ErrFull. Default 1,000,000 (about 110 MB). Too small and idle sessions are forgotten
+	// answers ErrFull. Default 1,000,000 (about 86 MB). Too small and idle sessions are forgotten
 	// before their TTL.
 	MaxSessions int
+	// Ask sends a question to the process before this one, whose Memory has Answer for it; an error
+	// says that it is gone. Any goroutine but a loop's. Nil: that process takes no questions, and
+	// while the role is Taking a resume of a session that is not here waits.
+	Ask func(question []byte) error
 
 	now func() time.Duration // monotonic; tests put their own here
 }
@@ -44,9 +48,11 @@ type Memory struct {
 	counted  atomic.Int64 // sessions with at least one message
 	kept     atomic.Int64 // idle ones in the segment kept
 	closed   atomic.Bool
-	role     atomic.Int32 // a Role
+	role     atomic.Int32                // a Role
+	ask      func(question []byte) error // MemoryConfig.Ask
 	waitMu   sync.Mutex
-	waiting  []func() // resumes that wait while the role is Taking
+	asker    asker
+	answerer *answerer // nil until the first question
 	stop     chan struct{}
 	swept    chan struct{} // closed when the sweeper has ended
 }
@@ -59,6 +65,8 @@ type shard struct {
 	mu    sync.Mutex
 	byID  index
 	store *Memory
+	// exported says that the idle sessions with exported are in the other process.
+	exported bool
 	// subjects has those of byID that were made with a subject.
 	subjects map[ID]subject
 }
@@ -95,6 +103,7 @@ type session struct {
 	idleSince  time.Duration
 	refs       int32 // connections attached; 0 exactly when on an idle list
 	resumed    bool  // somebody came back
+	exported   bool  // since it is idle
 	in         segment
 }
 
@@ -117,7 +126,7 @@ func NewMemory(cfg MemoryConfig) *Memory {
 		cfg.now = func() time.Duration { return time.Since(start) }
 	}
 	m := &Memory{
-		ttl: cfg.TTL, max: int64(cfg.MaxSessions), now: cfg.now,
+		ttl: cfg.TTL, max: int64(cfg.MaxSessions), now: cfg.now, ask: cfg.Ask,
 		stop: make(chan struct{}), swept: make(chan struct{}),
 	}
 	for i := range m.shards {
@@ -177,6 +186,7 @@ func (m *Memory) Close(context.Context) error {
 	}
 	close(m.stop)
 	<-m.swept
+	m.stopAnswering()
 	for i := range m.shards {
 		sh := &m.shards[i]
 		sh.mu.Lock()

@@ -24,7 +24,8 @@ func (l memoryLoop) Attach(id ID, name string, resume bool, o Owner) {
 			o.Attached(nil, 0, false, ErrUnavailable)
 			return
 		case Taking:
-			if m.wait(func() { l.post(func() { m.Attach(id, name, resume, o) }) }) {
+			attach := func() { l.post(func() { m.Attach(id, name, resume, o) }) }
+			if !m.held(id) && m.wait(id, attach) {
 				return
 			}
 		}
@@ -32,30 +33,27 @@ func (l memoryLoop) Attach(id ID, name string, resume bool, o Owner) {
 	m.Attach(id, name, resume, o)
 }
 
-// wait keeps a resume until the role is no longer Taking. It reports whether it still was.
-func (m *Memory) wait(resume func()) bool {
-	m.waitMu.Lock()
-	defer m.waitMu.Unlock()
-	if Role(m.role.Load()) != Taking {
-		return false
-	}
-	m.waiting = append(m.waiting, resume)
-	return true
-}
-
-// Handover refuses resumes while the role is Giving, and lets them wait while it is Taking.
+// Handover refuses resumes while the role is Giving, and lets them wait while it is Taking and it
+// is not known where their sessions are.
 func (m *Memory) Handover(r Role) {
-	m.waitMu.Lock()
-	m.role.Store(int32(r))
-	waiting := m.waiting
-	if r == Taking {
-		waiting = nil
+	if r == Taken {
+		if !m.role.CompareAndSwap(int32(Taking), int32(Serving)) {
+			return
+		}
 	} else {
-		m.waiting = nil
+		m.role.Store(int32(r))
 	}
-	m.waitMu.Unlock()
-	for _, resume := range waiting {
-		resume()
+	m.stopAnswering()
+	if r == Giving {
+		for i := range m.shards {
+			sh := &m.shards[i]
+			sh.mu.Lock()
+			sh.exported = false
+			sh.mu.Unlock()
+		}
+	}
+	if r != Taking {
+		m.resume(nil)
 	}
 }
 
@@ -214,13 +212,16 @@ func (m *Memory) Export(yield func(chunk []byte) bool) {
 				}
 			}
 		}
+		sh.mu.Lock()
+		sh.exported = true
+		sh.mu.Unlock()
 	}
 }
 
 // export appends idle sessions of one list, those after from, until the chunk is full. It reports
-// the last one, and whether there may be more. While the store gives, no session leaves the list
-// but by expiry, and then there is nothing after it that would not expire with it or be sent later
-// by nobody: it has been sent, or has gone.
+// the last one, and whether there may be more. When that one has left the list by the next call,
+// because it expired or was asked for, the list is gone through from its head: what is sent twice
+// does no harm.
 func (sh *shard) export(b []byte, list *idleList, from *session) ([]byte, *session, bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -229,13 +230,26 @@ func (sh *shard) export(b []byte, list *idleList, from *session) ([]byte, *sessi
 		s = from.next
 	}
 	for ; s != nil && len(b) < chunkSize; s = s.next {
-		b, from = sh.pack(b, s), s
+		from = s
+		if !sh.exported || !s.exported {
+			b = sh.pack(b, s)
+			s.exported = true
+		}
 	}
 	return b, from, s != nil
 }
 
-// Import adds idle sessions, each with the time for which it has been idle.
+// Import adds idle sessions, each with the time for which it has been idle, or lets resumes go on.
 func (m *Memory) Import(chunk []byte) error {
+	if len(chunk) > 0 && chunk[0] == packedGone {
+		u := &unpacker{b: chunk[1:]}
+		ids := u.ids()
+		if err := u.end(); err != nil {
+			return err
+		}
+		m.resume(ids)
+		return nil
+	}
 	u := unpack(chunk)
 	for !u.fail && len(u.b) > 0 {
 		p := u.session()

@@ -81,7 +81,7 @@ func (sh *shard) detach(s *session) {
 // goIdle puts s on its idle list, behind those that have been idle for longer. Only a session that
 // comes from another process may belong before others. Under sh.mu.
 func (sh *shard) goIdle(s *session, since time.Duration) {
-	s.idleSince, s.in = since, fresh
+	s.idleSince, s.in, s.exported = since, fresh, false
 	if s.resumed || s.n.Load() > usedOnce {
 		s.in = kept
 		sh.store.kept.Add(1)

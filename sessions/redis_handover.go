@@ -150,7 +150,7 @@ func (s *Redis) Handover(r Role) {
 // has a writer of that name. The other process writes under it from then on, so that a deploy adds
 // no field to sessions that are resumed after it.
 func (s *Redis) Export(yield func(chunk []byte) bool) {
-	in := s.retired.Load()
+	in := s.retired.Swap(nil)
 	if in == nil {
 		return
 	}
@@ -173,6 +173,9 @@ func (c *committer) has(in *instance) bool {
 	}
 	return false
 }
+
+// Answer refuses: a Redis asks nobody but Redis.
+func (s *Redis) Answer([]byte, func([]byte) error) error { return errPacked }
 
 // Import takes what Export gave.
 func (s *Redis) Import(chunk []byte) error {

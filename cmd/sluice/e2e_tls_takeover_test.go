@@ -21,7 +21,7 @@ import (
 
 // TestTakeoverOfTLS: processes replace each other while clients with TLS 1.3 talk, read slowly,
 // have sent half a record, or change their keys. None of them is closed, and every message has its
-// number. One with TLS 1.2 is told 1001.
+// number. One with TLS 1.2 is told 1001, and finds its session when it comes back.
 func TestTakeoverOfTLS(t *testing.T) {
 	cert, key := certificate(t)
 	socket := filepath.Join(t.TempDir(), "t.sock")
@@ -67,7 +67,10 @@ func TestTakeoverOfTLS(t *testing.T) {
 	keys.count("k\n", 2)
 	keys.count("K\n", 3)
 
-	old := overTLS12(t, listen)
+	const oldSession = "9b2f3c1e-0d4a-4c55-8e0b-3f6f6a1d2c77"
+	old := overTLS12(t, listen, oldSession)
+	old.Write(gatewaytest.Text("x"))
+	old.Expect(`text {"count":1}`)
 	for i := range 3 {
 		if i == 0 {
 			p.signal(syscall.SIGHUP)
@@ -76,7 +79,11 @@ func TestTakeoverOfTLS(t *testing.T) {
 		}
 		last := p.next()
 		if i == 0 {
-			old.Expect(`text {"bye":true,"total":0}`, "close 1001")
+			old.Expect(`text {"bye":true,"total":1}`, "close 1001")
+			old.Close()
+			old = overTLS12(t, listen, oldSession)
+			old.Write(gatewaytest.Text("x"))
+			old.Expect(`text {"count":2}`)
 			old.Close()
 		}
 		p.until("exit") // of the process before
@@ -145,20 +152,20 @@ func narrowSocket(t *testing.T, addr string) net.Conn {
 // overTLS upgrades over a socket of the test's own.
 func overTLS(t *testing.T, conn net.Conn) *gatewaytest.Client {
 	t.Helper()
-	return upgraded(t, tls.Client(conn, &tls.Config{InsecureSkipVerify: true}))
+	return upgraded(t, tls.Client(conn, &tls.Config{InsecureSkipVerify: true}), "/ws")
 }
 
-func overTLS12(t *testing.T, listen string) *gatewaytest.Client {
+func overTLS12(t *testing.T, listen, session string) *gatewaytest.Client {
 	t.Helper()
 	return upgraded(t, tls.Client(gatewaytest.Dial(t, at(listen)).Conn, &tls.Config{
 		InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12,
-	}))
+	}), "/ws?session_id="+session)
 }
 
-func upgraded(t *testing.T, conn net.Conn) *gatewaytest.Client {
+func upgraded(t *testing.T, conn net.Conn, target string) *gatewaytest.Client {
 	t.Helper()
 	c := gatewaytest.Wrap(t, conn)
-	io.WriteString(c, gatewaytest.Upgrade("/ws"))
+	io.WriteString(c, gatewaytest.Upgrade(target))
 	if got := c.Response().StatusCode; got != 101 {
 		t.Fatalf("got %d, want 101", got)
 	}

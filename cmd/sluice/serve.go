@@ -54,11 +54,12 @@ type server struct {
 
 	adminListener, controlListener net.Listener // nil without
 
-	binary    string               // the file to start the next process from
-	activated activated            // sockets that systemd has opened
-	taker     *takeover.Taker      // the process before; nil when there was none
-	offered   chan *takeover.Offer // gets one when the next process can take over
-	stopOffer func()               // nil without
+	binary    string                   // the file to start the next process from
+	activated activated                // sockets that systemd has opened
+	taker     *takeover.Taker          // the process before; nil when there was none
+	offered   chan *takeover.Offer     // gets one when the next process can take over
+	stopOffer func()                   // nil without
+	left      atomic.Pointer[handover] // the takeover by which the next process has what this one had
 }
 
 // notify tells systemd, when it has started the process. A process that was taken over does not say
@@ -254,7 +255,7 @@ func (s *server) open() (err error) {
 		}
 	}()
 	if s.cfg.App == "count" {
-		if s.store, err = openStore(s.cfg, s.log); err != nil {
+		if s.store, err = openStore(s.cfg, s.ask(), s.log); err != nil {
 			return err
 		}
 	}
@@ -480,6 +481,7 @@ func (s *server) finish() error {
 		err = errors.Join(err, l.Close(lastLines))
 	}
 	if s.store != nil {
+		s.left.Load().last()
 		err = errors.Join(err, s.store.Close(whole))
 	}
 	if s.services != nil {

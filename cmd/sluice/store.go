@@ -27,8 +27,8 @@ func (c *config) sessionKeys() (*sessions.IDKeys, error) {
 }
 
 // openStore opens the session store that cfg asks for. A Redis that does not answer is no error:
-// the store goes on trying, and is not ready until then.
-func openStore(cfg config, log *slog.Logger) (sessions.Store, error) {
+// the store goes on trying, and is not ready until then. ask is sessions.MemoryConfig.Ask.
+func openStore(cfg config, ask func(question []byte) error, log *slog.Logger) (sessions.Store, error) {
 	if cfg.SessionStore == "redis" {
 		store, err := sessions.NewRedis(context.Background(), sessions.RedisConfig{
 			URL:         cfg.RedisURL,
@@ -50,5 +50,6 @@ func openStore(cfg config, log *slog.Logger) (sessions.Store, error) {
 	return sessions.NewMemory(sessions.MemoryConfig{
 		MaxSessions: int(cfg.MaxSessions),
 		TTL:         time.Duration(cfg.SessionTTL),
+		Ask:         ask,
 	}), nil
 }

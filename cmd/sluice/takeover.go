@@ -148,12 +148,22 @@ func (s sink) Chunk(name string, data []byte) error {
 
 // Accept implements takeover.Sink.
 func (s sink) Accept() error {
-	s.role(sessions.Serving)
 	if s.services != nil {
 		s.services.hub.Thaw()
 	}
 	s.gateway.Accept()
 	return nil
+}
+
+// Alone implements takeover.Sink.
+func (s sink) Alone() { s.role(sessions.Taken) }
+
+// ask is sessions.MemoryConfig.Ask.
+func (s *server) ask() func(question []byte) error {
+	if s.taker == nil || !s.taker.Asks {
+		return nil
+	}
+	return func(question []byte) error { return s.taker.Ask(chunkSessions, question) }
 }
 
 // offer has the next process take over from this one. taken gets a value when it has.
@@ -228,8 +238,8 @@ type handover struct {
 // beginHandover has what is published go to both processes from now on, or wait when the new one is
 // of a version that cannot take it.
 func (s *server) beginHandover(send takeover.SendChunk, live bool) takeover.Handover {
+	h := &handover{s, s.gateway.Handover(), send} // requests wait from here on
 	s.role(sessions.Giving)
-	h := &handover{s, s.gateway.Handover(), send}
 	switch {
 	case s.services == nil:
 	case live:
@@ -277,10 +287,19 @@ func (h *handover) Chunks() (err error) {
 	return err
 }
 
+// Ask implements takeover.Handover.
+func (h *handover) Ask(name string, question []byte) error {
+	if name != chunkSessions || h.store == nil {
+		return fmt.Errorf("a question of an unknown kind, %.40q", name)
+	}
+	return h.store.Answer(question, func(chunk []byte) error { return h.send(chunkSessions, chunk) })
+}
+
 // End implements takeover.Handover.
 func (h *handover) End(taken bool) {
 	h.h.End(taken)
 	if taken {
+		h.server.left.Store(h)
 		if h.adminListener != nil {
 			_ = h.adminListener.Close() // who asks now asks for the new process
 		}
@@ -297,6 +316,13 @@ func (h *handover) End(taken bool) {
 		if h.services.control != nil {
 			h.services.control.Resume()
 		}
+	}
+}
+
+// last sends what clients leave behind that could not travel and have been drained.
+func (h *handover) last() {
+	if h != nil && h.store != nil {
+		h.store.Export(func(chunk []byte) bool { return h.send(chunkSessions, chunk) == nil })
 	}
 }
 

@@ -12,8 +12,10 @@
 //	new → old   ack: the batch is the new process's own, but for the connections it refuses
 //	old → new   chunk: state that belongs to no connection, such as idle sessions; also between
 //	            batches, what happens meanwhile that concerns connections which have gone
+//	new → old   ask, at any time: a question about such state, which chunks answer
 //	old → new   done
-//	new → old   ready: it accepts; the old process drains what could not travel, and exits
+//	new → old   ready: it accepts; the old process drains what could not travel, and exits; until
+//	            then it answers
 //
 // # Whose a connection is
 //
@@ -31,7 +33,9 @@
 // # Versions
 //
 // The hello names the versions of the protocol that a program speaks. With version 1 chunks come at
-// the end only, so that what is published waits until then. Without a common version, or with
+// the end only, so that what is published waits until then; before version 3 nobody asks, so that
+// whoever comes back for a session which is in neither process' hands alone waits until then too.
+// Without a common version, or with
 // another kind of application, the old process refuses before anything has moved. States of
 // connections are maps whose unknown keys lead to a refusal of that one connection, which the old
 // process then drains as at any deploy.

@@ -98,7 +98,7 @@ func (o *Offer) StartUpgrade() error {
 }
 
 // SendChunk sends state that belongs to no connection, for Sink.Chunk. What was sent before a
-// Parcel comes before it. Any goroutine, until Handover.End.
+// Parcel comes before it. Any goroutine, until Handover.End; answers to questions also afterwards.
 type SendChunk func(name string, data []byte) error
 
 // Handover is a takeover under way, as the old process sees it.
@@ -109,6 +109,11 @@ type Handover interface {
 
 	// Chunks sends state that belongs to no connection, after the last Parcel.
 	Chunks() error
+
+	// Ask takes a question of the new process about the state with this name. Chunks of this name
+	// answer it, then or later, until this process ends. Called by a goroutine of its own, from
+	// Begin on, also after End. An error ends a takeover that is under way.
+	Ask(name string, question []byte) error
 
 	// End comes last. taken says that the new process has everything: the old one drains what is
 	// left and exits. Otherwise it accepts again and goes on with what it still has.
@@ -168,7 +173,7 @@ var errUpgrading = errors.New("takeover: upgrading")
 // answer looks at who has connected and what for.
 func (o *Offer) answer(ctx context.Context, conn *net.UnixConn) (given int, err error) {
 	defer func() {
-		if err != errUpgrading {
+		if err != nil && err != errUpgrading {
 			_ = conn.Close()
 		}
 	}()
@@ -218,7 +223,7 @@ func (o *Offer) give(ctx context.Context, l *link, pid int, greeting []byte) (gi
 		return l.send(kindChunk, chunk{name, data}.append(nil), nil, time.Now().Add(step))
 	}, version >= versionLive)
 	s := &sender{
-		link: l, pid: pid, handover: h, step: step,
+		link: l, pid: pid, handover: h, step: step, asked: version >= versionAsk,
 		travelling: map[int]*Parcel{}, room: make(chan struct{}, window), over: make(chan struct{}),
 	}
 	o.moving.Store(true)
@@ -277,6 +282,7 @@ type sender struct {
 	pid      int
 	handover Handover
 	step     time.Duration
+	asked    bool // the new process asks, until this one ends
 	room     chan struct{}
 	over     chan struct{} // closed when acks has ended
 	ackErr   error         // why, before over is closed
@@ -367,26 +373,50 @@ func (s *sender) wait() error {
 	}
 }
 
-// acks settles what the new process acknowledges, until it is ready or the stream ends.
+// acks settles what the new process acknowledges, until it is ready or the stream ends, and answers
+// its questions beyond that.
 func (s *sender) acks() {
-	defer close(s.over)
-	for {
+	for !s.ready {
 		m, err := s.link.receive(time.Time{}) // wait, and run at the end, have the deadlines
 		if err == nil {
 			m.closeAll()
 			err = s.took(m)
 		}
-		if err != nil || s.ready {
+		if err != nil {
 			s.ackErr = err
+			close(s.over)
+			return
+		}
+	}
+	close(s.over)
+	defer s.link.conn.Close()
+	for s.asked {
+		m, err := s.link.receive(time.Time{})
+		if err != nil {
+			return
+		}
+		m.closeAll()
+		if m.kind != kindAsk || s.ask(m) != nil {
 			return
 		}
 	}
 }
 
+func (s *sender) ask(m message) error {
+	var c chunk
+	if err := c.parse(m.payload); err != nil {
+		return err
+	}
+	return s.handover.Ask(c.name, c.data)
+}
+
 func (s *sender) took(m message) error {
-	if m.kind == kindReady {
+	switch m.kind {
+	case kindReady:
 		s.ready = true
 		return nil
+	case kindAsk:
+		return s.ask(m)
 	}
 	var a ack
 	if m.kind != kindAck {

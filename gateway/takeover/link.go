@@ -27,6 +27,7 @@ const (
 	kindDone      kind = 9 // old → new: that was all
 	kindReady     kind = 10
 	kindUpgrade   kind = 11 // anybody → old: start the process that takes over, and say how it went
+	kindAsk       kind = 12 // new → old: a question, which chunks answer
 )
 
 // maxDescriptors is how many descriptors the kernel passes with one message (SCM_MAX_FD).

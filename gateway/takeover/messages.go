@@ -13,12 +13,14 @@ import (
 const optional = 64
 
 // Versions of the protocol that this program speaks. The welcome names the highest that both do.
-// With the second one chunks come at any time, also between batches.
+// With the second one chunks come at any time, also between batches; with the third the new process
+// asks, and the old one answers until it ends.
 const (
 	oldestVersion = 1
-	newestVersion = 2
+	newestVersion = 3
 
 	versionLive = 2
+	versionAsk  = 3
 )
 
 // hello is who asks to take over.
@@ -179,7 +181,8 @@ func (a *ack) parse(b []byte) error {
 	return whole(b, err)
 }
 
-// chunk is state that belongs to no connection, such as sessions that are idle.
+// chunk is state that belongs to no connection, such as sessions that are idle, or a question about
+// it.
 type chunk struct {
 	name string
 	data []byte

@@ -2,6 +2,7 @@ package takeover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -31,6 +32,8 @@ type pond struct {
 	send     SendChunk
 	chunks   []string
 	accepted bool
+	alone    int
+	answer   func(name string, question []byte) error
 	block    chan struct{} // Adopt waits for it
 }
 
@@ -147,6 +150,19 @@ func (p *pond) Chunk(name string, data []byte) error {
 }
 
 func (p *pond) Accept() error { p.accepted = true; return nil }
+
+func (p *pond) Alone() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.alone++
+}
+
+func (p *pond) Ask(name string, question []byte) error {
+	if p.answer == nil {
+		return errors.New("nobody answers")
+	}
+	return p.answer(name, question)
+}
 
 // count is how many are served by whom.
 func (p *pond) count(who string) (n int) {

@@ -17,6 +17,7 @@ type Taker struct {
 	Build string // of the old process
 	Conns int    // about how many connections it has
 	Live  bool   // chunks may come between connections
+	Asks  bool   // Ask may be called
 
 	link  *link
 	names []string
@@ -36,6 +37,10 @@ type Sink interface {
 
 	// Accept begins to accept.
 	Accept() error
+
+	// Alone says that the old process has ended, so that no chunk comes any more. After Accept. Any
+	// goroutine.
+	Alone()
 }
 
 // Upgrade asks the process at path to start the one that takes over from it, and waits for the
@@ -102,7 +107,8 @@ func connect(conn *net.UnixConn, build, app string) (*Taker, error) {
 	if w.version < oldestVersion || w.version > newestVersion {
 		return nil, fmt.Errorf("takeover: the old process chose version %d of the protocol", w.version)
 	}
-	t.Build, t.Conns, t.Live = w.build, w.conns, w.version >= versionLive
+	t.Build, t.Conns = w.build, w.conns
+	t.Live, t.Asks = w.version >= versionLive, w.version >= versionAsk
 	if err = t.receiveListeners(deadline); err != nil {
 		t.closeListeners()
 		return nil, err
@@ -163,6 +169,12 @@ func (t *Taker) Close() {
 	_ = t.link.conn.Close()
 }
 
+// Ask asks the old process about the state with this name, when Asks is set; see Handover.Ask. From
+// Run on, until Sink.Alone. Any goroutine.
+func (t *Taker) Ask(name string, question []byte) error {
+	return t.link.send(kindAsk, chunk{name, question}.append(nil), nil, time.Now().Add(stepTimeout))
+}
+
 // errAbandoned: the old process is gone, and what it had acknowledged to us is all there is.
 var errAbandoned = errors.New("takeover: the old process ended in the middle")
 
@@ -171,12 +183,21 @@ const silence = 60 * time.Second
 
 // Run takes everything over. When the old process ends on the way, the new one goes on with what it
 // has, and Run returns nil after a warning. With an error this process must end: the old one goes
-// on with all that it did not hand over.
+// on with all that it did not hand over. Until the old process has ended, or ctx, a goroutine goes
+// on to take its answers.
 func (t *Taker) Run(ctx context.Context, sink Sink, log *slog.Logger) error {
-	t.closeListeners()
-	defer t.link.conn.Close()
+	follows := false
 	stop := context.AfterFunc(ctx, func() { _ = t.link.conn.Close() })
-	defer stop()
+	end := func() {
+		stop()
+		_ = t.link.conn.Close()
+	}
+	defer func() {
+		if !follows {
+			end()
+		}
+	}()
+	t.closeListeners()
 	if err := t.link.send(kindBegin, nil, nil, time.Now().Add(helloTimeout)); err != nil {
 		return err
 	}
@@ -204,6 +225,17 @@ func (t *Taker) Run(ctx context.Context, sink Sink, log *slog.Logger) error {
 		}
 	}
 	log.Info("took over", "connections", r.taken, "refused", r.refused, "from", t.Build)
+	if follows = err == nil && t.Asks; !follows {
+		sink.Alone()
+		return nil
+	}
+	go func() {
+		defer end()
+		if err := r.follow(); err != nil {
+			log.Warn("what the old process said last is not understood", "error", err)
+		}
+		sink.Alone()
+	}()
 	return nil
 }
 
@@ -243,11 +275,7 @@ func (r *receiver) all() error {
 			})
 		case kindChunk:
 			m.closeAll()
-			var c chunk
-			if err = c.parse(m.payload); err == nil {
-				err = r.sink.Chunk(c.name, c.data)
-			}
-			if err != nil {
+			if err = r.chunk(m); err != nil {
 				return err
 			}
 		case kindDone:
@@ -256,6 +284,31 @@ func (r *receiver) all() error {
 		default:
 			m.closeAll()
 			return unexpected(m)
+		}
+	}
+}
+
+func (r *receiver) chunk(m message) error {
+	var c chunk
+	if err := c.parse(m.payload); err != nil {
+		return err
+	}
+	return r.sink.Chunk(c.name, c.data)
+}
+
+// follow takes answers until the old process ends.
+func (r *receiver) follow() error {
+	for {
+		m, err := r.link.receive(time.Time{})
+		if err != nil {
+			return nil
+		}
+		m.closeAll()
+		if m.kind != kindChunk {
+			return unexpected(m)
+		}
+		if err = r.chunk(m); err != nil {
+			return err
 		}
 	}
 }
