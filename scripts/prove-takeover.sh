@@ -8,11 +8,12 @@
 # say, 50 ms after it was asked; LOAD=slow has a tenth of the clients stop reading for good;
 # LOAD=fragments sends each message as two, a second apart, so that RATE clients are in the middle
 # of one when they are handed over. With COMING=N so many clients more connect each second, and
-# leave: how long they waited is printed too.
+# leave: how long they waited is printed too. VISIT=resume has each count, leave, and come back for
+# its session.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 : "${CONNS:=20000}" "${RATE:=10000}" "${ROUNDS:=10}" "${TLS:=}" "${REDIS:=}" "${PAUSE:=4}" "${COMING:=}" "${BROKER:=}"
-: "${LOAD:=count}"
+: "${LOAD:=count}" "${VISIT:=churn}"
 [ "$LOAD" = service ] && : "${RAMP:=1000}" # its answer to an OPEN is part of a handshake
 : "${RAMP:=auto}"
 
@@ -101,7 +102,7 @@ for _ in $(seq 1200); do
 done
 serving
 if [ -n "$COMING" ]; then
-	"$bench" run "$url" "${visitor[@]}" -s churn -c "$COMING" -r "$COMING" \
+	"$bench" run "$url" "${visitor[@]}" -s "$VISIT" -c "$COMING" -r "$COMING" \
 		-d "$((ROUNDS * (PAUSE + 4)))s" --timeout 30s -q >"$dir/visits" 2>&1 &
 	coming=$!
 fi
