@@ -109,6 +109,7 @@ func (w *worker) adoptAll(fds []int, states [][]byte) (conns []*Conn, refused []
 // an error the descriptor is closed.
 func (w *worker) adopt(sysfd int, state []byte) (c *Conn, err error) {
 	c = &Conn{w: w}
+	w.server.coming.Add(-1)
 	if w.server.conns.Add(1) > int64(w.cfg.MaxConns) {
 		w.uncount()
 		_ = unix.Close(sysfd)

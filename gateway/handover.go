@@ -16,8 +16,9 @@ import (
 // acknowledged. The new process' side is Adopt. Between the two is package takeover, or whatever
 // carries descriptors.
 //
-// Clients that come meanwhile are accepted and travel like the others, with their request unread:
-// to have them wait in the kernel's queues until all have moved could take seconds.
+// Clients that come meanwhile are accepted by the new process, if it does so (AcceptBeside). Else the
+// old one accepts them, and they travel like the others, with their request unread: to have them
+// wait in the kernel's queues until all have moved could take seconds.
 //
 // A connection travels when nothing of it is under way that only this process could end: while its
 // request is being collected, or while messages flow and the Handler, a Mover, agrees; with TLS see
@@ -39,11 +40,17 @@ type Handover struct {
 // answer of a backend or of the store outstanding.
 const waitToMove = 10 * time.Second
 
-// Handover stops reading requests, and begins to give the connections away. End comes last. Any
-// goroutine but a loop's; not while another is under way.
-func (s *Server) Handover() *Handover {
-	s.onEach(func(w *worker) { w.holding = true })
-	return &Handover{s: s, accepts: true, grace: time.Now().Add(handshakeGrace)}
+// Handover stops reading requests, and begins to give the connections away. End comes last. beside
+// says that the other process accepts already. Any goroutine but a loop's; not while another is
+// under way.
+func (s *Server) Handover(beside bool) *Handover {
+	s.onEach(func(w *worker) {
+		w.holding = true
+		if beside {
+			w.acceptAgain(false)
+		}
+	})
+	return &Handover{s: s, accepts: !beside, grace: time.Now().Add(handshakeGrace)}
 }
 
 // Batch is some connections that are off their loops. Settle or Keep is called, once.
@@ -184,8 +191,18 @@ func (h *Handover) End(gone bool) {
 	})
 }
 
-// Accept begins to accept, after Config.Hold. Any goroutine but a loop's.
+// AcceptBeside begins to accept at Config.Listeners and TLSListeners, after Config.Hold, while so
+// many connections of another process are still to come: their places are not given to others until
+// Accept. Any goroutine but a loop's.
+func (s *Server) AcceptBeside(coming int) {
+	s.coming.Store(int64(coming))
+	s.onEach(func(w *worker) { w.acceptAgain(true) })
+}
+
+// Accept begins to accept, after Config.Hold, and after all that another process had have come. Any
+// goroutine but a loop's.
 func (s *Server) Accept() {
+	s.coming.Store(0)
 	// Those that have no listener yet open one only now: while another process might still have to
 	// go on, clients in its queue would be lost.
 	s.onEach(func(w *worker) { w.listenToo() })

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sluice/gateway/tls13"
+	"sluice/poller"
 )
 
 // movable is an Echo whose connections can move. Each knows how many messages it had.
@@ -52,7 +53,11 @@ func (movable) Unmoved(*Conn) {}
 // move has to take over what from has.
 func move(t *testing.T, from, to *Server) (moved int) {
 	t.Helper()
-	h := from.Handover()
+	return moveAll(t, from.Handover(false), to)
+}
+
+func moveAll(t *testing.T, h *Handover, to *Server) (moved int) {
+	t.Helper()
 	for {
 		b, err := h.Next(context.Background())
 		if err == io.EOF {
@@ -167,6 +172,60 @@ func TestHandover(t *testing.T) {
 	}
 }
 
+// TestAcceptBeside: who connects while connections move is served by the other process at once, and
+// gets none of the places of those that are to come.
+func TestAcceptBeside(t *testing.T) {
+	from := serve(t, Config{Loops: 2}, movable{})
+	var clients []*wire
+	for range 3 {
+		clients = append(clients, open101(t, from, "/ws"))
+	}
+	fds, err := from.ListenerFDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var given []*poller.Listener
+	for _, fd := range fds {
+		ln, err := poller.InheritListener(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		given = append(given, ln)
+	}
+	to := serve(t, Config{Listeners: given, Loops: 3, MaxConns: 5, Hold: true}, movable{})
+	h := from.Handover(true)
+	to.AcceptBeside(3)
+	for range 2 {
+		clients = append(clients, open101(t, from, "/ws")) // the address of both
+	}
+	if n := to.Connections(); n != 2 {
+		t.Errorf("%d clients came to the other process, want 2", n)
+	}
+	refused := func(when string) {
+		t.Helper()
+		c := dial(t, to)
+		c.Write([]byte(handshake(getChat)))
+		if got := c.response().StatusCode; got != 503 {
+			t.Errorf("%s: a sixth client gets %d, want 503", when, got)
+		}
+		c.Close()
+		await(t, "it has gone", func() bool { return to.taken() == 5 })
+	}
+	refused("before the others have come")
+	if n := moveAll(t, h, to); n != 3 {
+		t.Errorf("%d of 3 connections moved", n)
+	}
+	refused("when they have come")
+	to.Accept()
+	clients[0].Close()
+	await(t, "the first has gone", func() bool { return to.Connections() == 4 })
+	clients = append(clients[1:], open101(t, to, "/ws"))
+	for _, c := range clients {
+		c.Write(text("a"))
+		c.expect("text 1 a")
+	}
+}
+
 // TestHandoverThatFails: connections that were packed go on where they were, with all that came
 // meanwhile, and new ones are accepted again.
 func TestHandoverThatFails(t *testing.T) {
@@ -180,7 +239,7 @@ func TestHandoverThatFails(t *testing.T) {
 		clients = append(clients, c)
 	}
 	for _, adopt := range []bool{false, true} {
-		h := from.Handover()
+		h := from.Handover(false)
 		waits := dial(t, from)
 		waits.Write([]byte(handshake(getChat)))
 		for {
@@ -236,7 +295,7 @@ func TestHandoverLeavesWhatCannotTravel(t *testing.T) {
 		onLoops(from, func(w *worker) { has = w.conns[2].in != nil })
 		return has
 	})
-	h := from.Handover()
+	h := from.Handover(false)
 	h.until = time.Now() // do not wait for the one that is stuck
 	b, err := h.Next(t.Context())
 	if err != nil || len(b.FDs) != 2 {

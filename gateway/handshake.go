@@ -102,7 +102,7 @@ func (c *Conn) admitRequest(head []byte, r *Request) *Refusal {
 		return refuseOrigin
 	case c.w.draining:
 		return refuseDraining
-	case c.w.server.conns.Load() > int64(c.w.cfg.MaxConns):
+	case c.w.server.taken() > int64(c.w.cfg.MaxConns):
 		return RefuseFull
 	}
 	return nil

@@ -34,7 +34,7 @@ func (w *worker) goesOn(held int64) bool {
 // passOn has a socket passed to another loop. It reports false when the gateway as a whole is full
 // or leaving, for then it is this loop that says so to the client.
 func (w *worker) passOn(s newSocket) bool {
-	if w.draining || w.server.conns.Load() > int64(w.cfg.MaxConns) {
+	if w.draining || w.server.taken() > int64(w.cfg.MaxConns) {
 		return false
 	}
 	w.server.passing.Add(1)

@@ -36,6 +36,7 @@ type Server struct {
 	failed   chan error     // a loop's epoll_wait failed
 
 	conns     atomic.Int64 // sockets held, in whatever state
+	coming    atomic.Int64 // connections that another process has yet to hand over; see AcceptBeside
 	passing   atomic.Int64 // those of them that are on their way from a loop to another
 	oneEar    atomic.Bool  // not every loop has a listener
 	accepting atomic.Int32 // loops that still accept: while there are any, no connection now says nothing about the next moment
@@ -266,6 +267,9 @@ func (s *Server) Drain(ctx context.Context) error {
 		return fmt.Errorf("drain: %d connections left: %w", s.Connections(), ctx.Err())
 	}
 }
+
+// taken is how many places are: those of sockets held, and those kept for others that are to come.
+func (s *Server) taken() int64 { return s.conns.Load() + max(s.coming.Load(), 0) }
 
 // left is called by loops when a connection is gone.
 func (s *Server) left() {

@@ -163,7 +163,7 @@ func TestTLSHandoverWaits(t *testing.T) {
 		onLoops(from, func(w *worker) { begun = w.tlsHandshakes.Len() == 2 })
 		return begun
 	})
-	h := from.Handover()
+	h := from.Handover(false)
 	h.grace = time.Now().Add(time.Hour)
 	close(gate.open)
 	b, err := h.Next(t.Context())
@@ -205,7 +205,7 @@ func TestTLSHandoverRefused(t *testing.T) {
 	for i, to := range []*Server{
 		serve(t, cfg, movable{}), serveTLSApp(t, cfg, false, movable{}),
 	} {
-		h := from.Handover()
+		h := from.Handover(false)
 		b, err := h.Next(t.Context())
 		if err != nil {
 			t.Fatal(err)

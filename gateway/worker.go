@@ -140,7 +140,8 @@ func (w *worker) acceptTLS(sysfd int) { w.arrived(newSocket{sysfd, true}) }
 
 // arrived takes a new socket over, or passes it on when this loop is full.
 func (w *worker) arrived(s newSocket) {
-	if w.server.conns.Add(1) > int64(w.cfg.MaxConns+refusalRoom) {
+	w.server.conns.Add(1)
+	if w.server.taken() > int64(w.cfg.MaxConns+refusalRoom) {
 		w.turnAway(s)
 		return
 	}

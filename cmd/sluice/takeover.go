@@ -146,6 +146,9 @@ func (s sink) Chunk(name string, data []byte) error {
 	return fmt.Errorf("state of an unknown kind, %.40q", name)
 }
 
+// Begin implements takeover.Sink.
+func (s sink) Begin(conns int) { s.gateway.AcceptBeside(conns) }
+
 // Accept implements takeover.Sink.
 func (s sink) Accept() error {
 	if s.services != nil {
@@ -160,7 +163,7 @@ func (s sink) Alone() { s.role(sessions.Taken) }
 
 // ask is sessions.MemoryConfig.Ask.
 func (s *server) ask() func(question []byte) error {
-	if s.taker == nil || !s.taker.Asks {
+	if s.taker == nil || !s.taker.Beside {
 		return nil
 	}
 	return func(question []byte) error { return s.taker.Ask(chunkSessions, question) }
@@ -237,15 +240,15 @@ type handover struct {
 
 // beginHandover has what is published go to both processes from now on, or wait when the new one is
 // of a version that cannot take it.
-func (s *server) beginHandover(send takeover.SendChunk, live bool) takeover.Handover {
-	h := &handover{s, s.gateway.Handover(), send} // requests wait from here on
+func (s *server) beginHandover(p takeover.Peer) takeover.Handover {
+	h := &handover{s, s.gateway.Handover(p.Accepts), p.Send} // requests wait from here on
 	s.role(sessions.Giving)
 	switch {
 	case s.services == nil:
-	case live:
+	case p.Live:
 		s.services.hub.Give(h.sendTopics)
 		if s.services.control != nil {
-			s.services.control.Give(func(item []byte) error { return send(chunkControl, item) })
+			s.services.control.Give(func(item []byte) error { return p.Send(chunkControl, item) })
 		}
 	default:
 		s.services.hub.Freeze()

@@ -51,7 +51,7 @@ func TestAsk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !taker.Asks {
+	if !taker.Beside {
 		t.Error("the old process is said to take no questions")
 	}
 	sink := &askingSink{pond: p, taker: taker}

@@ -7,7 +7,8 @@
 //	new → old   hello: versions of the protocol, build, kind of application
 //	old → new   welcome, or a refusal in words; then the listening sockets
 //	            the new process opens its loops and its store: nothing has moved yet
-//	new → old   begin: the old process reads no more requests; clients that come travel unread
+//	new → old   begin: the old process reads no more requests; clients that come are for the new
+//	            one, which accepts from now on
 //	old → new   batch: at most 253 connections, each with its state
 //	new → old   ack: the batch is the new process's own, but for the connections it refuses
 //	old → new   chunk: state that belongs to no connection, such as idle sessions; also between
@@ -28,14 +29,14 @@
 // open whose the last batches are: the old one kills it (SIGKILL) and goes on.
 //
 // A batch is on its way for some milliseconds, and at most three are at a time: that is the pause
-// that a client sees. A client that comes waits for the next batch of its loop.
+// that a client sees. When the new process ends, those that it had accepted itself end with it.
 //
 // # Versions
 //
 // The hello names the versions of the protocol that a program speaks. With version 1 chunks come at
-// the end only, so that what is published waits until then; before version 3 nobody asks, so that
-// whoever comes back for a session which is in neither process' hands alone waits until then too.
-// Without a common version, or with
+// the end only, so that what is published waits until then; before version 3 the old process
+// accepts those who come, who travel unread, and nobody asks, so that whoever comes back for a
+// session that is not known to have moved waits until the end too. Without a common version, or with
 // another kind of application, the old process refuses before anything has moved. States of
 // connections are maps whose unknown keys lead to a refusal of that one connection, which the old
 // process then drains as at any deploy.

@@ -40,9 +40,8 @@ type Offer struct {
 	// Listeners returns copies of the listening sockets, which the caller closes, and their names.
 	Listeners func() (names []string, fds []int, err error)
 
-	// Begin begins the handover. live says that the new process takes chunks from now on, and not
-	// only at the end.
-	Begin func(send SendChunk, live bool) Handover
+	// Begin begins the handover.
+	Begin func(p Peer) Handover
 
 	// Upgrade starts the process that is to take over, and returns when taken is closed, or with an
 	// error when that process has ended before. It is asked for by Upgrade (the function, in
@@ -95,6 +94,14 @@ func (o *Offer) StartUpgrade() error {
 	default:
 		return err
 	}
+}
+
+// Peer is what the old process knows of the new one.
+type Peer struct {
+	Send SendChunk
+
+	Live    bool // it takes chunks from now on, and not only at the end
+	Accepts bool // it accepts from now on
 }
 
 // SendChunk sends state that belongs to no connection, for Sink.Chunk. What was sent before a
@@ -219,11 +226,13 @@ func (o *Offer) give(ctx context.Context, l *link, pid int, greeting []byte) (gi
 		return 0, unexpected(m)
 	}
 	step := cmp.Or(o.step, stepTimeout)
-	h := o.Begin(func(name string, data []byte) error {
-		return l.send(kindChunk, chunk{name, data}.append(nil), nil, time.Now().Add(step))
-	}, version >= versionLive)
+	h := o.Begin(Peer{Live: version >= versionLive, Accepts: version >= versionBeside,
+		Send: func(name string, data []byte) error {
+			return l.send(kindChunk, chunk{name, data}.append(nil), nil, time.Now().Add(step))
+		},
+	})
 	s := &sender{
-		link: l, pid: pid, handover: h, step: step, asked: version >= versionAsk,
+		link: l, pid: pid, handover: h, step: step, beside: version >= versionBeside,
 		travelling: map[int]*Parcel{}, room: make(chan struct{}, window), over: make(chan struct{}),
 	}
 	o.moving.Store(true)
@@ -282,7 +291,7 @@ type sender struct {
 	pid      int
 	handover Handover
 	step     time.Duration
-	asked    bool // the new process asks, until this one ends
+	beside   bool // the new process asks, until this one ends
 	room     chan struct{}
 	over     chan struct{} // closed when acks has ended
 	ackErr   error         // why, before over is closed
@@ -390,7 +399,7 @@ func (s *sender) acks() {
 	}
 	close(s.over)
 	defer s.link.conn.Close()
-	for s.asked {
+	for s.beside {
 		m, err := s.link.receive(time.Time{})
 		if err != nil {
 			return

@@ -26,17 +26,17 @@ func TestLiveChunks(t *testing.T) {
 	p := sink.pond
 	o := p.offer()
 	begin := o.Begin
-	o.Begin = func(send SendChunk, live bool) Handover {
-		if !live {
-			t.Error("the new process is said not to take chunks now")
+	o.Begin = func(peer Peer) Handover {
+		if !peer.Live || !peer.Accepts {
+			t.Error("the new process is said not to take chunks now, or not to accept")
 		}
 		p.fail = func(int) error { // before each batch
 			if !o.Moving() {
 				t.Error("Moving is false while they are")
 			}
-			return send("live", nil)
+			return peer.Send("live", nil)
 		}
-		return begin(send, live)
+		return begin(peer)
 	}
 	var adopted atomic.Int64
 	p.deny = func(string) bool { // as each connection is adopted
@@ -79,9 +79,9 @@ func TestOlderProcess(t *testing.T) {
 	o := p.offer()
 	told := make(chan bool, 1)
 	begin := o.Begin
-	o.Begin = func(send SendChunk, live bool) Handover {
-		told <- live
-		return begin(send, live)
+	o.Begin = func(peer Peer) Handover {
+		told <- peer.Live || peer.Accepts
+		return begin(peer)
 	}
 	path, _ := serve(t, o)
 	conn, err := Dial(path)
@@ -106,7 +106,7 @@ func TestOlderProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	if <-told {
-		t.Error("it is said to take chunks at any time")
+		t.Error("it is said to take chunks at any time, or to accept")
 	}
 	var kinds []kind
 	for {

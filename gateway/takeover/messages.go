@@ -13,14 +13,15 @@ import (
 const optional = 64
 
 // Versions of the protocol that this program speaks. The welcome names the highest that both do.
-// With the second one chunks come at any time, also between batches; with the third the new process
-// asks, and the old one answers until it ends.
+// With the second one chunks come at any time, also between batches. With the third the two are
+// beside each other: the new process accepts from the beginning, and asks the old one, which answers
+// until it ends.
 const (
 	oldestVersion = 1
 	newestVersion = 3
 
-	versionLive = 2
-	versionAsk  = 3
+	versionLive   = 2
+	versionBeside = 3
 )
 
 // hello is who asks to take over.

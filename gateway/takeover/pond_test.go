@@ -31,6 +31,7 @@ type pond struct {
 
 	send     SendChunk
 	chunks   []string
+	begun    []int
 	accepted bool
 	alone    int
 	answer   func(name string, question []byte) error
@@ -57,8 +58,8 @@ func (p *pond) offer() *Offer {
 			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 			return []string{"public", "admin"}, pair[:], err
 		},
-		Begin: func(send SendChunk, _ bool) Handover {
-			p.held, p.send = true, send
+		Begin: func(peer Peer) Handover {
+			p.held, p.send = true, peer.Send
 			return p
 		},
 	}
@@ -150,6 +151,8 @@ func (p *pond) Chunk(name string, data []byte) error {
 }
 
 func (p *pond) Accept() error { p.accepted = true; return nil }
+
+func (p *pond) Begin(conns int) { p.begun = append(p.begun, conns) }
 
 func (p *pond) Alone() {
 	p.mu.Lock()

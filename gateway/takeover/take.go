@@ -14,10 +14,10 @@ import (
 
 // Taker is a takeover under way, as the new process sees it.
 type Taker struct {
-	Build string // of the old process
-	Conns int    // about how many connections it has
-	Live  bool   // chunks may come between connections
-	Asks  bool   // Ask may be called
+	Build  string // of the old process
+	Conns  int    // about how many connections it has
+	Live   bool   // chunks may come between connections
+	Beside bool   // this process accepts from Run on, and may Ask
 
 	link  *link
 	names []string
@@ -26,6 +26,11 @@ type Taker struct {
 
 // Sink is the new process's gateway.
 type Sink interface {
+	// Begin says that the old process accepts no more, while about so many connections are still to
+	// come: those who connect now are for this process. Not called with an old process that goes on
+	// accepting. Before all others.
+	Begin(conns int)
+
 	// Adopt takes connections over, without serving them yet. It owns the descriptors from then
 	// on. refused are those that it does not understand, whose descriptors it has closed. commit
 	// has the others served; discard closes their descriptors, for they go on in the old process.
@@ -35,7 +40,7 @@ type Sink interface {
 	// Connections that were sent after it are adopted after it.
 	Chunk(name string, data []byte) error
 
-	// Accept begins to accept.
+	// Accept begins to accept, or accepts on, when all have come.
 	Accept() error
 
 	// Alone says that the old process has ended, so that no chunk comes any more. After Accept. Any
@@ -108,7 +113,7 @@ func connect(conn *net.UnixConn, build, app string) (*Taker, error) {
 		return nil, fmt.Errorf("takeover: the old process chose version %d of the protocol", w.version)
 	}
 	t.Build, t.Conns = w.build, w.conns
-	t.Live, t.Asks = w.version >= versionLive, w.version >= versionAsk
+	t.Live, t.Beside = w.version >= versionLive, w.version >= versionBeside
 	if err = t.receiveListeners(deadline); err != nil {
 		t.closeListeners()
 		return nil, err
@@ -169,7 +174,7 @@ func (t *Taker) Close() {
 	_ = t.link.conn.Close()
 }
 
-// Ask asks the old process about the state with this name, when Asks is set; see Handover.Ask. From
+// Ask asks the old process about the state with this name, when Beside is set; see Handover.Ask. From
 // Run on, until Sink.Alone. Any goroutine.
 func (t *Taker) Ask(name string, question []byte) error {
 	return t.link.send(kindAsk, chunk{name, question}.append(nil), nil, time.Now().Add(stepTimeout))
@@ -201,6 +206,9 @@ func (t *Taker) Run(ctx context.Context, sink Sink, log *slog.Logger) error {
 	if err := t.link.send(kindBegin, nil, nil, time.Now().Add(helloTimeout)); err != nil {
 		return err
 	}
+	if t.Beside {
+		sink.Begin(t.Conns)
+	}
 	r := &receiver{link: t.link, sink: sink}
 	err := r.all()
 	r.adopting.Wait()
@@ -225,7 +233,7 @@ func (t *Taker) Run(ctx context.Context, sink Sink, log *slog.Logger) error {
 		}
 	}
 	log.Info("took over", "connections", r.taken, "refused", r.refused, "from", t.Build)
-	if follows = err == nil && t.Asks; !follows {
+	if follows = err == nil && t.Beside; !follows {
 		sink.Alone()
 		return nil
 	}

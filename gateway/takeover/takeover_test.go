@@ -48,6 +48,9 @@ func TestEverythingMoves(t *testing.T) {
 		t.Errorf("%d moved and %d kept, want 90 and 10", n, kept)
 	}
 	chunks := []string{"idle: all of them"}
+	if !slices.Equal(p.begun, []int{100}) {
+		t.Errorf("begun with %v connections to come, want 100, once", p.begun)
+	}
 	if !p.accepted || !slices.Equal(p.ended, []bool{true}) || !slices.Equal(p.chunks, chunks) {
 		t.Errorf("accepted %v, ended %v, chunks %q", p.accepted, p.ended, p.chunks)
 	}
@@ -198,7 +201,7 @@ func TestTheOldProcessEnds(t *testing.T) {
 		if m, err := l.receive(time.Now().Add(time.Minute)); err != nil || m.kind != kindBegin {
 			return
 		}
-		parcel, _ := o.Begin(nil, true).Next(context.Background())
+		parcel, _ := o.Begin(Peer{}).Next(context.Background())
 		_ = l.send(kindBatch, batch{1, parcel.States}.append(nil), parcel.FDs, time.Now().Add(time.Minute))
 		conn.Close()
 	}()
