@@ -109,7 +109,7 @@ func (s *server) take() error {
 	s.role(sessions.Taking)
 	if s.services != nil {
 		if s.taker.Live {
-			s.services.hub.Take()
+			s.services.hub.Take(s.taker.Beside)
 		} else {
 			s.services.hub.Freeze()
 		}
@@ -241,12 +241,12 @@ type handover struct {
 // beginHandover has what is published go to both processes from now on, or wait when the new one is
 // of a version that cannot take it.
 func (s *server) beginHandover(p takeover.Peer) takeover.Handover {
-	h := &handover{s, s.gateway.Handover(p.Accepts), p.Send} // requests wait from here on
+	h := &handover{s, s.gateway.Handover(p.Beside), p.Send} // requests wait from here on
 	s.role(sessions.Giving)
 	switch {
 	case s.services == nil:
 	case p.Live:
-		s.services.hub.Give(h.sendTopics)
+		s.services.hub.Give(h.sendTopics, p.Beside)
 		if s.services.control != nil {
 			s.services.control.Give(func(item []byte) error { return p.Send(chunkControl, item) })
 		}

@@ -100,8 +100,8 @@ func (o *Offer) StartUpgrade() error {
 type Peer struct {
 	Send SendChunk
 
-	Live    bool // it takes chunks from now on, and not only at the end
-	Accepts bool // it accepts from now on
+	Live   bool // it takes chunks from now on, and not only at the end
+	Beside bool // it accepts from now on, and may ask
 }
 
 // SendChunk sends state that belongs to no connection, for Sink.Chunk. What was sent before a
@@ -226,7 +226,7 @@ func (o *Offer) give(ctx context.Context, l *link, pid int, greeting []byte) (gi
 		return 0, unexpected(m)
 	}
 	step := cmp.Or(o.step, stepTimeout)
-	h := o.Begin(Peer{Live: version >= versionLive, Accepts: version >= versionBeside,
+	h := o.Begin(Peer{Live: version >= versionLive, Beside: version >= versionBeside,
 		Send: func(name string, data []byte) error {
 			return l.send(kindChunk, chunk{name, data}.append(nil), nil, time.Now().Add(step))
 		},

@@ -27,7 +27,7 @@ func TestLiveChunks(t *testing.T) {
 	o := p.offer()
 	begin := o.Begin
 	o.Begin = func(peer Peer) Handover {
-		if !peer.Live || !peer.Accepts {
+		if !peer.Live || !peer.Beside {
 			t.Error("the new process is said not to take chunks now, or not to accept")
 		}
 		p.fail = func(int) error { // before each batch
@@ -80,7 +80,7 @@ func TestOlderProcess(t *testing.T) {
 	told := make(chan bool, 1)
 	begin := o.Begin
 	o.Begin = func(peer Peer) Handover {
-		told <- peer.Live || peer.Accepts
+		told <- peer.Live || peer.Beside
 		return begin(peer)
 	}
 	path, _ := serve(t, o)

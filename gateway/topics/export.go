@@ -80,6 +80,7 @@ const (
 	recordHeld    = 2
 	recordLive    = 3
 	recordEnd     = 4 // of what is passed on
+	recordCarried = 5
 )
 
 // appendHistory writes a topic's position and what is kept. Its shard is locked.
@@ -131,6 +132,10 @@ func (h *Hub) Import(chunk []byte) error {
 			rest, err = h.importHeld(rest)
 		case kind == recordLive && n == 4:
 			rest, err = h.importLive(rest)
+		case kind == recordCarried && n == 2:
+			rest, err = h.importCarried(rest)
+		case kind == recordCarried && n == 1:
+			h.eachShard(func(s *shard) { s.listed = true })
 		case kind == recordEnd && n == 1:
 			h.allPassed()
 		default:

@@ -67,7 +67,10 @@ type shard struct {
 	held   []held // while frozen
 
 	relay    *relay                // where what is delivered is passed on too
+	unwanted []string              // topics that lost their last subscriber while relay was there
 	passed   map[string][]*message // what came that way, for those that are still to come
+	carried  map[string]struct{}   // topics that the other process has from its broker; nil: all
+	listed   bool                  // carried has those of the beginning
 	imported []held                // published before held
 }
 
@@ -238,7 +241,7 @@ func (h *Hub) deliver(name string, m *message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.passed != nil:
+	case s.passed != nil && s.carries(name):
 		return nil
 	case s.relay != nil && s.relay.full():
 		return ErrBusy
@@ -369,18 +372,29 @@ func (h *Hub) attach(l *Loop, name string) (*local, error) {
 	lo := newLocal(l, t, s.seq)
 	t.locals = append(t.locals, lo)
 	if len(t.locals) == 1 {
-		h.wanted(name, true)
+		h.wanted(s, name, true)
 	}
 	return lo, nil
 }
 
 // wanted tells those who bring publications whether a topic has subscribers. Its shard is locked.
-func (h *Hub) wanted(name string, yes bool) {
+func (h *Hub) wanted(s *shard, name string, yes bool) {
+	if h.broker == nil && len(h.sources) == 0 {
+		return
+	}
+	if s.relay != nil {
+		// What they bring is passed on, and the other process counts on that.
+		if !yes {
+			s.unwanted = append(s.unwanted, name)
+			return
+		}
+		s.relay.carry(name)
+	}
 	if h.broker != nil {
 		h.broker.want(name, yes)
 	}
-	for _, s := range h.sources {
-		s.want(name, yes)
+	for _, source := range h.sources {
+		source.want(name, yes)
 	}
 }
 
@@ -393,7 +407,7 @@ func (h *Hub) detach(lo *local) {
 	defer s.mu.Unlock()
 	t.locals = slices.DeleteFunc(t.locals, func(other *local) bool { return other == lo })
 	if len(t.locals) == 0 {
-		h.wanted(t.name, false)
+		h.wanted(s, t.name, false)
 	}
 	h.forget(s, t)
 }

@@ -184,13 +184,14 @@ func FuzzMove(f *testing.F) {
 	f.Add(append([]byte{0x94, 3, 0xa1, 'a', 5}, m.append(nil)...))
 	f.Add(append([]byte{0x91, 0x93, 4, 0xa1, 'a', 0x91}, m.append(nil)...))
 	f.Add([]byte{0x91, 4})
+	f.Add([]byte{0x91, 5, 0x92, 5, 0xa1, 'a'})
 	hub, err := New(Config{History: keep(3, time.Hour), Logger: quiet, MaxTopics: 100})
 	if err != nil {
 		f.Fatal(err)
 	}
 	l := hub.ForLoop(func(func()) bool { return true })
 	f.Fuzz(func(t *testing.T, b []byte) {
-		hub.Take()
+		hub.Take(true)
 		_ = hub.Import(b)
 		hub.Forget()
 		_, _ = l.Unpack(new(gateway.Conn), b)

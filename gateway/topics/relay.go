@@ -21,6 +21,8 @@ type relay struct {
 	wake chan struct{} // has room for one
 	stop chan struct{}
 
+	carries bool // the other process takes word of what a broker brings
+
 	sending sync.Mutex // one chunk at a time, in order; taken before mu
 	err     error      // why no more can be sent
 
@@ -30,16 +32,32 @@ type relay struct {
 }
 
 // Give begins to give subscribers away: until Export, or Thaw, send gets in pieces, for Import in
-// the other process, what is published here. When that is more than Config.MaxPending, what is
+// the other process, what is published here, and with carry which topics a broker or a source
+// brings to this process, for the other's Take with it. When that is more than Config.MaxPending, what is
 // published by this process waits, as in a Freeze, and what a broker or a source brings is refused.
 // send is called by one goroutine at a time. Any goroutine.
-func (h *Hub) Give(send func(chunk []byte) error) {
+func (h *Hub) Give(send func(chunk []byte) error, carry bool) {
 	r := &relay{
 		send: send, wake: make(chan struct{}, 1), stop: make(chan struct{}),
-		left: int64(h.cfg.MaxPending),
+		left: int64(h.cfg.MaxPending), carries: carry,
 	}
 	h.giving.Store(r)
-	h.eachShard(func(s *shard) { s.relay = r })
+	h.eachShard(func(s *shard) {
+		s.relay = r
+		if h.broker == nil && len(h.sources) == 0 {
+			return
+		}
+		for name, t := range s.topics {
+			if len(t.locals) > 0 {
+				r.carry(name)
+			}
+		}
+	})
+	if carry {
+		r.record(0, func(b []byte) []byte { // that is all for now
+			return msgp.AppendInt(msgp.AppendArrayHeader(b, 1), recordCarried)
+		})
+	}
 	go r.run()
 }
 
@@ -59,7 +77,15 @@ func (h *Hub) keep() {
 		return
 	}
 	close(r.stop)
-	h.eachShard(func(s *shard) { s.relay = nil })
+	h.eachShard(func(s *shard) {
+		s.relay = nil
+		for _, name := range s.unwanted {
+			if t := s.topics[name]; t == nil || len(t.locals) == 0 {
+				h.wanted(s, name, false)
+			}
+		}
+		s.unwanted = nil
+	})
 }
 
 func (r *relay) run() {
@@ -77,17 +103,35 @@ func (r *relay) run() {
 
 // add passes a message on. Its shard is locked, which keeps the order.
 func (r *relay) add(name string, m *message) {
+	r.record(m.size(), func(b []byte) []byte {
+		b = msgp.AppendArrayHeader(b, 4)
+		b = msgp.AppendString(msgp.AppendInt(b, recordLive), name)
+		return m.append(msgp.AppendUint64(b, m.seq))
+	})
+}
+
+// carry says that a broker or a source brings the topic to this process, whose shard is locked.
+func (r *relay) carry(name string) {
+	if !r.carries {
+		return
+	}
+	r.record(0, func(b []byte) []byte {
+		b = msgp.AppendArrayHeader(b, 2)
+		return msgp.AppendString(msgp.AppendInt(b, recordCarried), name)
+	})
+}
+
+// record has a record sent that counts for so many bytes.
+func (r *relay) record(size int64, write func(b []byte) []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.left -= m.size()
+	r.left -= size
 	last := len(r.chunks) - 1
 	if last < 0 || len(r.chunks[last]) > chunkSize {
 		r.chunks = append(r.chunks, nil)
 		last++
 	}
-	b := msgp.AppendArrayHeader(r.chunks[last], 4)
-	b = msgp.AppendString(msgp.AppendInt(b, recordLive), name)
-	r.chunks[last] = m.append(msgp.AppendUint64(b, m.seq))
+	r.chunks[last] = write(r.chunks[last])
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -119,12 +163,41 @@ func (r *relay) flush() error {
 
 // Take has the Hub wait for the subscribers and the publications of another process that gives them
 // away: what is published here waits, as in a Freeze, and what a broker or a source brings is
-// dropped, for the other process passes it on. Thaw ends it. Any goroutine.
-func (h *Hub) Take() {
+// dropped when the other process passes it on: that of all topics, or with carry, as in Give, of
+// those that it names. Others have subscribers here only. Thaw ends it. Any goroutine.
+func (h *Hub) Take(carry bool) {
 	h.eachShard(func(s *shard) {
 		s.frozen = h.broker == nil
 		s.passed = make(map[string][]*message)
+		if carry {
+			s.carried, s.listed = make(map[string]struct{}), false
+		}
 	})
+}
+
+// carries reports whether a broker or a source brings the topic to the other process, or may, for
+// all that it has said yet.
+func (s *shard) carries(name string) bool {
+	if s.carried == nil || !s.listed {
+		return true
+	}
+	_, ok := s.carried[name]
+	return ok
+}
+
+func (h *Hub) importCarried(b []byte) (rest []byte, err error) {
+	name, b, err := readName(b)
+	if err != nil {
+		return b, err
+	}
+	s := h.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.carried == nil {
+		return b, errMalformed
+	}
+	s.carried[name] = struct{}{}
+	return b, nil
 }
 
 // importLive delivers what the other process has passed on, and keeps it for subscribers that are
@@ -191,6 +264,6 @@ func (h *Hub) allPassed() {
 				h.release(m.size())
 			}
 		}
-		s.passed = nil
+		s.passed, s.carried = nil, nil
 	})
 }

@@ -12,26 +12,27 @@ import (
 
 // take begins a takeover of from by to.
 func take(from, to *Hub) {
-	to.Take()
-	from.Give(to.Import)
+	to.Take(true)
+	from.Give(to.Import, true)
 }
 
 // movers are clients of two gateways: what the first of a pair was is moved to the second.
 type movers struct {
 	t        *testing.T
 	old, new *Hub
+	to       *gateway.Server
 	before   []*client
 	after    []*client
 }
 
 func newMovers(t *testing.T, cfg Config, n int) *movers {
 	m := &movers{t: t}
-	var s1, s2 *gateway.Server
+	var s1 *gateway.Server
 	m.old, s1 = start(t, cfg, narrow)
-	m.new, s2 = start(t, cfg, narrow)
+	m.new, m.to = start(t, cfg, narrow)
 	for i := range n {
 		m.before = append(m.before, dial(t, s1).sub("room", fmt.Sprint("me-", i)))
-		m.after = append(m.after, dial(t, s2).sub(fmt.Sprint("me-", i)))
+		m.after = append(m.after, dial(t, m.to).sub(fmt.Sprint("me-", i)))
 	}
 	return m
 }
@@ -214,7 +215,7 @@ func TestGiveIsBounded(t *testing.T) {
 // TestGiveComesToNothing: the old process goes on as if nothing had been.
 func TestGiveComesToNothing(t *testing.T) {
 	m := newMovers(t, Config{}, 1)
-	m.old.Give(func([]byte) error { return fmt.Errorf("nobody is there") })
+	m.old.Give(func([]byte) error { return fmt.Errorf("nobody is there") }, true)
 	publish(t, m.old, "room", "1")
 	m.before[0].want("1")
 	if m.old.Relayed() == nil {
@@ -230,7 +231,8 @@ func TestGiveComesToNothing(t *testing.T) {
 // TestTakeDropsWhatIsPassedOn: a broker brings each publication to both processes.
 func TestTakeDropsWhatIsPassedOn(t *testing.T) {
 	m := newMovers(t, Config{}, 1)
-	take(m.old, m.new)
+	m.new.Take(false)
+	m.old.Give(m.new.Import, false)
 	m.unpack(0, m.pack(0))
 	both := func(text string) {
 		for _, h := range []*Hub{m.old, m.new} {
@@ -249,4 +251,50 @@ func TestTakeDropsWhatIsPassedOn(t *testing.T) {
 	m.new.Thaw()
 	both("4")
 	m.after[0].want("3", "4")
+}
+
+// TestGiveWithRedis: what Redis brings for those who have moved comes until the end by way of the
+// old process, which stays subscribed though nobody is left there; what it never was subscribed to
+// comes to the new one by its own subscription.
+func TestGiveWithRedis(t *testing.T) {
+	redis := startRedis(t)
+	cfg := func() Config { return Config{Redis: quick(redis.url())} }
+	m := newMovers(t, cfg(), 2)
+	other, _ := start(t, cfg(), narrow)
+	processes := func(topic string) string {
+		return strings.TrimSpace(strings.TrimPrefix(redis.cli("pubsub", "numsub", "sluice:topic:"+topic),
+			"sluice:topic:"+topic))
+	}
+	say := func(topic, text string) {
+		t.Helper()
+		if _, err := other.PublishWait(t.Context(), topic, Message{Payload: []byte(text)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the old process is subscribed", func() bool { return processes("room") == "1" })
+	take(m.old, m.new)
+	for i := range m.after {
+		m.unpack(i, m.pack(i))
+		say("room", fmt.Sprint("moved ", i))
+		m.after[0].want(fmt.Sprint("moved ", i))
+	}
+	m.after[1].want("moved 1")
+	fresh := dial(t, m.to).live("fresh", "room")
+	say("fresh", "of nobody else")
+	fresh.want("of nobody else")
+	// The last subscriber has left the old process for longer than it keeps subscriptions.
+	time.Sleep(1500 * time.Millisecond)
+	if n := processes("room"); n != "2" {
+		t.Errorf("%s processes are subscribed, want both", n)
+	}
+	say("room", "late")
+	for _, c := range append(m.after, fresh) {
+		c.want("late")
+	}
+	export(t, m.old, m.new)
+	eventually(t, "the old process unsubscribes", func() bool { return processes("room") == "1" })
+	say("room", "end")
+	for _, c := range append(m.after, fresh) {
+		c.want("end")
+	}
 }
