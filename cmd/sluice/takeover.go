@@ -282,6 +282,9 @@ func (h *handover) Chunks() (err error) {
 		})
 	}
 	if err == nil && h.services != nil {
+		if err = h.services.hub.Cut(); err != nil {
+			return err
+		}
 		if h.services.control != nil {
 			h.services.control.Pause()
 		}

@@ -81,6 +81,8 @@ const (
 	recordLive    = 3
 	recordEnd     = 4 // of what is passed on
 	recordCarried = 5
+	recordListed  = 6 // of what is carried
+	recordCut     = 7 // markers are to be published; with a channel: the old process has come to one
 )
 
 // appendHistory writes a topic's position and what is kept. Its shard is locked.
@@ -134,8 +136,12 @@ func (h *Hub) Import(chunk []byte) error {
 			rest, err = h.importLive(rest)
 		case kind == recordCarried && n == 2:
 			rest, err = h.importCarried(rest)
-		case kind == recordCarried && n == 1:
-			h.eachShard(func(s *shard) { s.listed = true })
+		case kind == recordListed && n == 2:
+			rest, err = h.importListed(rest)
+		case kind == recordCut && n == 1:
+			h.importCut()
+		case kind == recordCut && n == 2:
+			rest, err = h.importCutAt(rest)
 		case kind == recordEnd && n == 1:
 			h.allPassed()
 		default:

@@ -235,13 +235,13 @@ func (h *Hub) check(name string, m *Message) error {
 	return nil
 }
 
-// deliver delivers what a broker or a source has brought.
-func (h *Hub) deliver(name string, m *message) error {
+// deliver delivers what a feed of a broker or a source has brought.
+func (h *Hub) deliver(name string, m *message, from *feed) error {
 	s := h.shard(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.passed != nil && s.carries(name):
+	case s.passed != nil && s.carries(name), from != nil && from.drops(name):
 		return nil
 	case s.relay != nil && s.relay.full():
 		return ErrBusy
@@ -290,7 +290,7 @@ func (h *Hub) deliverTo(
 func (s *shard) number(name string, m *message) {
 	s.seq++
 	m.seq = s.seq
-	if s.relay != nil {
+	if s.relay != nil && !m.apart {
 		s.relay.add(name, m)
 	}
 }

@@ -25,6 +25,7 @@ type message struct {
 	offset uint64 // in the topic's history; 0: none
 	seq    uint64 // numbers what is delivered: a later message of the topic has a greater one
 	op     ws.OpCode
+	apart  bool // the process that takes over has it from Redis itself
 }
 
 // encode encodes m, whose payload is copied.

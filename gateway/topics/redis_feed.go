@@ -28,6 +28,7 @@ type feed struct {
 	link     int       // number of the connection; callbacks of others are late
 	heard    time.Time // when it last brought anything
 	down     error     // why there is none; nil when all is well
+	cut      cut       // while subscribers move from or to another process
 }
 
 // channel is a topic as the feed has it.
@@ -42,6 +43,7 @@ type channel struct {
 	track  track    // of a topic with a history
 	missed uint64   // messages that the hub refused and nobody was told of
 	await  []waiter // for its being live, and its history
+	passed bool     // what comes before the marker of a takeover has been passed on; see cut
 }
 
 type waiter struct {
@@ -93,10 +95,7 @@ func (f *feed) want(name string, wanted bool) {
 // change has run look at c. f is locked.
 func (f *feed) change(c *channel) {
 	f.changed = append(f.changed, c.name)
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
+	f.look()
 }
 
 // await calls done when the topic is live and its history was read.
@@ -188,6 +187,7 @@ func (f *feed) serve() error {
 		if err := f.settle(link, client); err != nil {
 			return err
 		}
+		f.mark(link)
 		select {
 		case <-f.wake:
 		case <-ticks.C:
@@ -208,6 +208,7 @@ func (f *feed) serve() error {
 func (f *feed) tick() error {
 	f.mu.Lock()
 	silent := time.Since(f.heard)
+	f.overdue()
 	var late []*channel
 	for _, c := range f.channels {
 		switch {
@@ -238,18 +239,7 @@ func (f *feed) tick() error {
 }
 
 // probe publishes what this feed must bring.
-func (f *feed) probe() {
-	ctx, cancel := context.WithTimeout(f.b.ctx, f.b.cfg.Deadline)
-	b := f.b.client.B()
-	command := b.Publish().Channel(f.probing).Message("").Build()
-	if f.b.sharded {
-		command = b.Spublish().Channel(f.probing).Message("").Build()
-	}
-	f.b.ending.Go(func() {
-		defer cancel()
-		_ = f.b.client.Do(ctx, command).Error() // whether it comes back is what counts
-	})
-}
+func (f *feed) probe() { f.say(f.probing) }
 
 // reconnect has serve end.
 func (f *feed) reconnect() {
@@ -262,35 +252,45 @@ func (f *feed) reconnect() {
 // message is called with what was published.
 func (f *feed) message(link int, m rueidis.PubSubMessage) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	if link != f.link {
-		f.mu.Unlock()
 		return
 	}
 	f.heard = time.Now()
-	if m.Channel == f.probing {
-		f.mu.Unlock()
+	switch m.Channel {
+	case f.probing:
+		return
+	case f.cut.channel:
+		f.marker()
 		return
 	}
-	c := f.channels[strings.TrimPrefix(m.Channel, f.prefix)]
-	if c == nil {
-		f.mu.Unlock()
-		return
+	if c := f.channelOf(m); c != nil && !f.holds(c, m) {
+		f.bring(c, m)
 	}
+}
+
+// channelOf is the topic of a message, if it is one that the feed has. f is locked.
+func (f *feed) channelOf(m rueidis.PubSubMessage) *channel {
+	return f.channels[strings.TrimPrefix(m.Channel, f.prefix)]
+}
+
+// bring hands a message to the hub. f is locked, but not while the hub has it.
+func (f *feed) bring(c *channel, m rueidis.PubSubMessage) {
 	received.Inc()
 	msg, at, err := f.b.decode(m.Message)
+	if err != nil {
+		refusedForeign.Inc()
+	}
 	if err != nil || msg == nil {
-		f.mu.Unlock()
-		if err != nil {
-			refusedForeign.Inc()
-		}
 		return
 	}
+	msg.apart = f.cut.phase == cutPast
 	if c.rule.Size > 0 && at.Epoch != 0 && !f.follows(c, msg, at) {
-		f.mu.Unlock()
 		return
 	}
 	f.mu.Unlock()
 	f.deliver(c, msg)
+	f.mu.Lock()
 }
 
 // decode checks and encodes what came. A source has messages that are nothing for clients: nil.
@@ -319,7 +319,7 @@ func (f *feed) deliver(c *channel, m *message) bool {
 		f.miss(c, 1)
 		return false
 	}
-	if err := f.b.hub.deliver(c.name, m); err != nil {
+	if err := f.b.hub.deliver(c.name, m, f); err != nil {
 		f.miss(c, 1)
 		return false
 	}
@@ -361,7 +361,7 @@ func (f *feed) gap(c *channel, missed, offset uint64) bool {
 	}
 	m := encode(Message{Payload: text})
 	m.offset = offset
-	err := f.b.hub.deliver(c.name, m)
+	err := f.b.hub.deliver(c.name, m, f)
 	return err == nil
 }
 

@@ -30,6 +30,10 @@ func (f *feed) settle(link int, client rueidis.DedicatedClient) error {
 		}
 	}
 	f.changed = f.changed[:0]
+	if f.cut.channel != "" && f.cut.asked != link {
+		f.cut.asked = link
+		add = append(add, f.cut.channel)
+	}
 	f.mu.Unlock()
 	if len(drop) > 0 {
 		if err := f.unsubscribe(client, drop); err != nil {
@@ -97,6 +101,14 @@ func (f *feed) subscription(link int, s rueidis.PubSubSubscription) {
 		if ended {
 			f.reconnect()
 		}
+		return
+	}
+	if f.cut.due {
+		f.look()
+	}
+	if s.Channel == f.cut.channel && !ended {
+		f.cut.live = link
+		f.mu.Unlock()
 		return
 	}
 	c := f.channels[strings.TrimPrefix(s.Channel, f.prefix)]

@@ -1,6 +1,7 @@
 package topics
 
 import (
+	"crypto/rand"
 	"sync"
 
 	"github.com/tinylib/msgp/msgp"
@@ -54,8 +55,10 @@ func (h *Hub) Give(send func(chunk []byte) error, carry bool) {
 		}
 	})
 	if carry {
-		r.record(0, func(b []byte) []byte { // that is all for now
-			return msgp.AppendInt(msgp.AppendArrayHeader(b, 1), recordCarried)
+		token := rand.Text()
+		h.eachFeed(func(f *feed) { f.takePart(token, cutGiving) })
+		r.record(0, func(b []byte) []byte {
+			return msgp.AppendString(msgp.AppendInt(msgp.AppendArrayHeader(b, 2), recordListed), token)
 		})
 	}
 	go r.run()
@@ -86,6 +89,7 @@ func (h *Hub) keep() {
 		}
 		s.unwanted = nil
 	})
+	h.eachFeed((*feed).release)
 }
 
 func (r *relay) run() {
@@ -237,6 +241,21 @@ func (h *Hub) importLive(b []byte) (rest []byte, err error) {
 	return b, nil
 }
 
+// importListed says that the topics have been named which are carried from the beginning, and how
+// markers are called; see cut.
+func (h *Hub) importListed(b []byte) (rest []byte, err error) {
+	token, b, err := msgp.ReadStringBytes(b)
+	if err == nil {
+		err = CheckName(token)
+	}
+	if err != nil {
+		return b, err
+	}
+	h.eachShard(func(s *shard) { s.listed = true })
+	h.eachFeed(func(f *feed) { f.takePart(token, cutTaking) })
+	return b, nil
+}
+
 // missed returns what was passed on of a topic after the message seq, which a subscriber that
 // arrives was sent last where it comes from, and the number of the last message there is.
 func (h *Hub) missed(name string, seq uint64) (list []*message, last uint64) {
@@ -258,7 +277,11 @@ func (h *Hub) missed(name string, seq uint64) (list []*message, last uint64) {
 // allPassed lets go of what was kept for subscribers that were to come: there are no more of them.
 // What a broker or a source brings counts from now on.
 func (h *Hub) allPassed() {
+	h.eachFeed((*feed).passedOn)
 	h.eachShard(func(s *shard) {
+		for name := range s.carried {
+			h.feedsOf(name, func(f *feed) { f.dropUntilMarker(name) })
+		}
 		for _, list := range s.passed {
 			for _, m := range list {
 				h.release(m.size())
@@ -266,4 +289,5 @@ func (h *Hub) allPassed() {
 		}
 		s.passed, s.carried = nil, nil
 	})
+	h.eachFeed((*feed).release)
 }

@@ -201,7 +201,7 @@ func TestGiveIsBounded(t *testing.T) {
 	if taken != 8 { // as many were passed on as wait
 		t.Errorf("%d of %d were taken, want 8", taken, times)
 	}
-	if err := m.old.deliver("room", encode(Message{Payload: []byte("of a broker")})); err != ErrBusy {
+	if err := m.old.deliver("room", encode(Message{Payload: []byte("of a broker")}), nil); err != ErrBusy {
 		t.Errorf("what a broker brings then: %v, want ErrBusy", err)
 	}
 	m.unpack(0, state)
@@ -236,7 +236,7 @@ func TestTakeDropsWhatIsPassedOn(t *testing.T) {
 	m.unpack(0, m.pack(0))
 	both := func(text string) {
 		for _, h := range []*Hub{m.old, m.new} {
-			if err := h.deliver("room", encode(Message{Payload: []byte(text)})); err != nil {
+			if err := h.deliver("room", encode(Message{Payload: []byte(text)}), nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -296,5 +296,65 @@ func TestGiveWithRedis(t *testing.T) {
 	say("room", "end")
 	for _, c := range append(m.after, fresh) {
 		c.want("end")
+	}
+}
+
+// TestCut: of what others publish in Redis without a pause, each subscriber gets everything once and
+// in order, whichever process Redis serves first.
+func TestCut(t *testing.T) {
+	redis := startRedis(t)
+	cfg := func() Config { return Config{Redis: quick(redis.url())} }
+	other, _ := start(t, cfg(), narrow)
+	for round := range 5 {
+		t.Run(strconv.Itoa(round), func(t *testing.T) {
+			m := newMovers(t, cfg(), 3)
+			eventually(t, "the old process is subscribed",
+				func() bool { return strings.HasSuffix(redis.cli("pubsub", "numsub", "sluice:topic:room"), "1") })
+			stop, published := make(chan struct{}), make(chan int)
+			go func() {
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						published <- n
+						return
+					default:
+					}
+					if n%20 == 0 { // they are sent in batches
+						time.Sleep(time.Millisecond)
+					}
+					if err := other.Publish("room", Message{Payload: []byte(strconv.Itoa(n + 1))}); err != nil {
+						t.Error(err)
+					}
+				}
+			}()
+			take(m.old, m.new)
+			for i := range m.after {
+				m.unpack(i, m.pack(i))
+			}
+			if err := m.old.Cut(); err != nil {
+				t.Fatal(err)
+			}
+			m.old.eachFeed(func(f *feed) {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				if f.cut.phase != cutPast {
+					t.Errorf("the old process is in phase %d, want that it has seen the marker", f.cut.phase)
+				}
+			})
+			export(t, m.old, m.new)
+			time.Sleep(5 * time.Millisecond)
+			close(stop)
+			n := <-published
+			for i := range m.after {
+				m.wantAll(i, n)
+			}
+			m.new.eachFeed(func(f *feed) {
+				eventually(t, "the takeover is over for the new process", func() bool {
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					return f.cut.phase == cutNone
+				})
+			})
+		})
 	}
 }
