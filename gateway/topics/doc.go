@@ -26,8 +26,9 @@
 //	history.go   the messages that a topic keeps for those who come back
 //	recovery.go  coming back
 //	source.go    publications of others, in formats of their own
-//	relay.go     publications while subscribers move to another process; with move.go, export.go
-//	             and freeze.go
+//	redis*.go    the broker
+//	relay.go     publications while subscribers move to another process; with move.go, export.go,
+//	             freeze.go, and redis_cut.go for those that a broker brings
 //	conn.go      what all this asks of a gateway.Conn
 //
 // # Guarantees
