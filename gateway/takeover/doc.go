@@ -28,7 +28,7 @@
 // one goes on with what has arrived. A new process that neither answers nor ends would leave it
 // open whose the last batches are: the old one kills it (SIGKILL) and goes on.
 //
-// A batch is on its way for some milliseconds, and at most three are at a time: that is the pause
+// A batch is on its way for some milliseconds, and at most two are at a time: that is the pause
 // that a client sees. When the new process ends, those that it had accepted itself end with it.
 //
 // # Versions

@@ -27,8 +27,9 @@ const (
 	stepTimeout = 10 * time.Second
 
 	// window is how many batches may be on their way: the old process packs one while the new one
-	// unpacks another. More would only have clients wait longer.
-	window = 3
+	// unpacks another. More only have clients wait longer: with three, takeovers of 100,000 took as
+	// long, and the longest wait was 136 to 158 ms and not 71.
+	window = 2
 )
 
 // Offer is what the old process has to give. Its functions are called by the goroutine of Serve.
