@@ -16,9 +16,9 @@ import (
 // acknowledged. The new process' side is Adopt. Between the two is package takeover, or whatever
 // carries descriptors.
 //
-// Clients that come meanwhile are accepted by the new process, if it does so (AcceptBeside). Else the
-// old one accepts them, and they travel like the others, with their request unread: to have them
-// wait in the kernel's queues until all have moved could take seconds.
+// Clients that come meanwhile are accepted by the new process, if it does so (AcceptBeside). Else
+// the old one accepts them, and they travel like the others, with their request unread: to have
+// them wait in the kernel's queues until all have moved could take seconds.
 //
 // A connection travels when nothing of it is under way that only this process could end: while its
 // request is being collected, or while messages flow and the Handler, a Mover, agrees; with TLS see

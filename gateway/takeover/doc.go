@@ -36,8 +36,8 @@
 // The hello names the versions of the protocol that a program speaks. With version 1 chunks come at
 // the end only, so that what is published waits until then; before version 3 the old process
 // accepts those who come, who travel unread, and nobody asks, so that whoever comes back for a
-// session that is not known to have moved waits until the end too. Without a common version, or with
-// another kind of application, the old process refuses before anything has moved. States of
+// session that is not known to have moved waits until the end too. Without a common version, or
+// with another kind of application, the old process refuses before anything has moved. States of
 // connections are maps whose unknown keys lead to a refusal of that one connection, which the old
 // process then drains as at any deploy.
 //

@@ -14,8 +14,8 @@ const optional = 64
 
 // Versions of the protocol that this program speaks. The welcome names the highest that both do.
 // With the second one chunks come at any time, also between batches. With the third the two are
-// beside each other: the new process accepts from the beginning, and asks the old one, which answers
-// until it ends.
+// beside each other: the new process accepts from the beginning, and asks the old one, which
+// answers until it ends.
 const (
 	oldestVersion = 1
 	newestVersion = 3

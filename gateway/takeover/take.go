@@ -174,8 +174,8 @@ func (t *Taker) Close() {
 	_ = t.link.conn.Close()
 }
 
-// Ask asks the old process about the state with this name, when Beside is set; see Handover.Ask. From
-// Run on, until Sink.Alone. Any goroutine.
+// Ask asks the old process about the state with this name, when Beside is set; see Handover.Ask.
+// From Run on, until Sink.Alone. Any goroutine.
 func (t *Taker) Ask(name string, question []byte) error {
 	return t.link.send(kindAsk, chunk{name, question}.append(nil), nil, time.Now().Add(stepTimeout))
 }

@@ -9,11 +9,11 @@ import (
 	"github.com/tinylib/msgp/msgp"
 )
 
-// While subscribers move from one process to another, Redis brings each publication to both. The old
-// one passes it on, until from some point the new one takes what it is brought itself. So that
-// nothing is lost or doubled, both must mean the same point of what a feed brings. A connection gets
-// everything in the order in which the server did it, so the new process publishes a marker on a
-// channel to which both listen, when it is subscribed to all that it wants: what came before the
+// While subscribers move from one process to another, Redis brings each publication to both. The
+// old one passes it on, until from some point the new one takes what it is brought itself. So that
+// nothing is lost or doubled, both must mean the same point of what a feed brings. A connection
+// gets everything in the order in which the server did it, so the new process publishes a marker on
+// a channel to which both listen, when it is subscribed to all that it wants: what came before the
 // marker is passed on, and what comes after it is not.
 
 // cut is a feed's part in that. Guarded by feed.mu.

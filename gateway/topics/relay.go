@@ -34,9 +34,9 @@ type relay struct {
 
 // Give begins to give subscribers away: until Export, or Thaw, send gets in pieces, for Import in
 // the other process, what is published here, and with carry which topics a broker or a source
-// brings to this process, for the other's Take with it. When that is more than Config.MaxPending, what is
-// published by this process waits, as in a Freeze, and what a broker or a source brings is refused.
-// send is called by one goroutine at a time. Any goroutine.
+// brings to this process, for the other's Take with it. When that is more than Config.MaxPending,
+// what is published by this process waits, as in a Freeze, and what a broker or a source brings is
+// refused. send is called by one goroutine at a time. Any goroutine.
 func (h *Hub) Give(send func(chunk []byte) error, carry bool) {
 	r := &relay{
 		send: send, wake: make(chan struct{}, 1), stop: make(chan struct{}),

@@ -299,8 +299,8 @@ func TestGiveWithRedis(t *testing.T) {
 	}
 }
 
-// TestCut: of what others publish in Redis without a pause, each subscriber gets everything once and
-// in order, whichever process Redis serves first.
+// TestCut: of what others publish in Redis without a pause, each subscriber gets everything once
+// and in order, whichever process Redis serves first.
 func TestCut(t *testing.T) {
 	redis := startRedis(t)
 	cfg := func() Config { return Config{Redis: quick(redis.url())} }
