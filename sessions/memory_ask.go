@@ -127,11 +127,12 @@ func (m *Memory) Answer(question []byte, send func(chunk []byte) error) error {
 	return nil
 }
 
-// stopAnswering ends what Answer began.
-func (m *Memory) stopAnswering() {
+// stopAnswering ends what Answer began: the answerer a, if it has not ended yet, or with nil
+// whichever there is.
+func (m *Memory) stopAnswering(a *answerer) {
 	m.waitMu.Lock()
 	defer m.waitMu.Unlock()
-	if m.answerer != nil {
+	if m.answerer != nil && (a == nil || a == m.answerer) {
 		close(m.answerer.stop)
 		m.answerer = nil
 	}
@@ -165,11 +166,14 @@ func (m *Memory) answer(a *answerer, send func(chunk []byte) error) {
 		}
 		if len(b) > 1 && send(b) != nil ||
 			len(gone) > 0 && send(appendIDs([]byte{packedGone}, gone)) != nil {
-			m.stopAnswering()
+			m.stopAnswering(a)
 			return
 		}
 	}
 }
+
+// given reports whether the other process has been sent an idle session. Under sh.mu.
+func (sh *shard) given(s *session) bool { return sh.exported && s.exported }
 
 // give appends the session and forgets it, if it is idle and the other process does not have it.
 // It reports whether the session is attached here.
@@ -185,7 +189,7 @@ func (sh *shard) give(b []byte, id ID) (chunk []byte, attached bool) {
 	}
 	if sh.expired(s) {
 		sessionsExpired.Inc()
-	} else if !sh.exported || !s.exported {
+	} else if !sh.given(s) {
 		b = sh.pack(b, s)
 	}
 	sh.forget(s)

@@ -43,7 +43,7 @@ func (m *Memory) Handover(r Role) {
 	} else {
 		m.role.Store(int32(r))
 	}
-	m.stopAnswering()
+	m.stopAnswering(nil)
 	if r == Giving {
 		for i := range m.shards {
 			sh := &m.shards[i]
@@ -231,7 +231,7 @@ func (sh *shard) export(b []byte, list *idleList, from *session) ([]byte, *sessi
 	}
 	for ; s != nil && len(b) < chunkSize; s = s.next {
 		from = s
-		if !sh.exported || !s.exported {
+		if !sh.given(s) {
 			b = sh.pack(b, s)
 			s.exported = true
 		}

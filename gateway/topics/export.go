@@ -82,7 +82,7 @@ const (
 	recordEnd     = 4 // of what is passed on
 	recordCarried = 5
 	recordListed  = 6 // of what is carried
-	recordCut     = 7 // markers are to be published; with a channel: the old process has come to one
+	recordCut     = 7 // publish the markers; with a channel: the old process has come to this one
 )
 
 // appendHistory writes a topic's position and what is kept. Its shard is locked.

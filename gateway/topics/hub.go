@@ -67,9 +67,9 @@ type shard struct {
 	held   []held // while frozen
 
 	relay    *relay                // where what is delivered is passed on too
-	unwanted []string              // topics that lost their last subscriber while relay was there
+	unwanted []string              // topics that lost their last subscriber meanwhile
 	passed   map[string][]*message // what came that way, for those that are still to come
-	carried  map[string]struct{}   // topics that the other process has from its broker; nil: all
+	carried  map[string]struct{}   // topics that a broker brings to the other process; nil: all
 	listed   bool                  // carried has those of the beginning
 	imported []held                // published before held
 }
@@ -379,7 +379,7 @@ func (h *Hub) attach(l *Loop, name string) (*local, error) {
 
 // wanted tells those who bring publications whether a topic has subscribers. Its shard is locked.
 func (h *Hub) wanted(s *shard, name string, yes bool) {
-	if h.broker == nil && len(h.sources) == 0 {
+	if !h.fed() {
 		return
 	}
 	if s.relay != nil {
@@ -390,13 +390,11 @@ func (h *Hub) wanted(s *shard, name string, yes bool) {
 		}
 		s.relay.carry(name)
 	}
-	if h.broker != nil {
-		h.broker.want(name, yes)
-	}
-	for _, source := range h.sources {
-		source.want(name, yes)
-	}
+	h.feedsOf(name, func(f *feed) { f.want(name, yes) })
 }
+
+// fed reports whether publications come from elsewhere too.
+func (h *Hub) fed() bool { return h.broker != nil || len(h.sources) > 0 }
 
 // detach removes a loop whose last subscriber to a topic has left. Nothing is enqueued for lo after
 // it.

@@ -184,7 +184,7 @@ func FuzzMove(f *testing.F) {
 	f.Add(append([]byte{0x94, 3, 0xa1, 'a', 5}, m.append(nil)...))
 	f.Add(append([]byte{0x91, 0x93, 4, 0xa1, 'a', 0x91}, m.append(nil)...))
 	f.Add([]byte{0x91, 4})
-	f.Add([]byte{0x91, 5, 0x92, 5, 0xa1, 'a'})
+	f.Add([]byte{0x92, 5, 0xa1, 'a', 0x92, 6, 0xa1, 't', 0x91, 7, 0x92, 7, 0xa1, 'c'})
 	hub, err := New(Config{History: keep(3, time.Hour), Logger: quiet, MaxTopics: 100})
 	if err != nil {
 		f.Fatal(err)

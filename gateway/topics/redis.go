@@ -222,8 +222,6 @@ func (b *redisBroker) keys(name string) []string {
 	return []string{b.cfg.Prefix + "meta:" + base, b.cfg.Prefix + "kept:" + base}
 }
 
-func (b *redisBroker) want(name string, yes bool) { b.feeds[b.part(name)].want(name, yes) }
-
 // historyOf is what is read from here for those who come back, and after an outage.
 func (b *redisBroker) historyOf(name string) (r HistoryRule) {
 	if b.source == nil {

@@ -38,7 +38,7 @@ const (
 	cutPast             // old: no more
 	cutTaking           // new: the hub drops what is passed on
 	cutHolding          // new: the marker has come; what comes waits until all before it has
-	cutWaiting          // new: all before the marker has come; what is passed on is dropped until it comes
+	cutWaiting          // new: all before it has; until it comes, what was passed on is dropped
 )
 
 // markerChannel is not a topic's: the prefix is cut.
@@ -105,9 +105,6 @@ func (h *Hub) Cut() error {
 		f.mu.Lock()
 		seen := f.cut.seen
 		f.mu.Unlock()
-		if seen == nil {
-			return
-		}
 		select {
 		case <-seen:
 		case <-time.After(f.b.cfg.Deadline):

@@ -45,7 +45,7 @@ func (h *Hub) Give(send func(chunk []byte) error, carry bool) {
 	h.giving.Store(r)
 	h.eachShard(func(s *shard) {
 		s.relay = r
-		if h.broker == nil && len(h.sources) == 0 {
+		if !h.fed() {
 			return
 		}
 		for name, t := range s.topics {
