@@ -27,8 +27,8 @@ type adoptedPart struct {
 // accept yet. Any goroutine but a loop's.
 func (s *Server) Adopt(fds []int, states [][]byte) *Adopted {
 	a := new(Adopted)
-	// Small parts, so that the connections of a small process do not all go to one loop. But each
-	// costs two rounds of a loop, and where there are many it is as even without.
+	// Small parts, so that the connections of a small process do not all go to one loop. But
+	// each costs two rounds of a loop, and where there are many it is as even without.
 	share := len(fds)
 	if s.conns.Load() < int64(poller.MaxCopy*len(s.workers)) {
 		const least = 32

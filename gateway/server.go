@@ -36,7 +36,7 @@ type Server struct {
 	failed   chan error     // a loop's epoll_wait failed
 
 	conns     atomic.Int64 // sockets held, in whatever state
-	coming    atomic.Int64 // connections that another process has yet to hand over; see AcceptBeside
+	coming    atomic.Int64 // that another process has yet to hand over; see AcceptBeside
 	passing   atomic.Int64 // those of them that are on their way from a loop to another
 	oneEar    atomic.Bool  // not every loop has a listener
 	accepting atomic.Int32 // loops that still accept: while there are any, no connection now says nothing about the next moment

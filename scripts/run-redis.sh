@@ -27,7 +27,8 @@ trap cleanup EXIT
 port=
 for _ in $(seq 20); do
 	try=$((20000 + RANDOM % 20000))
-	# setsid: Ctrl-C must reach the gateway, which needs its Redis for the final commits of the drain.
+	# setsid: Ctrl-C must reach the gateway, which needs its Redis for the final commits of the
+	# drain.
 	setsid redis-server --bind 127.0.0.1 --port "$try" --dir "$dir" --daemonize no \
 		--appendonly yes --appendfsync always --save '' --maxmemory-policy noeviction \
 		>"$dir/redis.log" 2>&1 </dev/null &

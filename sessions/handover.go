@@ -12,15 +12,16 @@ const (
 	// Serving is the usual one: this process is alone with its connections.
 	Serving Role = iota
 	// Giving: another process takes this one's connections over, and what the store holds. A
-	// resume might find a session that has left already, so a Memory refuses it (ErrUnavailable);
-	// a Redis writes under another name from now on, so that the other process can have its own.
+	// resume might find a session that has left already, so a Memory refuses it
+	// (ErrUnavailable); a Redis writes under another name from now on, so that the other
+	// process can have its own.
 	Giving
 	// Taking: sessions come from the process before. In a Memory the resume of one that is not
-	// here waits until that process has nothing of it any more, if it can be asked, or until the
-	// role is another one.
+	// here waits until that process has nothing of it any more, if it can be asked, or until
+	// the role is another one.
 	Taking
-	// Taken is Serving after Taking: the process before has ended, and nothing comes from it any
-	// more. In any other role it changes nothing.
+	// Taken is Serving after Taking: the process before has ended, and nothing comes from it
+	// any more. In any other role it changes nothing.
 	Taken
 )
 

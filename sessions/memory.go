@@ -14,17 +14,17 @@ type MemoryConfig struct {
 	// and clients that reconnect after a break begin at 0; too long and MaxSessions decides
 	// instead.
 	TTL time.Duration
-	// MaxSessions bounds the sessions that have counted a message, attached or idle. Above it the
-	// longest idle of those that nobody ever came back to, and that counted three messages at
-	// most, is evicted; so a flood of sessions that are used once pushes out its own kind. The
-	// longest idle of the others is evicted when there is none of these, or when the idle others
-	// are more than four fifths of MaxSessions. It also bounds the attached ones: beyond it Attach
-	// answers ErrFull. Default 1,000,000 (about 86 MB). Too small and idle sessions are forgotten
-	// before their TTL.
+	// MaxSessions bounds the sessions that have counted a message, attached or idle. Above it
+	// the longest idle of those that nobody ever came back to, and that counted three messages
+	// at most, is evicted; so a flood of sessions that are used once pushes out its own kind.
+	// The longest idle of the others is evicted when there is none of these, or when the idle
+	// others are more than four fifths of MaxSessions. It also bounds the attached ones: beyond
+	// it Attach answers ErrFull. Default 1,000,000 (about 86 MB). Too small and idle sessions
+	// are forgotten before their TTL.
 	MaxSessions int
-	// Ask sends a question to the process before this one, whose Memory has Answer for it; an error
-	// says that it is gone. Any goroutine but a loop's. Nil: that process takes no questions, and
-	// while the role is Taking a resume of a session that is not here waits.
+	// Ask sends a question to the process before this one, whose Memory has Answer for it; an
+	// error says that it is gone. Any goroutine but a loop's. Nil: that process takes no
+	// questions, and while the role is Taking a resume of a session that is not here waits.
 	Ask func(question []byte) error
 
 	now func() time.Duration // monotonic; tests put their own here
@@ -88,7 +88,8 @@ const usedOnce = 3
 // is the order in which they expire, so its head is all that expiry must look at.
 type idleList struct {
 	head, tail *session
-	// oldest is head's idleSince, or never; read without the lock to find the longest idle of all.
+	// oldest is head's idleSince, or never; read without the lock to find the longest idle of
+	// all.
 	oldest atomic.Int64
 }
 
@@ -186,7 +187,7 @@ func (m *Memory) Close(context.Context) error {
 	}
 	close(m.stop)
 	<-m.swept
-	m.stopAnswering()
+	m.stopAnswering(nil)
 	for i := range m.shards {
 		sh := &m.shards[i]
 		sh.mu.Lock()

@@ -36,12 +36,12 @@ type Store interface {
 	Handover(r Role)
 	// Export yields, in chunks of at most some 64 KB which die when yield returns, what Import must
 	// have in the other process once all attachments have moved that can: in memory, idle sessions.
-	// It ends when yield returns false. Called again it yields what there is beyond that, when the
-	// attachments that could not move have ended. Any goroutine.
+	// It ends when yield returns false. Called again it yields what there is beyond that, when
+	// the attachments that could not move have ended. Any goroutine.
 	Export(yield func(chunk []byte) bool)
-	// Answer takes a question that the store of the other process has asked, with what it was given
-	// for that; send gets chunks for its Import, then or later. An error says that the question is
-	// of another version. One goroutine at a time, but a loop's.
+	// Answer takes a question that the store of the other process has asked, with what it was
+	// given for that; send gets chunks for its Import, then or later. An error says that the
+	// question is of another version. One goroutine at a time, but a loop's.
 	Answer(question []byte, send func(chunk []byte) error) error
 	// Import takes a chunk. An error says that it is of another version. Any goroutine.
 	Import(chunk []byte) error

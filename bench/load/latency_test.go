@@ -27,8 +27,8 @@ func TestLatencyAgreesWithTheServer(t *testing.T) {
 		})
 	}}).start(t)
 	began := time.Now()
-	// Every connection sends four messages a second and ten in all, the last of which is answered
-	// late.
+	// Every connection sends four messages a second and ten in all, the last of which is
+	// answered late.
 	r := load(t, Spec{Conns: 100, Rate: 400, Duration: 2500 * time.Millisecond}, s)
 	took := time.Since(began)
 	wantOK(t, r)
@@ -67,8 +67,8 @@ func TestStallIsNotOmitted(t *testing.T) {
 	r := load(t, Spec{Rate: 200, Duration: 2 * time.Second}, s)
 	wantOK(t, r)
 	want(t, "answered", r.Counters.Replies, 400)
-	// 200 messages were due in the stall; they waited 0 to 1 s, evenly: a quarter of all 400 waited
-	// over half a second.
+	// 200 messages were due in the stall; they waited 0 to 1 s, evenly: a quarter of all 400
+	// waited over half a second.
 	if max := time.Duration(r.Message.MaxUS) * time.Microsecond; max < 990*time.Millisecond {
 		t.Errorf("the slowest took %v, want about 1s", max)
 	}
@@ -99,7 +99,8 @@ func TestHeartbeats(t *testing.T) {
 		}}).start(t)
 		r := load(t, Spec{Scenario: Idle, HeartbeatEvery: every, Duration: 1500 * time.Millisecond}, s)
 		wantOK(t, r)
-		// Pings that come while all leave are answered; the beats beside them are not counted.
+		// Pings that come while all leave are answered; the beats beside them are not
+		// counted.
 		if n := r.Counters.Pings; n < r.Counters.Beats || n > sent.Load() {
 			t.Errorf("%d pings were answered of %d sent with at least %d beats", n, sent.Load(), r.Counters.Beats)
 		}

@@ -59,7 +59,7 @@ type server struct {
 	taker     *takeover.Taker          // the process before; nil when there was none
 	offered   chan *takeover.Offer     // gets one when the next process can take over
 	stopOffer func()                   // nil without
-	left      atomic.Pointer[handover] // the takeover by which the next process has what this one had
+	left      atomic.Pointer[handover] // the takeover that has succeeded
 }
 
 // notify tells systemd, when it has started the process. A process that was taken over does not say

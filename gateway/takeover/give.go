@@ -26,9 +26,9 @@ const (
 	// ended: nobody could say whose the connections are.
 	stepTimeout = 10 * time.Second
 
-	// window is how many batches may be on their way: the old process packs one while the new one
-	// unpacks another. More only have clients wait longer: with three, takeovers of 100,000 took as
-	// long, and the longest wait was 136 to 158 ms and not 71.
+	// window is how many batches may be on their way: the old process packs one while the new
+	// one unpacks another. More only have clients wait longer: with three, takeovers of 100,000
+	// took as long, and the longest wait was 136 to 158 ms and not 71.
 	window = 2
 )
 
@@ -38,16 +38,17 @@ type Offer struct {
 	App   string // the kind of application; another kind is refused
 	Conns func() int
 
-	// Listeners returns copies of the listening sockets, which the caller closes, and their names.
+	// Listeners returns copies of the listening sockets, which the caller closes, and their
+	// names.
 	Listeners func() (names []string, fds []int, err error)
 
 	// Begin begins the handover.
 	Begin func(p Peer) Handover
 
-	// Upgrade starts the process that is to take over, and returns when taken is closed, or with an
-	// error when that process has ended before. It is asked for by Upgrade (the function, in
-	// another process) and by StartUpgrade, once at a time, on a goroutine of its own. Nil: it
-	// cannot be.
+	// Upgrade starts the process that is to take over, and returns when taken is closed, or
+	// with an error when that process has ended before. It is asked for by Upgrade (the
+	// function, in another process) and by StartUpgrade, once at a time, on a goroutine of its
+	// own. Nil: it cannot be.
 	Upgrade func(taken <-chan struct{}) error
 
 	Log *slog.Logger
@@ -111,20 +112,20 @@ type SendChunk func(name string, data []byte) error
 
 // Handover is a takeover under way, as the old process sees it.
 type Handover interface {
-	// Next returns the next connections, which are no longer served, or io.EOF when there are no
-	// more that can travel.
+	// Next returns the next connections, which are no longer served, or io.EOF when there are
+	// no more that can travel.
 	Next(ctx context.Context) (*Parcel, error)
 
 	// Chunks sends state that belongs to no connection, after the last Parcel.
 	Chunks() error
 
-	// Ask takes a question of the new process about the state with this name. Chunks of this name
-	// answer it, then or later, until this process ends. Called by a goroutine of its own, from
-	// Begin on, also after End. An error ends a takeover that is under way.
+	// Ask takes a question of the new process about the state with this name. Chunks of this
+	// name answer it, then or later, until this process ends. Called by a goroutine of its own,
+	// from Begin on, also after End. An error ends a takeover that is under way.
 	Ask(name string, question []byte) error
 
-	// End comes last. taken says that the new process has everything: the old one drains what is
-	// left and exits. Otherwise it accepts again and goes on with what it still has.
+	// End comes last. taken says that the new process has everything: the old one drains what
+	// is left and exits. Otherwise it accepts again and goes on with what it still has.
 	End(taken bool)
 }
 

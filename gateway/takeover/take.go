@@ -26,25 +26,26 @@ type Taker struct {
 
 // Sink is the new process's gateway.
 type Sink interface {
-	// Begin says that the old process accepts no more, while about so many connections are still to
-	// come: those who connect now are for this process. Not called with an old process that goes on
-	// accepting. Before all others.
+	// Begin says that the old process accepts no more, while about so many connections are
+	// still to come: those who connect now are for this process. Not called with an old process
+	// that goes on accepting. Before all others.
 	Begin(conns int)
 
 	// Adopt takes connections over, without serving them yet. It owns the descriptors from then
-	// on. refused are those that it does not understand, whose descriptors it has closed. commit
-	// has the others served; discard closes their descriptors, for they go on in the old process.
+	// on. refused are those that it does not understand, whose descriptors it has closed.
+	// commit has the others served; discard closes their descriptors, for they go on in the old
+	// process.
 	Adopt(fds []int, states [][]byte) (refused []int, commit, discard func())
 
-	// Chunk takes state over that belongs to no connection. Names that it does not know are errors.
-	// Connections that were sent after it are adopted after it.
+	// Chunk takes state over that belongs to no connection. Names that it does not know are
+	// errors. Connections that were sent after it are adopted after it.
 	Chunk(name string, data []byte) error
 
 	// Accept begins to accept, or accepts on, when all have come.
 	Accept() error
 
-	// Alone says that the old process has ended, so that no chunk comes any more. After Accept. Any
-	// goroutine.
+	// Alone says that the old process has ended, so that no chunk comes any more. After Accept.
+	// Any goroutine.
 	Alone()
 }
 
@@ -333,8 +334,8 @@ func (r *receiver) adopt(t batch, fds []int) {
 		discard()
 		return
 	}
-	// A stream that the old process has closed: it is gone, and these are nobody's but ours. One
-	// that gives up ends us first.
+	// A stream that the old process has closed: it is gone, and these are nobody's but ours.
+	// One that gives up ends us first.
 	commit()
 	r.taken += len(t.states) - len(refused)
 	r.refused += len(refused)
