@@ -86,8 +86,8 @@ func TestEachBaseline(t *testing.T) {
 			t.Run("echo", func(t *testing.T) { testEcho(t, name) })
 			t.Run("bytes", func(t *testing.T) { testByteAtATime(t, name) })
 			t.Run("http", func(t *testing.T) { testHTTP(t, name) })
+			t.Run("heartbeat", func(t *testing.T) { testHeartbeat(t, name) })
 			if name != Floor {
-				t.Run("heartbeat", func(t *testing.T) { testHeartbeat(t, name) })
 				t.Run("goodbye", func(t *testing.T) { testGoodbye(t, name) })
 				t.Run("limit", func(t *testing.T) { testLimit(t, name) })
 				t.Run("silent", func(t *testing.T) { testSilentPeerIsDropped(t, name) })

@@ -49,7 +49,7 @@ func compiler() (string, error) {
 }
 
 // serveFloor compiles the program into a temporary folder and runs it as a
-// child. It has heartbeats in neither app: that is the point of it.
+// child.
 func serveFloor(ctx context.Context, addr string, o Options) error {
 	cc, err := compiler()
 	if err != nil {
@@ -85,7 +85,8 @@ func runFloor(ctx context.Context, bin, addr string, o Options) error {
 	defer runtime.UnlockOSThread()
 	args := []string{ap.Addr().String(), strconv.Itoa(int(ap.Port()))}
 	if o.App != Topics {
-		args = append(args, o.App)
+		beat := max(o.Heartbeat.Milliseconds(), 0) // negative: off
+		args = append(args, o.App, strconv.FormatInt(beat, 10))
 	}
 	cmd := exec.CommandContext(ctx, bin, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

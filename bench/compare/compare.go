@@ -239,13 +239,7 @@ func (o Options) takesPart(name string, s Step) bool {
 	if _, ok := o.running[name]; ok {
 		return s.Kind != Beats // its interval is its own
 	}
-	switch name {
-	case baseline.Floor:
-		return s.Kind != Beats // it has none
-	case OneLoop:
-		return s.Kind != Beats && s.Conns == o.plan.main(s.Kind)
-	}
-	return true
+	return name != OneLoop || s.Conns == o.plan.main(s.Kind)
 }
 
 // trial measures one server. It fails only when ctx ends or sluice does not start.

@@ -111,7 +111,7 @@ var measures = []measure{
 		of: ofServer(func(s *load.ServerUsage) float64 { return s.CPUPerHandshakeUS })},
 	{key: "cpu_message_us", title: "CPU/message", kind: Closed, work: true, format: units.Micros,
 		of: ofServer(func(s *load.ServerUsage) float64 { return s.CPUPerMessageUS })},
-	{key: "cpu_beat_us", title: "CPU/heartbeat", kind: Beats, format: units.Micros,
+	{key: "cpu_beat_us", title: "CPU/heartbeat", kind: Beats, work: true, format: units.Micros,
 		of: ofServer(func(s *load.ServerUsage) float64 { return s.CPUPerBeatUS })},
 	{key: "messages_per_second", title: "messages/s", kind: Closed, work: true, more: true, format: rate,
 		of: func(r *load.Result, _ inside) float64 { return r.MessagesPerSecond() }},

@@ -1,9 +1,13 @@
 /* The floor: what a WebSocket server costs when it is nothing but system calls.
- * One thread, one epoll, a table indexed by descriptor. No timers, no sessions,
- * no UTF-8, hardly a check: never put this on a network. It exists so that a
- * server's CPU per message can be compared with the least that is possible.
+ * One thread, one epoll, a table indexed by descriptor. No sessions, no UTF-8,
+ * hardly a check: never put this on a network. It exists so that a server's CPU
+ * per message and per heartbeat can be compared with the least that is possible.
  *
- *     floor ADDRESS PORT count|echo        prints the address it listens on
+ *     floor ADDRESS PORT count|echo [MS]   prints the address it listens on
+ *
+ * MS is the interval of heartbeats, 0 for none: a text and a Ping in one write.
+ * They cost no timer: a clock goes through the table once in an interval, in
+ * TICKS steps. Whether the Pong comes is not looked at.
  *
  * A message must arrive within one frame and be at most 64 KiB; anything else
  * closes the connection. Output that the socket does not take does so too.
@@ -19,9 +23,10 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { BUFFER = 128 << 10, MAX_EVENTS = 512 };
+enum { BUFFER = 128 << 10, MAX_EVENTS = 512, TICKS = 100 };
 
 /* All that a connection holds, unless half a frame is waiting. */
 struct conn {
@@ -32,7 +37,8 @@ struct conn {
 };
 
 static struct conn *conns;
-static int epfd, counting;
+static int epfd, counting, interval; /* ms; 0: no heartbeats */
+static int highest;                  /* descriptor of a connection, ever */
 static uint8_t in[BUFFER], out[2 * BUFFER];
 
 static void die(const char *what) {
@@ -212,12 +218,50 @@ static void accept_all(int ln) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         struct epoll_event ev = {.events = EPOLLIN, .data.fd = fd};
         if (epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev)) close(fd);
+        else if (fd > highest) highest = fd;
     }
 }
 
+/* ---- heartbeats ---- */
+
+static int64_t now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+/* beats sends those that are due and returns the ms until the next are. A tick
+ * is for every TICKS-th descriptor, so that each has the same one every time. */
+static int beats(void) {
+    static int64_t ticks = -1; /* done; ended intervals count TICKS each */
+    if (!interval) return -1;
+    int64_t now = now_ms() * TICKS / interval;
+    if (ticks < 0) ticks = now;
+    if (ticks < now) {
+        uint8_t m[64];
+        char text[48];
+        struct timespec t;
+        struct tm day;
+        size_t n = 0;
+        clock_gettime(CLOCK_REALTIME, &t);
+        gmtime_r(&t.tv_sec, &day);
+        strftime(text, sizeof text, "{\"ts\":\"%FT%T", &day);
+        snprintf(text + 26, sizeof text - 26, ".%03dZ\"}", (int)(t.tv_nsec / 1000000));
+        if (counting) n = frame(m, 1, (uint8_t *)text, strlen(text));
+        n += frame(m + n, 9, m, 0);
+        while (ticks < now)
+            for (int fd = ++ticks % TICKS; fd <= highest; fd += TICKS)
+                if (conns[fd].open) send(fd, m, n, MSG_NOSIGNAL); /* a read sees what fails */
+    }
+    int64_t wait = ((now + 1) * interval + TICKS - 1) / TICKS - now_ms();
+    return wait > 0 ? wait : 0;
+}
+
 int main(int argc, char **argv) {
-    if (argc != 4) return fprintf(stderr, "usage: floor ADDRESS PORT count|echo\n"), 2;
+    if (argc != 4 && argc != 5)
+        return fprintf(stderr, "usage: floor ADDRESS PORT count|echo [MS between heartbeats]\n"), 2;
     counting = !strcmp(argv[3], "count");
+    interval = argc == 5 ? atoi(argv[4]) : 0;
     struct rlimit lim;
     if (getrlimit(RLIMIT_NOFILE, &lim)) die("getrlimit");
     lim.rlim_cur = lim.rlim_max;
@@ -236,7 +280,7 @@ int main(int argc, char **argv) {
     struct epoll_event ev = {.events = EPOLLIN, .data.fd = ln}, events[MAX_EVENTS];
     if (epfd < 0 || epoll_ctl(epfd, EPOLL_CTL_ADD, ln, &ev)) die("epoll");
     for (;;) {
-        int n = epoll_wait(epfd, events, MAX_EVENTS, -1);
+        int n = epoll_wait(epfd, events, MAX_EVENTS, beats());
         for (int i = 0; i < n; i++)
             if (events[i].data.fd == ln)
                 accept_all(ln);
