@@ -10,54 +10,74 @@
 -- Answers  {n, t, b, b+d before this commit, the other fields if they are not worth ARGV[3]...}
 --          {}: another field was lost; nothing has been done: send again with the fields
 --          an error SESSION...: this session cannot take the commit; nothing of it has been stored
+--
+-- Redis runs nothing else meanwhile, so it makes no table and no string that it can do without.
 local key, me, told, subject = KEYS[1], ARGV[1], tonumber(ARGV[3]), ARGV[6]
 local max = 9007199254740991 -- 2^53-1: above it a Lua number skips integers
+local match, format, call = string.match, string.format, redis.call
 local fail = function(what) return {err = 'SESSION' .. what} end
-local parse = function(v)
-  local i, b, d, t = string.match(v or '0:0:0:0', '^(%d+):(%d+):(%d+):(%d+)$')
-  if i and math.max(i, b + d, t) <= max then return {i = i + 0, b = b + 0, d = d + 0, t = t + 0} end
+local parse = function(v) -- i, b, d, t; nothing, if that is no field
+  local i, b, d, t = match(v, '^(%d+):(%d+):(%d+):(%d+)$')
+  if not i then return end
+  i, b, d, t = i + 0, b + 0, d + 0, t + 0
+  if i <= max and b + d <= max and t <= max then return i, b, d, t end
 end
-local join = function(x, y) -- of one field: nothing is lost, nothing counted twice
-  if x.i < y.i then x, y = y, x end
-  if x.i > y.i then return {i = x.i, b = math.max(x.b, y.b + y.d), d = x.d, t = x.t} end
-  local z = y.d > x.d and y or x
-  return {i = x.i, b = math.max(x.b, y.b), d = z.d, t = z.t}
+-- join is of one field: nothing is lost, nothing counted twice.
+local join = function(i, b, d, t, yi, yb, yd, yt)
+  if yi > i then
+    i, b, d, t, yi, yb, yd = yi, yb, yd, yt, i, b, d
+  elseif yi == i then
+    if yd > d then d, t = yd, yt end
+    yd = 0
+  end
+  if yb + yd > b then b = yb + yd end
+  return i, b, d, t
 end
 
 local h = redis.pcall('HMGET', key, 'n', me, 's')
 if h.err then return h end -- WRONGTYPE, as it is: redis.call would wrap it
-local n, old, mine = tonumber(string.match(h[1] or '0', '^%d+$')), parse(h[2]), parse(ARGV[2] .. ':0')
-if not n or n > max or not old then return fail('FOREIGN a commit has not written n, or ' .. me) end
+local n, i, b, d, t = 0, 0, 0, 0, 0
+if h[1] then n = tonumber(match(h[1], '^%d+$')) end
+if h[2] then i, b, d, t = parse(h[2]) end
+if not n or n > max or not i then return fail('FOREIGN a commit has not written n, or ' .. me) end
 if h[3] and subject ~= '' and subject ~= h[3] then return fail('SUBJECT it belongs to another') end
-local before, set = old.b + old.d, {}
-local put = function(field, from, v) -- what makes a field worth no more is not news
-  local grown = (v.b + v.d) - (from.b + from.d) -- in this order: sums above 2^53 are not exact
-  if grown <= 0 then return end
+local before, set = b + d, {}
+local put = function(field, worth, i, b, d, t) -- what makes a field worth no more is not news
+  local grown = b + d - worth -- in this order: sums above 2^53 are not exact
+  if grown <= 0 then return t end
   n = n + grown
-  if v.t == 0 then v.t = n end
-  set[#set + 1], set[#set + 2] = field, string.format('%.0f:%.0f:%.0f:%.0f', v.i, v.b, v.d, v.t)
+  if t == 0 then t = n end
+  set[#set + 1], set[#set + 2] = field, format('%.0f:%.0f:%.0f:%.0f', i, b, d, t)
+  return t
 end
 if n - before < told then
   if not ARGV[7] then return {} end
   for k = 7, #ARGV, 2 do
-    local stored = parse(redis.call('HMGET', key, ARGV[k])[1])
-    if not stored then return fail('FOREIGN a commit has not written ' .. ARGV[k]) end
-    put(ARGV[k], stored, join(stored, parse(ARGV[k + 1])))
+    local stored = call('HMGET', key, ARGV[k])[1] or '0:0:0:0'
+    local i, b, d, t = parse(stored)
+    if not i then return fail('FOREIGN a commit has not written ' .. ARGV[k]) end
+    put(ARGV[k], b + d, join(i, b, d, t, parse(ARGV[k + 1])))
   end
 end
-local v = mine and join(old, mine)
-if v then put(me, old, v) end
-if not v or n > max then return fail('LIMIT the total would be above 2^53-1') end
-if set[#set - 1] == me and not h[2] and redis.call('HLEN', key) - (h[3] and 1 or 0) > MAX_PROCESSES then
-  return fail('FULL MAX_PROCESSES processes have counted in it')
+local mi, mb, md, mt = parse(ARGV[2] .. ':0')
+if mi then
+  i, b, d, t = join(i, b, d, t, mi, mb, md, mt)
+  t = put(me, before, i, b, d, t)
 end
-if #set > 0 and subject ~= '' and not h[3] then set[#set + 1], set[#set + 2] = 's', subject end
-if #set > 0 then redis.call('HSET', key, 'n', string.format('%.0f', n), unpack(set)) end
-if #set > 0 or ARGV[5] ~= '' then redis.call('PEXPIRE', key, ARGV[4]) end
+if not mi or n > max then return fail('LIMIT the total would be above 2^53-1') end
+if set[1] then
+  local joins = h[1] and not h[2] and set[#set - 1] == me -- a session that others count in
+  if joins and call('HLEN', key) - (h[3] and 1 or 0) > MAX_PROCESSES then
+    return fail('FULL MAX_PROCESSES processes have counted in it')
+  end
+  if subject ~= '' and not h[3] then set[#set + 1], set[#set + 2] = 's', subject end
+  call('HSET', key, 'n', format('%.0f', n), unpack(set))
+end
+if set[1] or ARGV[5] ~= '' then call('PEXPIRE', key, ARGV[4]) end
 
-local reply = {n, v.t, v.b, before}
-if n - v.b - v.d == told then return reply end
-local all = redis.call('HGETALL', key)
+local reply = {n, t, b, before}
+if n - b - d == told then return reply end
+local all = call('HGETALL', key)
 for k = 1, #all, 2 do
   local field = all[k]
   if field ~= 'n' and field ~= 's' and field ~= me then

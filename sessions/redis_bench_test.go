@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/redis/rueidis"
 )
 
 // pump is an Owner that has one message unacknowledged at all times, until the benchmark has had
@@ -136,3 +138,46 @@ type keeper struct{ a Attachment }
 func (k *keeper) Attached(a Attachment, _ uint64, _ bool, _ error) { k.a = a }
 func (k *keeper) Acknowledged(uint64, uint64)                      {}
 func (k *keeper) Detached(uint64, error)                           {}
+
+// BenchmarkRedisCommitScript reports what Redis itself needs for one commit, by its own account:
+// the first of a session, and a later one.
+func BenchmarkRedisCommitScript(b *testing.B) {
+	const size, pipeline = 40_000, 100
+	r := startRedis(b)
+	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{r.addr()}, DisableCache: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	me := newInstance().name
+	cost := func(delta uint64) float64 {
+		r.cli("config", "resetstat")
+		k := own(1, 0, delta)
+		for at := 0; at < size; at += pipeline {
+			commands := make([]rueidis.Completed, pipeline)
+			for i := range commands {
+				// Redis has no key in its cache then, as with clients that come in any order.
+				key := scriptKey + strconv.Itoa((at+i)*7919%size)
+				commands[i] = k.command(c.B(), key, me, "3600000", at+i == 0 && delta == 1)
+			}
+			for _, answer := range c.DoMulti(ctx, commands...) {
+				if _, err := parseStored(answer); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		_, stats, _ := strings.Cut(r.cli("info", "commandstats"), "cmdstat_evalsha:")
+		_, stats, _ = strings.Cut(stats, "usec_per_call=")
+		stats, _, _ = strings.Cut(stats, ",")
+		each, err := strconv.ParseFloat(stats, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return each
+	}
+	for b.Loop() {
+		r.cli("flushall")
+		b.ReportMetric(cost(1), "redis-µs/first")
+		b.ReportMetric(cost(2), "redis-µs/later")
+	}
+}
