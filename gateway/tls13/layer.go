@@ -12,8 +12,9 @@ import (
 // The zero Layer is none.
 type Layer struct {
 	half    [2]half
-	slot    [2]uint16 // where Keys has the AEAD; 0: nowhere
-	built   [2]uint8  // when that AEAD, or the last, was built: see Keys.turn; 0: never
+	long    *[2][48]byte // the secrets of AES-256-GCM, which are not in half; nil with the others
+	slot    [2]uint16    // where Keys has the AEAD; 0: nowhere
+	built   [2]uint8     // when that AEAD, or the last, was built: see Keys.turn; 0: never
 	suite   suite
 	flags   flags
 	useless uint8 // records in a row that carried nothing
@@ -23,7 +24,7 @@ type Layer struct {
 // half is one direction.
 type half struct {
 	seq    uint64 // of the next record
-	secret [48]byte
+	secret [32]byte
 }
 
 type direction uint8
@@ -123,8 +124,7 @@ func New(cipherSuite uint16, client, server []byte, sent uint64) (Layer, error) 
 			len(client), len(server), cipherSuite, size)
 	}
 	l := Layer{suite: s}
-	copy(l.half[in].secret[:], client)
-	copy(l.half[out].secret[:], server)
+	l.setSecrets(client, server)
 	l.half[out].seq = sent
 	return l, nil
 }
@@ -132,12 +132,28 @@ func New(cipherSuite uint16, client, server []byte, sent uint64) (Layer, error) 
 // CipherSuite is the number of the cipher suite.
 func (l *Layer) CipherSuite() uint16 { return 0x1300 | uint16(l.suite) }
 
-func (l *Layer) secret(d direction) []byte { return l.half[d].secret[:l.suite.secretSize()] }
+func (l *Layer) secret(d direction) []byte {
+	if l.long != nil {
+		return l.long[d][:]
+	}
+	return l.half[d].secret[:]
+}
+
+func (l *Layer) setSecrets(client, server []byte) {
+	if len(client) > len(l.half[in].secret) {
+		l.long = new([2][48]byte)
+	}
+	copy(l.secret(in), client)
+	copy(l.secret(out), server)
+}
 
 // Wipe overwrites the secrets and lets go of the AEADs. Nothing can be read or sent afterwards.
 func (l *Layer) Wipe(k *Keys) {
 	k.drop(l, in)
 	k.drop(l, out)
+	if l.long != nil {
+		*l.long = [2][48]byte{}
+	}
 	*l = Layer{suite: l.suite, flags: ended | mute}
 }
 

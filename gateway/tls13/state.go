@@ -51,7 +51,6 @@ func Restore(b []byte) (l Layer, n int, err error) {
 	if len(b) < n {
 		return Layer{}, 0, errors.New("tls13: restore: the secrets are cut short")
 	}
-	copy(l.half[in].secret[:], b[stateHead:stateHead+size])
-	copy(l.half[out].secret[:], b[stateHead+size:n])
+	l.setSecrets(b[stateHead:stateHead+size], b[stateHead+size:n])
 	return l, n, nil
 }
