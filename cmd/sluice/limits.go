@@ -14,10 +14,10 @@ import (
 )
 
 // gcPercent trades CPU for memory: most of the heap is connections that hardly change, so
-// collecting at a quarter of their growth costs little and keeps bytes per connection low. With
+// collecting at a fifth of their growth costs little and keeps bytes per connection low. With
 // Redis each batch makes garbage, and still the price is not to be seen beside that of the system
 // calls: see sessions/README.md.
-const gcPercent = 25
+const gcPercent = 20
 
 // raiseFiles raises the soft limit of open files to the hard one. The Go runtime does the same at
 // start; this makes sure, and says what it got.
