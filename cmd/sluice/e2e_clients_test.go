@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -231,9 +232,10 @@ func TestCompressionWithPeers(t *testing.T) {
 		}
 	})
 	t.Run("chromium", func(t *testing.T) {
-		var listen string
-		page := servePage(t, "compressed.html", func() string { return listen })
-		_, listen, _ = start(t, "--app=echo", "--heartbeat=0", "--compression", "--allowed-origins="+page.URL)
+		var at atomic.Value // a string, which the page asks for on another goroutine
+		page := servePage(t, "compressed.html", func() string { return at.Load().(string) })
+		_, listen, _ := start(t, "--app=echo", "--heartbeat=0", "--compression", "--allowed-origins="+page.URL)
+		at.Store(listen)
 		browse(t, page.URL)
 		page.next(t, "compressed", `{"extensions": "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
 			"echoes": [true, true, true, true, true]}`)
