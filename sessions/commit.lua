@@ -66,8 +66,8 @@ if mi then
 end
 if not mi or n > max then return fail('LIMIT the total would be above 2^53-1') end
 if set[1] then
-  local joins = h[1] and not h[2] and set[#set - 1] == me -- a session that others count in
-  if joins and call('HLEN', key) - (h[3] and 1 or 0) > MAX_PROCESSES then
+  local new = not h[2] and set[#set - 1] == me -- a field that was not there
+  if new and call('HLEN', key) - (h[3] and 1 or 0) > MAX_PROCESSES then
     return fail('FULL MAX_PROCESSES processes have counted in it')
   end
   if subject ~= '' and not h[3] then set[#set + 1], set[#set + 2] = 's', subject end
