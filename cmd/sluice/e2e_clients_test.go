@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -232,10 +231,9 @@ func TestCompressionWithPeers(t *testing.T) {
 		}
 	})
 	t.Run("chromium", func(t *testing.T) {
-		var at atomic.Value // a string, which the page asks for on another goroutine
-		page := servePage(t, "compressed.html", func() string { return at.Load().(string) })
+		page := servePage(t, "compressed.html")
 		_, listen, _ := start(t, "--app=echo", "--heartbeat=0", "--compression", "--allowed-origins="+page.URL)
-		at.Store(listen)
+		page.gateway.Store(listen)
 		browse(t, page.URL)
 		page.next(t, "compressed", `{"extensions": "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
 			"echoes": [true, true, true, true, true]}`)

@@ -49,7 +49,8 @@ func nodeModules(t *testing.T) string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	// npm keeps what it has fetched once, so only the first run on a machine needs the registry.
+	// npm keeps what it has fetched once, so only the first run on a machine needs the
+	// registry.
 	cmd := exec.CommandContext(ctx, npm, "ci", "--no-audit", "--no-fund", "--prefer-offline", "--ignore-scripts", "--loglevel=error")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -119,6 +120,7 @@ func drains(t *testing.T, client func(listen string) *exec.Cmd) {
 // pages serves one HTML file and collects what its script reports.
 type pages struct {
 	*httptest.Server
+	gateway atomic.Value // a string: its address, or a URL; to be there before a page is loaded
 	reports chan report
 }
 
@@ -127,9 +129,8 @@ type report struct {
 	body string
 }
 
-// servePage serves testdata/browser/file. gateway is asked for when the page is loaded: an address,
-// or a URL.
-func servePage(t *testing.T, file string, gateway func() string) *pages {
+// servePage serves testdata/browser/file.
+func servePage(t *testing.T, file string) *pages {
 	p := &pages{reports: make(chan report, 16)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
@@ -137,7 +138,7 @@ func servePage(t *testing.T, file string, gateway func() string) *pages {
 	})
 	mux.HandleFunc("GET /gateway.js", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/javascript")
-		url := gateway()
+		url := p.gateway.Load().(string)
 		if !strings.Contains(url, "://") {
 			url = "ws://" + url
 		}
@@ -173,7 +174,8 @@ func (p *pages) next(t *testing.T, name, want string) {
 // browse opens a page in headless Chromium until the test ends.
 func browse(t *testing.T, url string, more ...string) {
 	t.Helper()
-	profile, err := os.MkdirTemp("", "sluice-test-browser") // not t.TempDir, which fails the test when a process still writes there
+	// Not t.TempDir, which fails the test when a process still writes there.
+	profile, err := os.MkdirTemp("", "sluice-test-browser")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +199,8 @@ func browse(t *testing.T, url string, more ...string) {
 		cmd.Wait()
 		if t.Failed() {
 			for line := range strings.Lines(log.String()) {
-				if !strings.Contains(line, ":ERROR:dbus/") { // of a desktop that is not there
+				// Not of a desktop that is not there.
+				if !strings.Contains(line, ":ERROR:dbus/") {
 					t.Logf("chromium says: %s", line)
 				}
 			}
@@ -206,11 +209,11 @@ func browse(t *testing.T, url string, more ...string) {
 }
 
 func TestBrowser(t *testing.T) {
-	var at atomic.Value // a string; the gateway needs to know the pages' origins before it starts
-	gateway := func() string { return at.Load().(string) }
-	allowed, foreign := servePage(t, "allowed.html", gateway), servePage(t, "foreign.html", gateway)
+	// The gateway needs to know the pages' origins before it starts.
+	allowed, foreign := servePage(t, "allowed.html"), servePage(t, "foreign.html")
 	p, listen, admin := start(t, "--heartbeat=2s", "--drain-spread=0", "--allowed-origins="+allowed.URL)
-	at.Store(listen)
+	allowed.gateway.Store(listen)
+	foreign.gateway.Store(listen)
 
 	browse(t, foreign.URL)
 	foreign.next(t, "refused", `{"opened": false, "code": 1006}`)

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os/exec"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"sluice/gateway/gatewaytest"
@@ -21,10 +20,9 @@ func TestTLSPeers(t *testing.T) {
 	cert, key := certificate(t)
 	modules := nodeModules(t)
 	eachRecords(t, func(t *testing.T, records string) {
-		var at atomic.Value // a string, which the page asks for on another goroutine
-		page := servePage(t, "tls.html", func() string { return "wss://" + at.Load().(string) })
+		page := servePage(t, "tls.html")
 		_, listen, admin := startTLS(t, records, cert, key, "--allowed-origins="+page.URL)
-		at.Store(listen)
+		page.gateway.Store("wss://" + listen)
 		t.Run("curl", func(t *testing.T) { curlTLS(t, optional(t, "curl"), listen, cert) })
 		t.Run("GnuTLS", func(t *testing.T) { gnuTLS(t, optional(t, "gnutls-cli"), listen, cert) })
 		t.Run("Node", func(t *testing.T) {
