@@ -156,7 +156,8 @@ func BenchmarkRedisCommitScript(b *testing.B) {
 		for at := 0; at < size; at += pipeline {
 			commands := make([]rueidis.Completed, pipeline)
 			for i := range commands {
-				// Redis has no key in its cache then, as with clients that come in any order.
+				// In no order, as clients come: the processor has none of them in
+				// its cache.
 				key := scriptKey + strconv.Itoa((at+i)*7919%size)
 				commands[i] = k.command(c.B(), key, me, "3600000", at+i == 0 && delta == 1)
 			}

@@ -227,7 +227,8 @@ func testHeartbeat(t *testing.T, name string) {
 	addr, _ := start(t, name, Options{Heartbeat: time.Second})
 	c := dial(t, name, addr, "")
 	read(t, c)
-	// The fourth comes after more than two and a half intervals: it lives because it answers pings.
+	// The fourth comes after more than two and a half intervals: it lives because it answers
+	// pings.
 	for i := 0; i < 4; i++ {
 		f := read(t, c)
 		if _, err := time.Parse("2006-01-02T15:04:05.000Z", f.TS); err != nil {

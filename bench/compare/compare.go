@@ -32,8 +32,8 @@ const None = "none"
 // Options of a comparison. The zero value is the full one, of all servers.
 type Options struct {
 	Sluice string // the sluice binary; "" looks beside this program, in ./bin and in PATH
-	// Self is a program that knows `baseline NAME --listen A --app APP --heartbeat D`; "" is this
-	// one.
+	// Self is a program that knows `baseline NAME --listen A --app APP --heartbeat D`; "" is
+	// this one.
 	Self    string
 	Only    []string // which baselines, and OneLoop; nil is all
 	URLs    []string // servers that run already: NAME=ws://… or NAME=ws://…,pid=N
@@ -59,7 +59,7 @@ type Options struct {
 type Plan struct {
 	Steps  []Step        `json:"steps"`
 	Limit  time.Duration `json:"limit_ns"`
-	Settle time.Duration `json:"settle_ns"` // between a phase and the sample of the server's memory
+	Settle time.Duration `json:"settle_ns"` // before the server's memory is sampled
 }
 
 // Step is one kind of load on a fresh server.
@@ -78,9 +78,10 @@ type Kind string
 // The kinds: each ramps up as fast as the server accepts, and measures memory idle and after the
 // traffic.
 const (
-	Closed Kind = "closed" // a window of messages outstanding: CPU per handshake and per message, throughput
-	Open   Kind = "open"   // messages on a fixed schedule: latencies, memory at several sizes
-	Beats  Kind = "beats"  // nothing but heartbeats, one a second for each connection
+	// Closed keeps a window of messages outstanding: CPU per handshake and per message, throughput.
+	Closed Kind = "closed"
+	Open   Kind = "open"  // messages on a fixed schedule: latencies, memory at several sizes
+	Beats  Kind = "beats" // nothing but heartbeats, one a second for each connection
 )
 
 const payload = 32 // bytes of a message

@@ -83,8 +83,8 @@ func TestComparison(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, trouble := range r.Troubles {
-		// 24 B each of 500 connections fit into what the floor has already, and a loaded machine
-		// may not keep the schedule.
+		// 24 B each of 500 connections fit into what the floor has already, and a loaded
+		// machine may not keep the schedule.
 		if !strings.HasPrefix(trouble, "floor") && !strings.Contains(trouble, "did not keep the schedule") {
 			t.Errorf("trouble: %s", trouble)
 		}
@@ -102,7 +102,8 @@ func TestComparison(t *testing.T) {
 			st, ok := s.Stats[m.key]
 			switch {
 			case m.aside:
-			case strings.Contains(m.key, "cpu") || strings.Contains(m.key, "bytes"): // too small a load to be sure of any
+			case strings.Contains(m.key, "cpu") || strings.Contains(m.key, "bytes"):
+				// too small a load to be sure of any
 			case !ok || st.Median <= 0 || st.Min > st.Median || st.Median > st.Max:
 				t.Errorf("%s, %s: %+v", name, m.key, st)
 			}

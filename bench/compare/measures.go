@@ -21,13 +21,13 @@ type Report struct {
 	App      string         `json:"app"`               // what all servers served
 	Running  []string       `json:"running,omitempty"` // servers that were running before
 	Machine  procfs.Machine `json:"machine"`
-	Load     float64        `json:"load_average"` // of the last minute before it began; -1 unknown
+	Load     float64        `json:"load_average"` // of the minute before it began; -1 unknown
 	Plan     Plan           `json:"plan"`
 	Servers  []Server       `json:"servers"`  // sluice first, then in the order of the names
-	Losses   []string       `json:"losses"`   // where sluice is worse than another, one sentence each
-	Worse    []string       `json:"worse"`    // where its median is worse and the spreads overlap
-	Unclear  []string       `json:"unclear"`  // where its median is not worse and the spreads overlap
-	Floor    []string       `json:"floor"`    // what sluice costs more than the bare system calls
+	Losses   []string       `json:"losses"`   // where sluice is worse, one sentence each
+	Worse    []string       `json:"worse"`    // its median is worse, the spreads overlap
+	Unclear  []string       `json:"unclear"`  // its median is not worse, likewise
+	Floor    []string       `json:"floor"`    // what it costs more than system calls
 	Troubles []string       `json:"troubles"` // what went wrong
 	Trials   []Trial        `json:"trials"`
 }
@@ -39,8 +39,8 @@ type Server struct {
 	Stats   map[string]Stat    `json:"stats"`   // by the key of a measure
 	Ratio   map[string]float64 `json:"ratio"`   // sluice's median ÷ this one's
 	Sizes   []Size             `json:"sizes"`
-	// Latency is of the open loop at the most connections: of the trial with the median p99. Ramp
-	// is of the same trial.
+	// Latency is of the open loop at the most connections: of the trial with the median p99.
+	// Ramp is of the same trial.
 	Latency load.Latency `json:"latency"`
 	Ramp    []load.Point `json:"ramp"`
 }
@@ -338,7 +338,7 @@ func (r *Report) judge() {
 				worse = a.Median < b.Median
 			}
 			switch {
-			case s.Name == baseline.Floor && !m.work: // it holds nothing, and answers in another order
+			case s.Name == baseline.Floor && !m.work: // it holds nothing
 			case s.Name == baseline.Floor:
 				r.Floor = append(r.Floor, words)
 				if like, ok := one.Stats[m.key]; ok {

@@ -47,7 +47,8 @@ func defaultBuffered(goLimit int64, cgroup fs.FS) int {
 			if err != nil {
 				continue
 			}
-			// Version 1 says "none" with a number near the largest, version 2 with "max".
+			// Version 1 says "none" with a number near the largest, version 2 with
+			// "max".
 			if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && n < 1<<60 {
 				limit = n
 				break

@@ -12,7 +12,7 @@ import (
 // The zero Layer is none.
 type Layer struct {
 	half    [2]half
-	long    *[2][48]byte // the secrets of AES-256-GCM, which are not in half; nil with the others
+	long    *[2][48]byte // the secrets of AES-256-GCM, which half has no room for; else nil
 	slot    [2]uint16    // where Keys has the AEAD; 0: nowhere
 	built   [2]uint8     // when that AEAD, or the last, was built: see Keys.turn; 0: never
 	suite   suite
@@ -190,8 +190,9 @@ func (l *Layer) open(k *Keys, b []byte) (data []byte, n int, err error) {
 		return nil, 0, UnexpectedMessage
 	case b[1] != 3 || b[2] != 3:
 		return nil, 0, ProtocolVersion
-	// Section 5.2: "The length MUST NOT exceed 2^14 + 256 bytes. An endpoint that receives a record
-	// that exceeds this length MUST terminate the connection with a "record_overflow" alert."
+	// Section 5.2: "The length MUST NOT exceed 2^14 + 256 bytes. An endpoint that receives a
+	// record that exceeds this length MUST terminate the connection with a "record_overflow"
+	// alert."
 	case size > MaxPlaintext+256:
 		return nil, 0, RecordOverflow
 	case size < tagSize:
@@ -260,7 +261,7 @@ func (l *Layer) nothing() error {
 
 func (l *Layer) alert(content []byte) error {
 	if len(content) != 2 {
-		return UnexpectedMessage // an alert is not to be split, nor are two to share a record
+		return UnexpectedMessage // alerts are not split, nor do two share a record
 	}
 	switch content[1] {
 	case uint8(CloseNotify):
@@ -309,8 +310,8 @@ func (l *Layer) peerUpdate(k *Keys, request byte) error {
 	case 1:
 		l.flags |= owing
 	default:
-		// Section 4.6.3: "If an implementation receives any other value, it MUST terminate the
-		// connection with an "illegal_parameter" alert."
+		// Section 4.6.3: "If an implementation receives any other value, it MUST terminate
+		// the connection with an "illegal_parameter" alert."
 		return IllegalParameter
 	}
 	if err := l.nothing(); err != nil {

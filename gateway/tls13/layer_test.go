@@ -173,7 +173,7 @@ func TestHandsOver(t *testing.T) {
 			}
 			sealed = m.Seal(&mk, sealed, sent)
 			if i%5 == 4 {
-				sealed = m.seal(&mk, sealed, typeHandshake, []byte{24, 0}) // goes on in the next
+				sealed = m.seal(&mk, sealed, typeHandshake, []byte{24, 0}) // cut here
 			}
 			got, rest, err := openAll(layer, p.keys, sealed)
 			if err != nil || string(got) != string(sent) || len(rest) > 0 {
