@@ -46,6 +46,11 @@ const waitToMove = 10 * time.Second
 func (s *Server) Handover(beside bool) *Handover {
 	s.onEach(func(w *worker) {
 		w.holding = true
+		for _, c := range w.conns {
+			if c.state == handshaking {
+				w.unserved = append(w.unserved, c)
+			}
+		}
 		if beside {
 			w.acceptAgain(false)
 		}
@@ -169,7 +174,7 @@ func (b *Batch) done(each func(i int, c *Conn)) {
 // left. Without, it accepts again.
 func (h *Handover) End(gone bool) {
 	h.s.onEach(func(w *worker) {
-		w.holding = false
+		w.holding, w.unserved = false, nil
 		for _, c := range slices.Clone(w.conns) {
 			c.flags &^= stays
 			switch {
@@ -255,29 +260,55 @@ func (w *worker) leaveListeners() {
 // pack takes up to a batch of connections off the loop, and packs them; full says that there was
 // more than a batch. left is how many others there are that may be able to travel later; with
 // grace, those in a TLS handshake are among them.
+//
+// Those whose request waits come first, as soon as they can travel: all others are served here
+// until their turn.
 func (w *worker) pack(b *Batch, last, grace bool) (fds []int, left int, full bool) {
-	size := 0
-	for i := len(w.conns) - 1; i >= 0; i-- {
-		c := w.conns[i]
-		packed := c.flags&travels != 0 && c.flags&frozen == 0
-		if packed || c.flags&stays != 0 || c.bound(grace) || c.state != handshaking && c.state != opening && c.state != open {
-			continue
+	p := packing{b: b, last: last, grace: grace}
+	for _, c := range w.unserved {
+		if p.add(c); p.full {
+			break
 		}
-		if len(fds) == poller.MaxCopy || size > batchBytes {
-			return fds, left + 1, true
-		}
-		if c.flags&frozen == 0 && !c.freeze(last) {
-			left++
-			continue
-		}
-		c.flags &^= frozen
-		state := c.pack()
-		size += len(state)
-		b.conns = append(b.conns, c)
-		b.States = append(b.States, state)
-		fds = append(fds, c.fd.SysFD())
 	}
-	return fds, left, false
+	w.unserved = slices.DeleteFunc(w.unserved, func(c *Conn) bool {
+		return c.state != handshaking || c.flags&travels != 0
+	})
+	for i := len(w.conns) - 1; i >= 0 && !p.full; i-- {
+		p.add(w.conns[i])
+	}
+	return p.fds, p.left, p.full
+}
+
+// packing is a batch that is being put together.
+type packing struct {
+	b           *Batch
+	last, grace bool
+	fds         []int
+	size        int // bytes of the states
+	left        int // connections that cannot travel yet; those that are asked twice count twice
+	full        bool
+}
+
+// add puts c into the batch, if it can travel and there is room.
+func (p *packing) add(c *Conn) {
+	packed := c.flags&travels != 0 && c.flags&frozen == 0
+	if packed || c.flags&stays != 0 || c.bound(p.grace) || c.state != handshaking && c.state != opening && c.state != open {
+		return
+	}
+	if len(p.fds) == poller.MaxCopy || p.size > batchBytes {
+		p.left, p.full = p.left+1, true
+		return
+	}
+	if c.flags&frozen == 0 && !c.freeze(p.last) {
+		p.left++
+		return
+	}
+	c.flags &^= frozen
+	state := c.pack()
+	p.size += len(state)
+	p.b.conns = append(p.b.conns, c)
+	p.b.States = append(p.b.States, state)
+	p.fds = append(p.fds, c.fd.SysFD())
 }
 
 // bound reports whether c's transport cannot travel: its client connects anew.

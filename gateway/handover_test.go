@@ -172,6 +172,37 @@ func TestHandover(t *testing.T) {
 	}
 }
 
+// TestHandoverTakesTheUnservedFirst: a client whose request is not answered any more waits for one
+// batch, wherever it is among the connections.
+func TestHandoverTakesTheUnservedFirst(t *testing.T) {
+	from := serve(t, Config{Loops: 1, Heartbeat: time.Hour}, movable{})
+	to := serve(t, Config{Loops: 1, Heartbeat: time.Hour}, movable{})
+	early := dial(t, from)
+	await(t, "it has come", func() bool { return from.Connections() == 1 })
+	for range poller.MaxCopy + 1 {
+		open101(t, from, "/ws")
+	}
+	h := from.Handover(false)
+	late := dial(t, from)
+	await(t, "the last has come", func() bool { return from.Connections() == poller.MaxCopy+3 })
+	b, err := h.Next(t.Context())
+	if err != nil || len(b.FDs) != poller.MaxCopy {
+		t.Fatalf("got %v, want a whole batch", err)
+	}
+	a := to.Adopt(dupFDs(t, b.FDs), b.States)
+	b.Settle(a.Refused)
+	a.Commit()
+	for _, c := range []*wire{early, late} {
+		c.Write([]byte(handshake(getChat)))
+		c.response() // while most of the others are where they were
+		c.Write(text("a"))
+		c.expect("text 1 a")
+	}
+	if n := moveAll(t, h, to); n != 3 {
+		t.Errorf("then %d moved, want 3", n)
+	}
+}
+
 // TestAcceptBeside: who connects while connections move is served by the other process at once, and
 // gets none of the places of those that are to come.
 func TestAcceptBeside(t *testing.T) {

@@ -41,8 +41,9 @@ type worker struct {
 	conns        []*Conn
 	random       *rand.Rand
 	draining     bool
-	aborted      bool // the loop is about to end
-	holding      bool // connections are on their way to another process, and requests wait
+	aborted      bool    // the loop is about to end
+	holding      bool    // connections are on their way to another process, and requests wait
+	unserved     []*Conn // while holding: those that had no request yet, or have since come
 
 	corked      *Conn  // whose output collects in scratch
 	scratch     []byte // one write for all replies of an event
@@ -178,6 +179,9 @@ func (w *worker) connect(s newSocket) {
 	c.timer.Init((*events)(c))
 	c.index = int32(len(w.conns))
 	w.conns = append(w.conns, c)
+	if w.holding {
+		w.unserved = append(w.unserved, c)
+	}
 	c.seen = w.loop.Now()
 	if s.tls {
 		c.startTLS()
